@@ -1,0 +1,218 @@
+"""Keras files as models: layers of ours, called as the file's Sequential or functional configuration calls them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastlstm.converters._keras_config import MODELS, Config, layer_name
+from fastlstm.converters.keras_file import KerasFile, read_keras_file
+from fastlstm.converters.keras_layers import Context, Custom, layer_from_config
+from fastlstm.errors import ModelFileError, UnsupportedError
+from fastlstm.graph import Dim
+from fastlstm.layers import Build, Layer, Tensor
+from fastlstm.model import Model
+
+Key = tuple[str, int, int]  # layer, call, output
+
+
+def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None) -> Model:
+    """Return the model of a Keras file's bytes. Raise ModelFileError, UnsupportedError, MissingExtraError."""
+    file = read_keras_file(data, architecture)
+    context = Context(file.keras_version, custom or {})
+    if context.major < 2:
+        raise UnsupportedError(f"the file was written by Keras {file.keras_version}; files of Keras 1 are not supported yet")
+    build = Build()
+    try:
+        outputs = _Reader(file, context, build).top()
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, ModelFileError) or type(error).__module__.startswith("fastlstm"):
+            raise
+        raise ModelFileError(f"the file's configuration is malformed: {type(error).__name__}: {error}") from error
+    return build.model(_distinct(build, outputs), {"source": "keras", "source_format": file.format, "keras_version": file.keras_version})
+
+
+def _distinct(build: Build, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Give a name of its own to an output that is given twice, or that is an input."""
+    seen = {spec.name for spec in build.inputs}
+    distinct = []
+    for tensor in outputs:
+        again = build.node(f"{tensor.name}/output", "Identity", [tensor]) if tensor.name in seen else tensor
+        seen.add(again.name)
+        distinct.append(again)
+    return distinct
+
+
+class _Reader:
+    """Builds the models of one file, nested ones included."""
+
+    def __init__(self, file: KerasFile, context: Context, build: Build):
+        self.file, self.context, self.build = file, context, build
+        self._layers: dict[str, Layer] = {}
+
+    def top(self) -> list[Tensor]:
+        return self.call_model(self.file.config, "", None)
+
+    def layer(self, config: Config, path: str) -> Layer:
+        """Return a layer with its weights: one object however often the model calls it."""
+        if path not in self._layers:
+            made = layer_from_config(config, self.context)
+            weights = [array for _, array in self.file.layer_weights(path)]
+            if weights or made.roles:
+                made.set_weights(weights)
+            self._layers[path] = made
+        return self._layers[path]
+
+    def input(self, config: Config, dtype: Any, shape: Any) -> Tensor:
+        """Add a graph input of a declared shape: no sizes become the symbols batch and time, others symbols of their own."""
+        name = layer_name(config)
+        if shape is None:
+            raise UnsupportedError(f"layer {name!r}: the file does not say the shape of its input")
+        dims: list[Dim] = []
+        for axis, size in enumerate(shape):
+            symbol = "batch" if axis == 0 else ("time" if not self.build.inputs else f"time_{name}") if axis == 1 else f"{name}.{axis}"
+            # the batch is free even where the file fixes it: a row does not see the others
+            dims.append(symbol if size is None or axis == 0 else int(size))
+        dtype = dtype if isinstance(dtype, str) else "float32"
+        return self.build.input(name, dtype, tuple(dims))
+
+    def call_model(self, model: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
+        """Call a model (given: a nested one) on tensors and return its outputs."""
+        if model["class_name"] == "Sequential":
+            return [self._sequential(model["config"], path, None if given is None else given[0])]
+        return self._functional(model["config"], path, given)
+
+    def _sequential(self, config: Config, path: str, x: Tensor | None) -> Tensor:
+        for layer in config["layers"]:
+            options = layer["config"]
+            if x is None:
+                shape = options.get("batch_shape", options.get("batch_input_shape"))
+                if shape is None and layer["class_name"] in MODELS:
+                    shape = _first_shape(layer)
+                shape = config.get("build_input_shape") if shape is None else shape
+                x = self.input(layer, options.get("dtype") if layer["class_name"] == "InputLayer" else options.get("input_dtype"), shape)
+            if layer["class_name"] == "InputLayer":
+                continue
+            x = self._call(layer, path, x, {})
+            if isinstance(x, tuple):
+                x = x[0]
+        if x is None:
+            raise ModelFileError("the file holds a Sequential model without layers")
+        return x
+
+    def _call(self, layer: Config, path: str, x: Any, arguments: dict[str, Any]) -> Any:
+        inner = f"{path}/{layer_name(layer)}" if path else layer_name(layer)
+        if layer["class_name"] in MODELS:
+            outputs = self.call_model(layer, inner, list(x) if isinstance(x, tuple | list) else [x])
+            return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        made = self.layer(layer, inner)
+        if isinstance(x, list | tuple) and not hasattr(made, "op") and len(x) == 1:
+            x = x[0]
+        if isinstance(x, list | tuple) and hasattr(made, "run"):
+            x, *states = x  # Keras 2 passes initial states as further inputs
+            arguments = arguments | ({"initial_state": states} if states else {})
+        elif isinstance(x, list | tuple) and type(made).__name__ == "Bidirectional":
+            x, *states = x
+            arguments = arguments | ({"initial_state": states} if states else {})
+        return made(x, **arguments)
+
+    def _functional(self, config: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
+        values: dict[Key, Tensor] = {}
+        inputs = [_key(k) for k in _keys(config["input_layers"])]
+        if given is not None:
+            if len(given) != len(inputs):
+                raise ModelFileError(f"model {path!r} takes {len(inputs)} inputs, got {len(given)}")
+            values |= dict(zip(inputs, given, strict=True))
+        else:
+            by_name = {layer_name(layer): layer for layer in config["layers"]}
+            for key in inputs:
+                layer = by_name[key[0]]
+                options = layer["config"]
+                values[key] = self.input(layer, options.get("dtype"), options.get("batch_shape", options.get("batch_input_shape")))
+        waiting = [(layer, k, _node(node, layer)) for layer in config["layers"] for k, node in enumerate(layer.get("inbound_nodes", []))]
+        while waiting:
+            ready = [entry for entry in waiting if all(key in values for key in entry[2].keys)]
+            if not ready:
+                names = sorted({layer_name(layer) for layer, _, _ in waiting})
+                raise ModelFileError(f"the file's model cannot be ordered: layers {names[:5]} wait for each other")
+            for layer, k, node in ready:
+                outputs = self._call(layer, path, node.fill(node.x, values), {n: node.fill(v, values) for n, v in node.arguments.items()})
+                for i, tensor in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
+                    values[layer_name(layer), k, i] = tensor
+            done = {id(entry[2]) for entry in ready}
+            waiting = [entry for entry in waiting if id(entry[2]) not in done]
+        return [values[_key(k)] for k in _keys(config["output_layers"])]
+
+
+def _first_shape(model: Config) -> Any:
+    first = model["config"]["layers"][0]
+    options = first["config"]
+    return _first_shape(first) if first["class_name"] in MODELS else options.get("batch_shape", options.get("batch_input_shape"))
+
+
+def _key(value: Any) -> Key:
+    return str(value[0]), int(value[1]), int(value[2])
+
+
+def _keys(value: Any) -> list[Any]:
+    """Return a list of [layer, call, output], which Keras writes bare where there is one."""
+    return [value] if value and isinstance(value[0], str) else list(value)
+
+
+class _Node:
+    """One call of a layer: its input and arguments, with keys where tensors go."""
+
+    def __init__(self, x: Any, arguments: dict[str, Any]):
+        self.x, self.arguments = x, arguments
+        self.keys = list(_find_keys([x, *arguments.values()]))
+
+    def fill(self, value: Any, values: dict[Key, Tensor]) -> Any:
+        """Return a structure with tensors for its keys."""
+        if isinstance(value, list):
+            return [self.fill(v, values) for v in value]
+        return values[value] if isinstance(value, tuple) else value
+
+
+def _find_keys(value: Any):
+    if isinstance(value, tuple):
+        yield value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _find_keys(inner)
+
+
+IGNORED_ARGUMENTS = ("training",)
+
+
+def _node(node: Any, layer: Config) -> _Node:
+    """Read a call as Keras 3 writes it (args and kwargs) or as Keras 2 does (a list of [layer, call, output, kwargs])."""
+    name = layer_name(layer)
+    if isinstance(node, dict):
+        args = [_tensors(arg) for arg in node.get("args", [])]
+        arguments = {k: _tensors(v) for k, v in node.get("kwargs", {}).items()}
+        if len(args) != 1:
+            if not args and "inputs" in arguments:
+                args = [arguments.pop("inputs")]
+            elif len(args) == 2 and "initial_state" not in arguments:
+                args, arguments = args[:1], arguments | {"initial_state": args[1]}
+            else:
+                raise UnsupportedError(f"layer {name!r} is called with {len(args)} arguments; only one input (or list of inputs) is supported")
+        x = args[0]
+    else:
+        entries = [node] if node and isinstance(node[0], str) else node
+        keys = [_key(entry) for entry in entries]
+        x = keys[0] if len(keys) == 1 else keys
+        arguments = {}
+        for entry in entries:
+            for k, v in (entry[3] if len(entry) > 3 and entry[3] else {}).items():
+                arguments[k] = [_key(s) for s in v] if k == "initial_state" and v and isinstance(v[0], list) else v
+    kept = {k: v for k, v in arguments.items() if k not in IGNORED_ARGUMENTS and v not in (None, False, [])}
+    for k, v in kept.items():
+        if k not in ("initial_state", "mask") or not list(_find_keys(v)):
+            raise UnsupportedError(f"layer {name!r} is called with {k}={v!r}, which is not supported")
+    return _Node(x, kept)
+
+
+def _tensors(value: Any) -> Any:
+    """Return an argument of Keras 3 with keys for its tensors."""
+    if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
+        return _key(value["config"]["keras_history"])
+    return [_tensors(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,288 @@
+"""One handler for each Keras layer class: a serialized layer becomes a layer of ours, every key honoured or refused.
+
+A key that no handler honours is refused by layer, key and value, unless it is off (None, False, empty) or only matters in training.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastlstm import layers
+from fastlstm.converters._keras_config import Config, layer_name
+from fastlstm.errors import UnsupportedError, one_of
+from fastlstm.layers.recurrent import Recurrent
+
+Custom = Mapping[str, Callable[[dict[str, Any]], Any]]
+
+# What matters in training alone, or repeats what is known from elsewhere.
+TRAINING = {
+    "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "seed",
+    "dropout", "recurrent_dropout", "implementation", "unroll", "stateful", "unit_forget_bias", "momentum", "rate", "noise_shape",
+    "stddev", "l1", "l2", "ragged", "sparse", "synchronized", "lora_rank", "lora_alpha", "autocast", "sparse_labels",
+    "kernel_size_multiplier", "build_config", "cache_size", "input_spec", "module", "registered_name",
+}  # fmt: skip
+TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a layer's meaning depends on besides its own configuration."""
+
+    keras_version: str
+    custom: Custom
+
+    @property
+    def major(self) -> int:
+        head = self.keras_version.split(".")[0]
+        return int(head) if head.isdigit() else 3
+
+    def activation(self, value: Any) -> Any:
+        """Return an activation with the meaning it has in the file's version of Keras: hard_sigmoid changed its slope in 3."""
+        if isinstance(value, Mapping):
+            value = value.get("config", value) if value.get("class_name") == "function" else value
+        if value == "hard_sigmoid" and self.major < 3:
+            return ("HardSigmoid", 0.2, 0.5)
+        return value
+
+
+Handler = Callable[["Keys", Context], Any]
+_handlers: dict[str, Handler] = {}
+
+
+class Keys:
+    """The configuration of one layer, which remembers what was asked of it."""
+
+    def __init__(self, layer: Config, context: Context):
+        self.class_name, self.config = str(layer["class_name"]), dict(layer["config"])
+        self.name = layer_name(layer) or self.class_name.lower()
+        self._context = context
+        self._asked: set[str] = set()
+        _check_dtype(self.name, self.config.get("dtype"))
+
+    def take(self, key: str, default: Any = None) -> Any:
+        """Return a value and note that it is honoured."""
+        self._asked.add(key)
+        value = self.config.get(key, default)
+        return self._context.activation(value) if key.endswith("activation") else value
+
+    def options(self, *keys: str) -> dict[str, Any]:
+        """Return the values of the keys that are there."""
+        return {key: self.take(key) for key in keys if key in self.config}
+
+    def refuse(self, key: str, why: str = "is not supported") -> UnsupportedError:
+        return UnsupportedError(f"layer {self.name!r} ({self.class_name}): {key}={self.config.get(key)!r} {why}")
+
+    def finish(self) -> None:
+        """Refuse what was not asked for and is not off."""
+        for key, value in self.config.items():
+            harmless = key in TRAINING or key.endswith(TRAINING_ENDS) or value in (None, False) or value in ([], {}, ())
+            if key not in self._asked and not harmless:
+                raise self.refuse(key)
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    while isinstance(dtype, Mapping):
+        dtype = dtype.get("config", {}).get("name") if "config" in dtype else dtype.get("name")
+    if dtype not in (None, "float32", "float64", "int32", "int64", "int8", "int16", "uint8", "bool"):
+        raise UnsupportedError(f"layer {name!r}: dtype={dtype!r} is not supported, only float32 and float64; save it with a float32 policy")
+
+
+def handler(*class_names: str) -> Callable[[Handler], Handler]:
+    """Register a handler for Keras classes."""
+
+    def add(function: Handler) -> Handler:
+        for class_name in class_names:
+            if class_name in _handlers:
+                raise KeyError(f"two handlers for {class_name}")
+            _handlers[class_name] = function
+        return function
+
+    return add
+
+
+def layer_from_config(layer: Config, context: Context) -> Any:
+    """Return our layer for a serialized Keras layer. Raise UnsupportedError, naming class, layer, key and value."""
+    keys = Keys(layer, context)
+    if keys.class_name in context.custom:
+        return context.custom[keys.class_name](keys.config)
+    if keys.class_name not in _handlers:
+        raise UnsupportedError(
+            f"layer {keys.name!r}: class {keys.class_name!r} is not supported; known: {one_of(_handlers)}. For a class of your own pass "
+            f"custom={{{keys.class_name!r}: builder}}, where builder(config) returns a fastlstm.layers layer"
+        )
+    made = _handlers[keys.class_name](keys, context)
+    keys.finish()
+    return made
+
+
+@handler("Dense")
+def _dense(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Dense(name=keys.name, **keys.options("units", "activation", "use_bias"))
+
+
+@handler("Embedding")
+def _embedding(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Embedding(name=keys.name, **keys.options("input_dim", "output_dim", "mask_zero"))
+
+
+@handler("Activation")
+def _activation(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Activation(keys.take("activation"), name=keys.name)
+
+
+@handler("ReLU")
+def _relu(keys: Keys, context: Context) -> layers.Layer:
+    slope, threshold, top = (keys.take(key) for key in ("negative_slope", "threshold", "max_value"))
+    if threshold:
+        raise keys.refuse("threshold")
+    if top is not None and (float(top) != 6.0 or slope):
+        raise keys.refuse("max_value")
+    kind = ("LeakyRelu", float(slope), 0.0) if slope else "relu6" if top is not None else "relu"
+    return layers.Activation(kind, name=keys.name)
+
+
+@handler("LeakyReLU")
+def _leaky_relu(keys: Keys, context: Context) -> layers.Layer:
+    slope = keys.take("negative_slope", keys.take("alpha", 0.3))
+    return layers.Activation(("LeakyRelu", float(slope), 0.0), name=keys.name)
+
+
+@handler("ELU")
+def _elu(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Activation(("Elu", float(keys.take("alpha", 1.0)), 0.0), name=keys.name)
+
+
+@handler("Softmax")
+def _softmax(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Softmax(name=keys.name, **keys.options("axis"))
+
+
+@handler(
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "ActivityRegularization", "Identity"
+)  # fmt: skip
+def _identity(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Identity(name=keys.name)
+
+
+@handler("Masking")
+def _masking(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Masking(name=keys.name, **keys.options("mask_value"))
+
+
+@handler("BatchNormalization")
+def _batch_normalization(keys: Keys, context: Context) -> layers.Layer:
+    options = keys.options("axis", "epsilon", "center", "scale")
+    if isinstance(options.get("axis"), list | tuple):
+        if len(options["axis"]) != 1:
+            raise keys.refuse("axis")
+        options["axis"] = options["axis"][0]
+    return layers.BatchNormalization(name=keys.name, **options)
+
+
+@handler("LayerNormalization")
+def _layer_normalization(keys: Keys, context: Context) -> layers.Layer:
+    return layers.LayerNormalization(name=keys.name, **keys.options("axis", "epsilon", "center", "scale"))
+
+
+@handler("Conv1D", "Convolution1D")
+def _conv1d(keys: Keys, context: Context) -> layers.Layer:
+    if keys.take("data_format", "channels_last") not in ("channels_last", None):
+        raise keys.refuse("data_format")
+    names = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias")
+    return layers.Conv1D(name=keys.name, **keys.options(*names))
+
+
+RECURRENT = ("use_bias", "return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
+
+
+def _recurrent_options(keys: Keys) -> dict[str, Any]:
+    if keys.take("time_major"):
+        raise keys.refuse("time_major")
+    return keys.options("units", "activation", "recurrent_activation", *RECURRENT)
+
+
+@handler("LSTM", "LSTMCell")
+def _lstm(keys: Keys, context: Context) -> layers.Layer:
+    return layers.LSTM(name=keys.name, **_recurrent_options(keys))
+
+
+@handler("GRU", "GRUCell")
+def _gru(keys: Keys, context: Context) -> layers.Layer:
+    # files written before reset_after existed mean False
+    return layers.GRU(name=keys.name, reset_after=bool(keys.take("reset_after", False)), **_recurrent_options(keys))
+
+
+@handler("SimpleRNN", "SimpleRNNCell")
+def _simple_rnn(keys: Keys, context: Context) -> layers.Layer:
+    return layers.SimpleRNN(name=keys.name, **_recurrent_options(keys))
+
+
+@handler("RNN")
+def _rnn(keys: Keys, context: Context) -> layers.Layer:
+    cell = keys.take("cell")
+    if keys.take("num_constants"):
+        raise keys.refuse("num_constants")
+    keys.take("time_major")
+    cells = cell["config"].get("cells", []) if cell["class_name"] == "StackedRNNCells" else [cell]
+    if cell["class_name"] == "StackedRNNCells" and cell["config"].get("reverse_state_order"):
+        raise UnsupportedError(f"layer {keys.name!r}: StackedRNNCells with reverse_state_order=True is not supported")
+    built = [layer_from_config(one, context) for one in cells]
+    for one, made in zip(cells, built, strict=True):
+        if not isinstance(made, Recurrent):
+            raise UnsupportedError(f"layer {keys.name!r}: an RNN over cells of class {one['class_name']!r} is not supported")
+        made.name = f"{keys.name}/{made.name}"
+    return layers.RNN(built, name=keys.name, **keys.options("return_sequences", "return_state", "go_backwards", "zero_output_for_mask"))
+
+
+@handler("Bidirectional")
+def _bidirectional(keys: Keys, context: Context) -> layers.Layer:
+    forward = keys.take("layer")
+    backward = keys.take("backward_layer") or {
+        **forward,
+        "config": {**forward["config"], "go_backwards": not forward["config"].get("go_backwards", False)},
+    }
+    parts = [layer_from_config(part, context) for part in (forward, backward)]
+    for part, direction in zip(parts, ("forward", "backward"), strict=True):
+        if not isinstance(part, Recurrent | layers.RNN):
+            raise UnsupportedError(f"layer {keys.name!r}: Bidirectional({type(part).__name__}) is not supported")
+        part.name = f"{keys.name}/{direction}"
+    return layers.Bidirectional(*parts, merge_mode=keys.take("merge_mode", "concat"), name=keys.name)
+
+
+@handler("TimeDistributed")
+def _time_distributed(keys: Keys, context: Context) -> layers.Layer:
+    inner = layer_from_config(keys.take("layer"), context)
+    inner.name = keys.name
+    return layers.TimeDistributed(inner, name=keys.name)
+
+
+@handler("Flatten")
+def _flatten(keys: Keys, context: Context) -> layers.Layer:
+    if keys.take("data_format", "channels_last") not in ("channels_last", None):
+        raise keys.refuse("data_format")
+    return layers.Flatten(name=keys.name)
+
+
+@handler("Reshape")
+def _reshape(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Reshape(name=keys.name, **keys.options("target_shape"))
+
+
+@handler("Permute")
+def _permute(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Permute(name=keys.name, **keys.options("dims"))
+
+
+@handler("RepeatVector")
+def _repeat_vector(keys: Keys, context: Context) -> layers.Layer:
+    return layers.RepeatVector(name=keys.name, **keys.options("n"))
+
+
+@handler("Concatenate")
+def _concatenate(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Concatenate(name=keys.name, **keys.options("axis"))
+
+
+@handler("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
+def _merge(keys: Keys, context: Context) -> layers.Layer:
+    return getattr(layers, keys.class_name)(name=keys.name)

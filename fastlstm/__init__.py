@@ -1,0 +1,72 @@
+"""fastlstm: recurrent networks on a CPU, right, fast and small.
+
+>>> model = fastlstm.convert("model.keras")
+>>> session = fastlstm.Session(model)
+>>> y = session.run(x)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fastlstm.errors import (
+    DTypeError,
+    FastLSTMError,
+    GraphError,
+    InputError,
+    LimitError,
+    MissingExtraError,
+    ModelFileError,
+    ShapeError,
+    StreamError,
+    UnsupportedError,
+    VerificationError,
+)
+from fastlstm.format import Example
+from fastlstm.model import Model, load
+
+if TYPE_CHECKING:
+    from fastlstm.converters import convert
+    from fastlstm.session import Session
+    from fastlstm.stream import State, Stream
+
+__version__ = "0.1.0"
+
+# What brings in Numba or a converter is imported when it is first used.
+_LATER = {
+    "Session": "fastlstm.session",
+    "State": "fastlstm.stream",
+    "Stream": "fastlstm.stream",
+    "convert": "fastlstm.converters",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "DTypeError",
+    "Example",
+    "FastLSTMError",
+    "GraphError",
+    "InputError",
+    "LimitError",
+    "MissingExtraError",
+    "Model",
+    "ModelFileError",
+    "Session",
+    "ShapeError",
+    "State",
+    "Stream",
+    "StreamError",
+    "UnsupportedError",
+    "VerificationError",
+    "convert",
+    "load",
+]

@@ -1,0 +1,93 @@
+"""How kernels are compiled and where the machine code is kept.
+
+`kernel` compiles an entry point: released GIL, no exceptions, NumPy's rules for division, and a cache on disk.
+`inline` compiles what kernels call. Numba's own cache sees changes in the file of the entry alone; ours is stamped
+with every source of this folder, so a changed intrinsic never meets old machine code.
+
+The cache is a private folder of the user (FASTLSTM_CACHE_DIR, else the platform's cache folder). It holds pickles and
+machine code, so a folder that others own or can write is not used; without a folder kernels compile in each process.
+"""
+
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba import njit
+from numba.core import caching, config
+
+from fastlstm.kernels import target
+
+
+@cache
+def source_stamp() -> str:
+    """Return a digest of everything that decides what machine code comes out: sources, versions, SIMD width."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    digest.update(repr((numba.__version__, target.BYTES, target.ROWS, sys.version_info[:2])).encode())
+    return digest.hexdigest()[:16]
+
+
+def _private(folder: Path) -> bool:
+    """Make `folder` and tell whether it belongs to this user alone and can be written."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError:
+        return False
+    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        return False
+    return os.access(folder, os.W_OK)
+
+
+@cache
+def cache_folder() -> Path | None:
+    """Return the folder for compiled kernels, or None where none is safe and writable."""
+    base = os.environ.get("FASTLSTM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(base).expanduser() / "fastlstm" / source_stamp()
+    return folder if _private(folder) else None
+
+
+class _Locator(caching._CacheLocator):
+    def __init__(self, qualified_name: str):
+        self._qualified_name = qualified_name
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return source_stamp()
+
+    def get_disambiguator(self) -> str:
+        return hashlib.sha256(self._qualified_name.encode()).hexdigest()[:8]
+
+    @classmethod
+    def from_function(cls, py_func: Callable, py_file: str) -> "_Locator | None":
+        return cls(f"{py_func.__module__}.{py_func.__qualname__}") if cache_folder() else None
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):
+    _locator_classes = [_Locator]
+
+
+class _KernelCache(caching.FunctionCache):
+    _impl_class = _CacheImpl
+
+
+def kernel(function: Callable) -> Any:
+    """Compile an entry point that Python calls: bare arrays and scalars in, results into given arrays."""
+    compiled = njit(nogil=True, error_model="numpy")(function)
+    if cache_folder() and not config.DISABLE_JIT:
+        compiled._cache = _KernelCache(function)
+    return compiled
+
+
+def inline(function: Callable) -> Any:
+    """Compile a part of kernels; it lives in the machine code of the entry points that call it."""
+    return njit(nogil=True, error_model="numpy")(function)

@@ -1,0 +1,61 @@
+"""Convolution over time."""
+
+from typing import Any
+
+from fastlstm.errors import UnsupportedError
+from fastlstm.layers.activations import SOFTMAX, activate
+from fastlstm.layers.build import Layer, Tensor
+from fastlstm.layers.core import _activation
+
+
+class Conv1D(Layer):
+    """activation(cross-correlation over time + bias): kernel (K, C / groups, filters), input (B, T, C)."""
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: str = "valid",
+        dilation_rate: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        name: str | None = None,
+    ):
+        super().__init__(name)
+        self.filters, self.groups, self.use_bias, self.padding = filters, groups, use_bias, padding
+        self.kernel_size, self.stride, self.dilation = (_one(v) for v in (kernel_size, strides, dilation_rate))
+        self.activation = _activation(activation, self.name)
+        if padding not in ("valid", "same", "causal"):
+            raise UnsupportedError(f"layer {self.name!r}: padding {padding!r} is not supported, only 'valid', 'same' and 'causal'")
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("kernel", "bias") if self.use_bias else ("kernel",)
+
+    def _pads(self, steps: object) -> tuple[int, int]:
+        span = (self.kernel_size - 1) * self.dilation
+        if self.padding == "valid":
+            return 0, 0
+        if self.padding == "causal":
+            return span, 0
+        if self.stride == 1:
+            return span // 2, span - span // 2
+        if not isinstance(steps, int):
+            raise UnsupportedError(f"layer {self.name!r}: padding 'same' with strides {self.stride} needs a known number of steps")
+        total = max(0, (-(-steps // self.stride) - 1) * self.stride + span + 1 - steps)
+        return total // 2, total - total // 2
+
+    def call(self, x: Tensor) -> Tensor:
+        W = self.add_weight(x.build, "W", self.weight("kernel"))
+        b = self.add_weight(x.build, "b", self.weight("bias"))
+        attributes = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups, "pads": self._pads(x.shape[1])}
+        op, alpha, beta = self.activation
+        if self.activation == SOFTMAX:
+            return activate(x.build.node(self.name, "Conv1D", [x, W, b], **attributes), f"{self.name}/softmax", SOFTMAX)
+        return x.build.node(self.name, "Conv1D", [x, W, b], **attributes, activation=op, alpha=alpha, beta=beta)
+
+
+def _one(value: Any) -> int:
+    return int(value[0]) if isinstance(value, list | tuple) else int(value)

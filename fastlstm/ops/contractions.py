@@ -1,0 +1,348 @@
+"""Ops that contract: Dense, MatMul, Gemm and Conv1D, all on the one register tile.
+
+No BLAS: each output element is one chain of multiply-adds in a fixed order, so a row's bits depend on that row alone.
+"""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from fastlstm.graph import Node
+from fastlstm.ops import dims
+from fastlstm.ops.activations import ACTIVATIONS
+from fastlstm.ops.dims import Dim, Shape, agree
+from fastlstm.ops.elementwise import broadcast
+from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, register, shape_error
+from fastlstm.ops.recurrent import pack_columns
+
+PLAIN = ("Identity", 0.0, 0.0)
+
+
+def emit_dense(
+    emit: Emit,
+    x: np.ndarray,
+    W: Value,
+    b: Value | None,
+    y: np.ndarray,
+    sizes: tuple[int, int, int, int],
+    *,
+    x_at: tuple[int, int, int] | None = None,
+    y_at: tuple[int, int, int] | None = None,
+    accumulate: bool = False,
+    activation: tuple[str, float, float] = PLAIN,
+    part: tuple = (),
+    take=lambda w: w,
+) -> None:
+    """Emit y[o, m] = activation(b + x[o, m] W) for sizes (O, M, K, N).
+
+    `x_at`, `y_at`: start, outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix.
+    """
+    O, M, K, N = sizes
+    L, dtype = emit.lanes(x.dtype), x.dtype
+    packed = emit.packed(("columns", L, *part), [W], lambda w: pack_columns(L, take(w).astype(dtype)))
+    width = -(-N // (4 * L)) * 4 * L
+
+    def pad(*bias: np.ndarray) -> np.ndarray:
+        row = np.zeros(width, dtype)
+        if bias:
+            row[:N] = take(bias[0].reshape(1, -1)) if part and part[0] == "columns of group" else bias[0].reshape(-1)
+        return row
+
+    bias = emit.packed(("bias", width, N, dtype.str, *part), [] if b is None else [b], pad)
+    z = emit.scratch((emit.rows, 4, L), dtype)
+    x_start, x_outer, x_row = x_at or (0, M * K, K)
+    y_start, y_outer, y_row = y_at or (0, M * N, N)
+    name, alpha, beta = activation
+    emit.kernel(
+        "dense_forward", x, x_start, x_outer, x_row, packed, bias, int(accumulate), y, y_start, y_outer, y_row, z,
+        sizes, emit.activation(name), float(alpha), float(beta),
+    )  # fmt: skip
+
+
+@register
+class Dense(Op):
+    """activation(X W + b) over the last axis of X (..., I), W (I, N), b (N,)."""
+
+    name = "Dense"
+    inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
+    attributes = {
+        "activation": Attribute(str, "Identity", choices=tuple(ACTIVATIONS)),
+        "alpha": Attribute(float, 0.0),
+        "beta": Attribute(float, 0.0),
+    }
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        x, W = args[0], args[1]
+        assert x is not None and W is not None
+        if W.shape is None or len(W.shape) != 2:
+            raise shape_error(node, "weight W", W.shape, "(I, N)")
+        if len(args) > 2 and args[2] is not None and not (len(args[2].shape or ()) == 1 and agree(args[2].shape[0], W.shape[1])):  # type: ignore[index]
+            raise shape_error(node, "bias b", args[2].shape, f"({W.shape[1]},)")
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        if not x.shape or not agree(x.shape[-1], W.shape[0]):
+            raise shape_error(node, "input X", x.shape, f"(..., I) with I = {W.shape[0]}")
+        return [Value(x.dtype, (*x.shape[:-1], W.shape[1]))]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        x, W = args[0], args[1]
+        assert x is not None and x.array is not None and W is not None and W.shape is not None
+        y = emit.scratch(outs[0].shape, x.dtype)  # type: ignore[arg-type]
+        emit.alias(outs[0], y)
+        activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
+        K, N = (int(d) for d in W.shape)
+        emit_dense(emit, x.array, W, args[2] if len(args) > 2 else None, y, (1, prod(y.shape[:-1]), K, N), activation=activation)
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        rank = len(args[0].shape or ()) if args[0] is not None else 0
+        return [(0, rank - 1), (1, 0), (1, 1), (2, 0)]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 2 * prod(outs[0].shape) * int(args[1].shape[0])  # type: ignore
+
+
+@register
+class MatMul(Op):
+    """NumPy's matmul of A (..., M, K) and B (..., K, N)."""
+
+    name = "MatMul"
+    inputs = (Slot("A", matrix=True), Slot("B", matrix=True))
+
+    def _shapes(self, node: Node, args: Sequence[Value | None]) -> tuple[Shape, Shape] | None:
+        a, b = args[0], args[1]
+        assert a is not None and b is not None
+        if a.shape is None or b.shape is None:
+            return None
+        if not a.shape or not b.shape:
+            raise shape_error(node, "an input", (), "at least one axis")
+        left = (1, *a.shape) if len(a.shape) == 1 else a.shape
+        right = (*b.shape, 1) if len(b.shape) == 1 else b.shape
+        if not agree(left[-1], right[-2]):
+            raise shape_error(node, "input B", b.shape, f"(..., K, N) with K = {left[-1]}")
+        return left, right
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        shapes = self._shapes(node, args)
+        a, b = args[0], args[1]
+        assert a is not None and b is not None
+        if shapes is None:
+            return [Value(a.dtype, None)]
+        left, right = shapes
+        outer = broadcast(node, [left[:-2], right[:-2]])
+        assert outer is not None and a.shape is not None and b.shape is not None
+        rows = () if len(a.shape) == 1 else (left[-2],)
+        columns = () if len(b.shape) == 1 else (right[-1],)
+        return [Value(a.dtype, (*outer, *rows, *columns))]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        shapes = self._shapes(node, args)
+        a, b = args[0], args[1]
+        assert shapes is not None and a is not None and b is not None and a.array is not None
+        left, right = (tuple(int(d) for d in shape) for shape in shapes)
+        y = emit.scratch(outs[0].shape, a.dtype)  # type: ignore[arg-type]
+        emit.alias(outs[0], y)
+        M, K, N = left[-2], left[-1], right[-1]
+        if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2):
+            matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
+            emit_dense(
+                emit, a.array, matrix, None, y, (1, prod(left[:-1]), K, N), part=("matrix",), take=lambda w: w.reshape(K, N)
+            )
+            return
+        outer = tuple(int(d) for d in broadcast(node, [left[:-2], right[:-2]]) or ())
+        a_index = np.broadcast_to(np.arange(prod(left[:-2])).reshape(left[:-2]), outer).ravel()
+        b_index = np.broadcast_to(np.arange(prod(right[:-2])).reshape(right[:-2]), outer).ravel()
+        for k, (i, j) in enumerate(zip(a_index.tolist(), b_index.tolist(), strict=True)):
+            emit_dense(
+                emit, a.array, b, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
+                part=("slice", j), take=lambda w, j=j: w.reshape(-1, K, N)[j],
+            )  # fmt: skip
+
+    def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
+        a, b = arrays
+        assert a is not None and b is not None
+        return None if np.issubdtype(a.dtype, np.floating) else [a @ b]
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        a, b = (len(arg.shape or ()) if arg is not None else 0 for arg in args)
+        return [(0, a - 1), (1, max(b - 2, 0)), (1, b - 1)]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 2 * prod(outs[0].shape) * int(args[0].shape[-1])  # type: ignore
+
+
+@register
+class Gemm(Op):
+    """alpha A' B' + beta C, with A' and B' transposed where the attributes say so; alpha scales B', beta scales C."""
+
+    name = "Gemm"
+    inputs = (Slot("A"), Slot("B", matrix=True), Slot("C", optional=True))
+    attributes = {
+        "alpha": Attribute(float, 1.0),
+        "beta": Attribute(float, 1.0),
+        "transA": Attribute(bool, False),
+        "transB": Attribute(bool, False),
+    }
+
+    def _dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim]:
+        a, b = args[0], args[1]
+        assert a is not None and b is not None
+        if a.shape is None or len(a.shape) != 2 or b.shape is None or len(b.shape) != 2:
+            raise shape_error(node, "input A or B", a.shape if b.shape and len(b.shape) == 2 else b.shape, "two axes")
+        M, K = a.shape[::-1] if self.get(node, "transA") else a.shape
+        rows, N = b.shape[::-1] if self.get(node, "transB") else b.shape
+        if not agree(K, rows):
+            raise shape_error(node, "input B", b.shape, f"K = {K} to match A {a.shape}")
+        if len(args) > 2 and args[2] is not None:
+            broadcast(node, [args[2].shape, (M, N)])
+        return M, K, N
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        M, _, N = self._dims(node, args)
+        assert args[0] is not None
+        return [Value(args[0].dtype, (M, N))]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        M, K, N = (int(d) for d in self._dims(node, args))
+        a, b, c = args[0], args[1], args[2] if len(args) > 2 else None
+        assert a is not None and b is not None and a.array is not None
+        x = a.array
+        if self.get(node, "transA"):
+            x = emit.scratch((M, K), a.dtype)
+            emit.host(np.copyto, x, a.array.T)
+        y = emit.scratch((M, N), a.dtype)
+        emit.alias(outs[0], y)
+        alpha, beta, transposed = self.get(node, "alpha"), self.get(node, "beta"), self.get(node, "transB")
+        if c is not None:
+            assert c.array is not None
+            if beta == 1.0:
+                emit.host(np.copyto, y, c.array)
+            else:
+                emit.host(_scaled, c.array, np.asarray(beta, a.dtype), y)
+        emit_dense(
+            emit, x, b, None, y, (1, M, K, N), accumulate=c is not None, part=("gemm", alpha, transposed),
+            take=lambda w: (w.T if transposed else w) * np.asarray(alpha, a.dtype),
+        )  # fmt: skip
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return [(0, 0 if self.get(node, "transA") else 1), (1, 0), (1, 1)]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 2 * prod(outs[0].shape) * int(self._dims(node, args)[1])  # type: ignore[arg-type]
+
+
+def _scaled(c: np.ndarray, beta: np.ndarray, out: np.ndarray) -> None:
+    np.multiply(c, beta, out=out)
+
+
+@register
+class Conv1D(Op):
+    """Cross-correlation over time: X (B, T, C), W (K, C / groups, F), b (F,); `pads` zeros before and after.
+
+    Where all padding comes before, (K - 1) * dilation steps at stride 1, it is causal, and a stream carries its history.
+    """
+
+    name = "Conv1D"
+    inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
+    attributes = {
+        "stride": Attribute(int, 1),
+        "dilation": Attribute(int, 1),
+        "groups": Attribute(int, 1),
+        "pads": Attribute(int, (0, 0), many=True),
+        "activation": Attribute(str, "Identity", choices=tuple(ACTIVATIONS)),
+        "alpha": Attribute(float, 0.0),
+        "beta": Attribute(float, 0.0),
+    }
+
+    def check(self, node: Node) -> None:
+        super().check(node)
+        pads = self.get(node, "pads")
+        if len(pads) != 2 or min(pads) < 0:
+            raise shape_error(node, "attribute 'pads'", pads, "two counts of zeros, before and after")
+        for name in ("stride", "dilation", "groups"):
+            if self.get(node, name) < 1:
+                raise shape_error(node, f"attribute {name!r}", self.get(node, name), "at least 1")
+
+    def causal(self, node: Node, kernel: int) -> bool:
+        """Tell whether an output step sees no later input step and the output has the input's steps."""
+        span = (kernel - 1) * self.get(node, "dilation")
+        return self.get(node, "stride") == 1 and tuple(self.get(node, "pads")) == (span, 0)
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        x, W = args[0], args[1]
+        assert x is not None and W is not None
+        groups = self.get(node, "groups")
+        if W.shape is None or len(W.shape) != 3:
+            raise shape_error(node, "weight W", W.shape, "(K, C / groups, F)")
+        K, C, F = (int(d) for d in W.shape)
+        if F % groups:
+            raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
+        if len(args) > 2 and args[2] is not None and args[2].shape != (F,):
+            raise shape_error(node, "bias b", args[2].shape, f"({F},)")
+        if x.shape is None or len(x.shape) != 3 or not agree(x.shape[2], C * groups):
+            raise shape_error(node, "input X", x.shape, f"(B, T, C) with C = {C * groups}")
+        span = (K - 1) * self.get(node, "dilation")
+        T, stride = x.shape[1], self.get(node, "stride")
+        if isinstance(T, int):
+            left = T + sum(self.get(node, "pads")) - span
+            if left < 1 and T > 0:
+                raise shape_error(node, "input X", x.shape, f"at least {span + 1 - sum(self.get(node, 'pads'))} steps")
+            steps: Dim = max(0, (left + stride - 1) // stride) if T else 0
+        elif sum(self.get(node, "pads")) == span and stride == 1:
+            steps = T
+        else:
+            steps = dims.apply(f"conv{K}.{stride}.{span}.{sum(self.get(node, 'pads'))}", T)
+        return [Value(x.dtype, (x.shape[0], steps, F))]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        x, W, b = args[0], args[1], args[2] if len(args) > 2 else None
+        assert x is not None and x.array is not None and W is not None
+        B, T, C = (int(d) for d in x.shape or ())
+        K, c, F = (int(d) for d in W.shape or ())
+        steps = int(outs[0].shape[1])  # type: ignore[index]
+        stride, dilation, groups = (self.get(node, name) for name in ("stride", "dilation", "groups"))
+        before, after = self.get(node, "pads")
+        span = (K - 1) * dilation
+        rows = before + T + after
+        source = x.array
+        if before or after:
+            source = emit.scratch((B, rows, C), x.dtype)
+            if self.causal(node, K) and span:
+                history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
+                emit.host(np.copyto, source[:, :before], history)
+                emit.host(np.copyto, source[:, before : before + T], x.array)
+                emit.host(np.copyto, history, source[:, T:])
+            else:
+                source[:] = 0
+                emit.host(np.copyto, source[:, before : before + T], x.array)
+        y = emit.scratch((B, steps, F), x.dtype)
+        emit.alias(outs[0], y)
+        activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
+        if groups == 1 and dilation == 1:
+            # a window of K steps is K * C neighbouring elements: no copy
+            emit_dense(
+                emit, source, W, b, y, (B, steps, K * C, F), x_at=(0, rows * C, stride * C), y_at=(0, steps * F, F),
+                activation=activation, part=("taps",), take=lambda w: w.reshape(K * C, F),
+            )  # fmt: skip
+            return
+        f = F // groups
+        for group in range(groups):
+            columns = slice(group * f, (group + 1) * f)
+            for tap in range(K):
+                emit_dense(
+                    emit, source, W, b if tap == 0 else None, y, (B, steps, c, f),
+                    x_at=(tap * dilation * C + group * c, rows * C, stride * C), y_at=(group * f, steps * F, F),
+                    accumulate=tap > 0, activation=activation if tap == K - 1 else PLAIN,
+                    part=("columns of group", group, tap),
+                    take=lambda w, tap=tap, columns=columns: w[tap if w.ndim == 3 else 0, ..., columns].reshape(-1, f),
+                )  # fmt: skip
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        kernel = int(args[1].shape[0]) if args[1] is not None and args[1].shape else 1  # type: ignore[arg-type]
+        axes = [(0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
+        pointwise = kernel == 1 and self.get(node, "stride") == 1
+        return axes if pointwise or self.causal(node, kernel) else [(0, 1), *axes]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        K, c, _ = args[1].shape  # type: ignore
+        return 2 * prod(outs[0].shape) * int(K) * int(c)  # type: ignore[arg-type]

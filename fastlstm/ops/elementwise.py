@@ -1,0 +1,199 @@
+"""Ops that act element by element: arithmetic with broadcasting, comparisons, casts, and the activations."""
+
+from collections.abc import Callable, Sequence
+from math import prod
+
+import numpy as np
+
+from fastlstm.graph import Node
+from fastlstm.ops.activations import ACTIVATIONS
+from fastlstm.ops.dims import Dim, Shape, agree
+from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, ViewOp, register, shape_error
+
+
+def broadcast(node: Node, shapes: Sequence[Shape | None]) -> Shape | None:
+    """Return the shape that shapes broadcast to, by NumPy's rules; a symbol meets 1 or itself, else it wins."""
+    if any(shape is None for shape in shapes):
+        return None
+    rank = max(len(shape) for shape in shapes if shape is not None)
+    result: list[Dim] = [1] * rank
+    for shape in shapes:
+        assert shape is not None
+        for axis, dim in enumerate(shape, rank - len(shape)):
+            if result[axis] == 1:
+                result[axis] = dim
+            elif dim != 1 and not agree(result[axis], dim):
+                raise shape_error(node, "an input", shape, f"a shape that broadcasts with {tuple(result)}")
+            elif isinstance(dim, int) and dim != 1:
+                result[axis] = dim
+    return tuple(result)
+
+
+class Elementwise(HostOp):
+    """A NumPy ufunc over broadcast inputs."""
+
+    ufunc: Callable[..., np.ndarray]
+    result: np.dtype | None = None  # dtype of the output, None: that of the first input
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        values = [arg for arg in args if arg is not None]
+        return [Value(self.result or values[0].dtype, broadcast(node, [v.shape for v in values]))]
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        with np.errstate(all="ignore"):
+            result = type(self).ufunc(*arrays)
+        return [np.asarray(result, self.result or arrays[0].dtype)]  # type: ignore[union-attr]
+
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+        with np.errstate(all="ignore"):
+            type(self).ufunc(*arrays, out=buffers[0], casting="unsafe")
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return []
+
+
+def _divide(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") -> np.ndarray:
+    if np.issubdtype(np.asarray(a).dtype, np.integer):
+        # ONNX divides integers towards zero
+        quotient = np.trunc(np.true_divide(a, b)).astype(np.asarray(a).dtype)
+        if out is None:
+            return quotient
+        np.copyto(out, quotient)
+        return out
+    return np.true_divide(a, b, out=out)
+
+
+def _fold(ufunc: np.ufunc) -> Callable[..., np.ndarray]:
+    def apply(*arrays: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") -> np.ndarray:
+        total = arrays[0]
+        for array in arrays[1:]:
+            total = ufunc(total, array)
+        if out is None:
+            return total
+        np.copyto(out, total)
+        return out
+
+    return apply
+
+
+def _define(name: str, ufunc: Callable, count: int, result: type | None = None, variadic: bool = False) -> None:
+    slots = (Slot("X"),) if count == 1 else (Slot("A"), Slot("B"))
+    register(
+        type(
+            name,
+            (Elementwise,),
+            {
+                "name": name,
+                "inputs": (Slot("inputs", variadic=True),) if variadic else slots,
+                "ufunc": staticmethod(ufunc),
+                "result": None if result is None else np.dtype(result),
+                "__doc__": f"{name} of NumPy's rules, element by element.",
+            },
+        )
+    )
+
+
+for _name, _ufunc in (("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply), ("Div", _divide), ("Pow", np.power)):
+    _define(_name, _ufunc, 2)
+for _name, _ufunc in (("Max", np.maximum), ("Min", np.minimum)):
+    _define(_name, _fold(_ufunc), 2, variadic=True)
+for _name, _ufunc in (("Neg", np.negative), ("Abs", np.abs), ("Sqrt", np.sqrt)):
+    _define(_name, _ufunc, 1)
+for _name, _ufunc in (("Equal", np.equal), ("NotEqual", np.not_equal), ("Less", np.less), ("Greater", np.greater)):
+    _define(_name, _ufunc, 2, bool)
+for _name, _ufunc in (("And", np.logical_and), ("Or", np.logical_or)):
+    _define(_name, _ufunc, 2, bool)
+_define("Not", np.logical_not, 1, bool)
+
+
+@register
+class Where(Elementwise):
+    """A where the condition holds, else B."""
+
+    name = "Where"
+    inputs = (Slot("condition"), Slot("A"), Slot("B"))
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        assert args[1] is not None
+        return [Value(args[1].dtype, broadcast(node, [a.shape for a in args if a is not None]))]
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        return [np.where(*arrays)]  # type: ignore[arg-type]
+
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+        np.copyto(buffers[0], np.where(*arrays))  # type: ignore[arg-type]
+
+
+DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+
+
+@register
+class Cast(HostOp):
+    """X as another dtype; a float becomes an integer by truncation."""
+
+    name = "Cast"
+    inputs = (Slot("X"),)
+    attributes = {"to": Attribute(str, choices=DTYPES, required=True)}
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        assert args[0] is not None
+        return [Value(np.dtype(self.get(node, "to")), args[0].shape)]
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        assert arrays[0] is not None
+        with np.errstate(all="ignore"):
+            return [arrays[0].astype(self.get(node, "to"))]
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return []
+
+
+@register
+class Identity(ViewOp):
+    """X itself; Dropout and noise layers become this."""
+
+    name = "Identity"
+    inputs = (Slot("X"),)
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        assert args[0] is not None
+        return [Value(args[0].dtype, args[0].shape)]
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        assert arrays[0] is not None
+        return [arrays[0]]
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return []
+
+
+class ActivationOp(Op):
+    """One activation function of kernels/activations.py as a node of its own."""
+
+    inputs = (Slot("X"),)
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        assert args[0] is not None
+        return [Value(args[0].dtype, args[0].shape)]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        assert args[0] is not None and args[0].array is not None
+        known = ACTIVATIONS[self.name]
+        alpha = self.get(node, "alpha") if known.has_alpha else known.alpha
+        beta = self.get(node, "beta") if known.has_beta else known.beta
+        out = emit.scratch(outs[0].shape, outs[0].dtype)  # type: ignore[arg-type]
+        emit.alias(outs[0], out)
+        emit.kernel("activate_forward", args[0].array, out, out.size, emit.activation(self.name), float(alpha), float(beta))
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return []
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 10 * prod(outs[0].shape)  # type: ignore[arg-type]
+
+
+for _name, _known in ACTIVATIONS.items():
+    if _name != "Identity":
+        _attributes = {"alpha": Attribute(float, _known.alpha)} if _known.has_alpha else {}
+        _attributes |= {"beta": Attribute(float, _known.beta)} if _known.has_beta else {}
+        register(type(_name, (ActivationOp,), {"name": _name, "attributes": _attributes, "__doc__": f"The activation {_name}."}))

@@ -1,0 +1,138 @@
+"""Ops that normalise: Softmax and LayerNormalization within a row, BatchNormalization with stored statistics."""
+
+from collections.abc import Sequence
+from math import prod
+
+import numpy as np
+
+from fastlstm.graph import Node
+from fastlstm.ops.dims import agree
+from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, register, shape_error
+
+
+def axis_of(node: Node, axis: int, rank: int) -> int:
+    """Return an axis counted from the front. Raise ShapeError where there is none."""
+    if not -rank <= axis < rank:
+        raise shape_error(node, "an input", f"of rank {rank}", f"an axis {axis}")
+    return axis % rank
+
+
+@register
+class Softmax(Op):
+    """e^(x - max) / sum e^(x - max) along one axis."""
+
+    name = "Softmax"
+    inputs = (Slot("X"),)
+    attributes = {"axis": Attribute(int, -1)}
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        assert args[0] is not None
+        if args[0].shape is not None:
+            axis_of(node, self.get(node, "axis"), len(args[0].shape))
+        return [Value(args[0].dtype, args[0].shape)]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        assert args[0] is not None and args[0].array is not None
+        x = args[0].array
+        axis = axis_of(node, self.get(node, "axis"), x.ndim)
+        y = emit.scratch(x.shape, x.dtype)
+        emit.alias(outs[0], y)
+        rows = x.size // max(1, x.shape[axis])
+        if axis == x.ndim - 1:
+            emit.kernel("softmax_forward", x, y, rows, x.shape[axis])
+            return
+        moved = emit.scratch(np.moveaxis(x, axis, -1).shape, x.dtype)
+        emit.host(np.copyto, moved, np.moveaxis(x, axis, -1))
+        emit.kernel("softmax_forward", moved, moved, rows, x.shape[axis])
+        emit.host(np.copyto, np.moveaxis(y, axis, -1), moved)
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        rank = len(args[0].shape or ()) if args[0] is not None else 0
+        return [(0, self.get(node, "axis") % rank)] if rank else []
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 12 * prod(outs[0].shape)  # type: ignore[arg-type]
+
+
+@register
+class LayerNormalization(Op):
+    """(X - mean) / sqrt(variance + epsilon) * scale + shift over the axes from `axis` to the last."""
+
+    name = "LayerNormalization"
+    inputs = (Slot("X"), Slot("scale", optional=True), Slot("shift", optional=True))
+    attributes = {"axis": Attribute(int, -1), "epsilon": Attribute(float, 1e-5)}
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        x = args[0]
+        assert x is not None
+        if x.shape is not None:
+            axis = axis_of(node, self.get(node, "axis"), len(x.shape))
+            for k, role in ((1, "scale"), (2, "shift")):
+                value = args[k] if k < len(args) else None
+                wanted = x.shape[axis:]
+                if value is not None and value.shape is not None:
+                    if len(value.shape) != len(wanted) or not all(map(agree, value.shape, wanted)):
+                        raise shape_error(node, f"weight {role}", value.shape, str(wanted))
+        return [Value(x.dtype, x.shape)]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        assert args[0] is not None and args[0].array is not None
+        x = args[0].array
+        axis = axis_of(node, self.get(node, "axis"), x.ndim)
+        n = prod(x.shape[axis:])
+        weights = []
+        for k, neutral in ((1, 1.0), (2, 0.0)):
+            value = args[k] if k < len(args) else None
+            weights.append(
+                emit.packed(
+                    ("normalise", n, neutral, x.dtype.str),
+                    [] if value is None else [value],
+                    lambda *w, neutral=neutral: np.full(n, neutral, x.dtype) if not w else w[0].astype(x.dtype),
+                )
+            )
+        y = emit.scratch(x.shape, x.dtype)
+        emit.alias(outs[0], y)
+        emit.kernel("normalise_forward", x, *weights, y, prod(x.shape[:axis]), n, float(self.get(node, "epsilon")))
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        rank = len(args[0].shape or ()) if args[0] is not None else 0
+        return [(0, axis) for axis in range(self.get(node, "axis") % rank, rank)] if rank else []
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 8 * prod(outs[0].shape)  # type: ignore[arg-type]
+
+
+@register
+class BatchNormalization(HostOp):
+    """(X - mean) / sqrt(variance + epsilon) * scale + shift with stored statistics of each channel along `axis`."""
+
+    name = "BatchNormalization"
+    inputs = (Slot("X"), Slot("scale", optional=True), Slot("shift", optional=True), Slot("mean"), Slot("variance"))
+    attributes = {"axis": Attribute(int, 1), "epsilon": Attribute(float, 1e-5)}
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        x = args[0]
+        assert x is not None
+        if x.shape is not None:
+            channels = x.shape[axis_of(node, self.get(node, "axis"), len(x.shape))]
+            for slot, value in zip(self.inputs[1:], args[1:], strict=False):
+                if value is not None and (len(value.shape or ()) != 1 or not agree(value.shape[0], channels)):  # type: ignore[index]
+                    raise shape_error(node, f"weight {slot.name}", value.shape, f"({channels},)")
+        return [Value(x.dtype, x.shape)]
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        x, scale, shift, mean, variance = arrays
+        assert x is not None and mean is not None and variance is not None
+        shape = [1] * x.ndim
+        shape[self.get(node, "axis")] = -1
+        factor = 1 / np.sqrt(variance.astype(x.dtype) + x.dtype.type(self.get(node, "epsilon")))
+        factor = factor if scale is None else factor * scale.astype(x.dtype)
+        with np.errstate(all="ignore"):
+            y = (x - mean.astype(x.dtype).reshape(shape)) * factor.reshape(shape)
+            return [y if shift is None else y + shift.astype(x.dtype).reshape(shape)]
+
+    def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        return self.compute(node, arrays)
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return [(k, 0) for k in range(1, 5)]

@@ -1,0 +1,251 @@
+"""The op contract and the registry: one object for each kind of node.
+
+An op has a schema (inputs, outputs, attributes), infers shapes, lowers itself to kernel calls and host steps, says which
+axes it mixes and what it costs, and has an adjoint. Only the plan touches kernels: an op names them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastlstm.errors import GraphError, ShapeError, one_of
+from fastlstm.graph import Node
+from fastlstm.ops.dims import Shape
+
+
+@dataclass
+class Value:
+    """What is known of a value: dtype, shape (sizes and symbols; None: not even the rank), contents if constant.
+
+    `array` is the buffer that the plan binds to it; ops see it only while they are lowered.
+    """
+
+    dtype: np.dtype
+    shape: Shape | None
+    data: np.ndarray | None = None
+    array: np.ndarray | None = None
+
+    @classmethod
+    def constant(cls, data: np.ndarray) -> "Value":
+        return cls(data.dtype, data.shape, data, data)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An input of an op. A matrix may be stored in float16 or int8."""
+
+    name: str
+    optional: bool = False
+    variadic: bool = False
+    matrix: bool = False
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """An attribute: the type of its value (or of a tuple's elements), its default, the choices it has."""
+
+    kind: type
+    default: Any = None
+    many: bool = False
+    choices: tuple[str, ...] = ()
+    required: bool = False
+
+    def admits(self, value: object) -> bool:
+        if self.many:
+            return isinstance(value, tuple) and all(self._admits_one(v) for v in value)
+        return self._admits_one(value)
+
+    def _admits_one(self, value: object) -> bool:
+        if self.kind is float:
+            return isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+        if self.kind is int:
+            return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+        return isinstance(value, self.kind) and (not self.choices or value in self.choices)
+
+
+class Emit(Protocol):
+    """What the plan offers to an op that lowers itself. Arrays are bound buffers, C-contiguous."""
+
+    def kernel(self, name: str, *args: Any) -> None:
+        """Append a call of a kernel; arrays are passed flat."""
+        ...
+
+    def host(self, step: Callable[..., None], *args: Any) -> None:
+        """Append a NumPy step, called with these arguments at each run."""
+        ...
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """Return an uninitialised buffer that lives as long as the bound program."""
+        ...
+
+    def state(self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int) -> np.ndarray:
+        """Return a buffer that each run starts from `start` (None: zeros) and of which a stream carries `width` columns."""
+        ...
+
+    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
+        """Return pack(*arrays): done once for constants, at each run for values."""
+        ...
+
+    def alias(self, out: Value, array: np.ndarray) -> None:
+        """Let `out` be a view of a buffer, without a step."""
+        ...
+
+    def lanes(self, dtype: np.dtype) -> int:
+        """Return how many elements of dtype a vector of this machine holds."""
+        ...
+
+    def activation(self, name: str) -> int:
+        """Return the kernels' code of an activation."""
+        ...
+
+    rows: int  # rows of a register tile
+
+
+class Op:
+    """One kind of node. Subclasses fill the schema and override what they need."""
+
+    name: str = ""
+    inputs: tuple[Slot, ...] = ()
+    outputs: tuple[str, ...] = ("Y",)
+    variadic_outputs: bool = False
+    attributes: Mapping[str, Attribute] = {}
+    adjoint: Callable[..., None] | None = None
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
+        raise GraphError(f"op {self.name} has no shape inference")
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        """Emit the steps that compute `outs`; every shape is known."""
+        raise GraphError(f"op {self.name} cannot be lowered")
+
+    def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
+        """Return the outputs of constant inputs, or None where only a kernel computes them."""
+        return None
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        """Return the (input, axis) pairs along which an output element depends on more than its own position."""
+        return [(k, axis) for k, arg in enumerate(args) if arg is not None for axis in range(len(arg.shape or ()))]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        """Return the floating-point operations of one evaluation."""
+        return sum(prod(out.shape) for out in outs if out.shape is not None)  # type: ignore[arg-type]
+
+    # ---- shared by subclasses -----------------------------------------------------------------------
+    def get(self, node: Node, attribute: str) -> Any:
+        """Return an attribute of the node, or its default."""
+        return node.attributes.get(attribute, self.attributes[attribute].default)
+
+    def check(self, node: Node) -> None:
+        """Raise GraphError unless the node fits the schema."""
+        variadic = bool(self.inputs) and self.inputs[-1].variadic
+        if len(node.inputs) > len(self.inputs) and not variadic:
+            raise GraphError(f"node {node.name!r}: {self.name} takes {len(self.inputs)} inputs, got {len(node.inputs)}")
+        for k, slot in enumerate(self.inputs):
+            if not slot.optional and (k >= len(node.inputs) or not node.inputs[k]):
+                raise GraphError(f"node {node.name!r}: {self.name} lacks its input {slot.name}")
+        if len(node.outputs) > len(self.outputs) and not self.variadic_outputs:
+            raise GraphError(f"node {node.name!r}: {self.name} has {len(self.outputs)} outputs, got {len(node.outputs)}")
+        if not any(node.outputs):
+            raise GraphError(f"node {node.name!r} has no outputs")
+        for name, value in node.attributes.items():
+            if name not in self.attributes:
+                raise GraphError(
+                    f"node {node.name!r}: {self.name} has no attribute {name!r}; it has {one_of(self.attributes) or 'none'}"
+                )
+            attribute = self.attributes[name]
+            if not attribute.admits(value):
+                wanted = f"one of {one_of(attribute.choices)}" if attribute.choices else attribute.kind.__name__
+                raise GraphError(f"node {node.name!r}: attribute {name!r} is {value!r}, expected {wanted}")
+        for name, attribute in self.attributes.items():
+            if attribute.required and name not in node.attributes:
+                raise GraphError(f"node {node.name!r}: {self.name} lacks its attribute {name!r}")
+        if node.subgraphs:
+            raise GraphError(f"node {node.name!r}: {self.name} has no subgraph")
+
+    def slot(self, index: int) -> Slot:
+        """Return the schema of input `index`."""
+        return self.inputs[min(index, len(self.inputs) - 1)]
+
+
+class HostOp(Op):
+    """An op that NumPy computes: it only copies, or acts element by element."""
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        """Return the outputs of these inputs."""
+        raise GraphError(f"op {self.name} computes nothing")
+
+    def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        return self.compute(node, arrays)
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        buffers = []
+        for out in outs:
+            buffers.append(emit.scratch(out.shape, out.dtype))  # type: ignore[arg-type]
+            emit.alias(out, buffers[-1])
+        emit.host(self._step, node, [None if arg is None else arg.array for arg in args], buffers)
+
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+        for buffer, result in zip(buffers, self.compute(node, arrays), strict=False):
+            np.copyto(buffer, result)
+
+
+class ViewOp(HostOp):
+    """A HostOp whose output is its first input under another shape: it costs nothing."""
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        assert args[0] is not None and args[0].array is not None
+        emit.alias(outs[0], args[0].array.reshape(outs[0].shape))  # type: ignore[arg-type]
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 0
+
+
+_registry: dict[str, Op] = {}
+
+
+def register(kind: type[Op]) -> type[Op]:
+    """Class decorator: add one instance of an op to the registry."""
+    if kind.name in _registry:
+        raise GraphError(f"op {kind.name!r} is registered twice")
+    _registry[kind.name] = kind()
+    return kind
+
+
+def find(name: str, node: str = "") -> Op:
+    """Return the op of that name. Raise GraphError with what exists."""
+    if name not in _registry:
+        where = f"node {node!r}: " if node else ""
+        raise GraphError(f"{where}unknown op {name!r}; known: {one_of(_registry)}")
+    return _registry[name]
+
+
+def registered() -> list[str]:
+    """Return the names of all ops."""
+    return sorted(_registry)
+
+
+class NeedsValue(Exception):
+    """A shape depends on the contents of a value that is not constant; the plan then binds once the value is known."""
+
+    def __init__(self, index: int):
+        super().__init__(index)
+        self.index = index
+
+
+def contents(args: Sequence[Value | None], index: int) -> np.ndarray | None:
+    """Return the contents of an input that decides a shape, None where it is absent. Raise NeedsValue if not known."""
+    value = args[index] if index < len(args) else None
+    if value is None:
+        return None
+    if value.data is None:
+        raise NeedsValue(index)
+    return value.data
+
+
+def shape_error(node: Node, role: str, got: object, wanted: str, hint: str = "") -> ShapeError:
+    """Return the error for an input that does not fit: what, where, got, wanted."""
+    return ShapeError(f"node {node.name!r}: {role} has shape {got}, expected {wanted}" + (f". {hint}" if hint else ""))

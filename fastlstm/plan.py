@@ -1,0 +1,253 @@
+"""Plan: a model bound to this machine. Internal; `Session` is its face.
+
+A plan binds a graph to the shapes of one call: buffers are allocated, weights packed, constant and shape arithmetic
+done, and every other node lowered to steps, each a kernel or a NumPy function with its arguments. Running
+is copying the inputs in, walking the steps, and copying the outputs out. A bound program is a `Frame`; frames are kept by
+shape and lent to one call at a time, so any number of threads can run one plan.
+
+Where a shape depends on the contents of a value, the frame ends there and continues, once the steps so far have run, in a
+frame bound for those contents: a specialisation on a value, kept like any other.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from fastlstm.errors import LimitError, UnsupportedError
+from fastlstm.graph import Graph, Node, Weight, widen
+from fastlstm.kernels import activations, dense, gru, lstm, rnn, rows, target, tile
+from fastlstm.ops import inference
+from fastlstm.ops.op import NeedsValue, Value, find
+
+KERNELS: dict[str, Callable[..., None]] = {
+    "activate_forward": activations.activate_forward,
+    "dense_forward": dense.dense_forward,
+    "gru_after_forward": gru.gru_after_forward,
+    "gru_before_forward": gru.gru_before_forward,
+    "lstm_forward": lstm.lstm_forward,
+    "normalise_forward": rows.normalise_forward,
+    "rnn_forward": rnn.rnn_forward,
+    "softmax_forward": rows.softmax_forward,
+}
+KEPT_SHAPES = 16
+KEPT_VALUES = 16
+MAX_SCRATCH = 4 << 30  # bytes of buffers of one call
+
+
+def aligned(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised C-contiguous array on a 64-byte boundary: unaligned vectors cost up to 1.5x."""
+    size = prod(shape) * dtype.itemsize
+    # a kernel may read and write the whole vector that an array's last elements lie in
+    raw = np.empty(size + 128, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+@dataclass
+class StateBuffer:
+    """A buffer that a recurrence starts from and leaves its state in; a stream carries `width` of its columns."""
+
+    node: str
+    role: str
+    array: np.ndarray
+    start: np.ndarray | None
+    width: int
+
+    @property
+    def key(self) -> str:
+        return f"{self.node}.{self.role}"
+
+
+@dataclass
+class Frame:
+    """A program bound to shapes: one call at a time."""
+
+    inputs: dict[str, np.ndarray]
+    steps: list[tuple[Callable[..., Any], tuple]] = field(default_factory=list)
+    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    states: list[StateBuffer] = field(default_factory=list)
+    scratch_bytes: int = 0
+    # where binding waits for the contents of a value: that value's buffer, and how to go on
+    waits_for: np.ndarray | None = None
+    resume: Callable[[np.ndarray], "Frame"] | None = None
+    continued: "OrderedDict[bytes, Frame]" = field(default_factory=OrderedDict)
+
+    def run(self, start_states: Callable[["Frame"], None]) -> "Frame":
+        """Walk the steps; return the frame in which the outputs and states are (this one, or its continuation)."""
+        frame = self
+        while True:
+            start_states(frame)
+            for step, args in frame.steps:
+                step(*args)
+            if frame.waits_for is None:
+                return frame
+            frame = frame._continue()
+
+    def _continue(self) -> "Frame":
+        assert self.waits_for is not None and self.resume is not None
+        key = self.waits_for.tobytes()
+        if key not in self.continued:
+            self.continued[key] = self.resume(self.waits_for.copy())
+            while len(self.continued) > KEPT_VALUES:
+                self.continued.popitem(last=False)
+        self.continued.move_to_end(key)
+        return self.continued[key]
+
+    def start(self) -> None:
+        """Give every state its start."""
+        for state in self.states:
+            state.array[...] = 0 if state.start is None else state.start
+
+
+class Plan:
+    """A model's weights, packed, and its frames."""
+
+    def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH):
+        self.graph = graph
+        self.max_scratch = max_scratch
+        self.weights = {name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()}
+        # buffers of weights by address, so that a view of a weight is known as that weight
+        self._addresses = {v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size}
+        self._packed: dict[tuple, np.ndarray] = {}
+        self._frames: OrderedDict[tuple, deque[Frame]] = OrderedDict()
+
+    def borrow(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
+        """Return a frame for inputs of these shapes that no other call uses; `give_back` it."""
+        kept = self._frames.get(shapes)
+        try:
+            return kept.pop()  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
+            return self.bind(shapes)
+
+    def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
+        """Keep a frame for the next call of these shapes."""
+        self._frames.setdefault(shapes, deque()).append(frame)
+        try:
+            self._frames.move_to_end(shapes)
+            while len(self._frames) > KEPT_SHAPES:
+                self._frames.popitem(last=False)
+        except KeyError:
+            pass  # another thread dropped it first
+
+    def bind(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
+        """Return a new frame for inputs of these shapes. Raise ShapeError, LimitError."""
+        values = dict(self.weights)
+        inputs = {}
+        binder = _Binder(self, 0)
+        for spec, shape in zip(self.graph.inputs, shapes, strict=True):
+            array = binder.scratch(shape, np.dtype(spec.dtype))
+            inputs[spec.name] = array
+            values[spec.name] = Value(array.dtype, shape, None, array)
+        return self._bind_from(0, values, Frame(inputs), binder)
+
+    def _bind_from(self, first: int, values: dict[str, Value], frame: Frame, binder: "_Binder") -> Frame:
+        for index in range(first, len(self.graph.nodes)):
+            node = self.graph.nodes[index]
+            args = inference.arguments(node, values)
+            try:
+                outs = inference.infer_node(node, args)
+            except NeedsValue as needed:
+                self._wait(index, node.inputs[needed.index], values, frame, binder)
+                return frame
+            if any(out.shape is None for out in outs):
+                raise UnsupportedError(f"node {node.name!r}: the shape of its output is not known before it runs")
+            if any(out.data is None for out in outs):
+                find(node.op, node.name).lower(node, args, outs, binder)
+            for name, out in zip(node.outputs, outs, strict=False):
+                if name:
+                    values[name] = Value(out.dtype, out.shape, out.data, out.data if out.array is None else out.array)
+        for spec in self.graph.outputs:
+            array = values[spec.name].array
+            assert array is not None
+            frame.outputs[spec.name] = array
+        binder.finish(frame)
+        return frame
+
+    def _wait(self, index: int, name: str, values: dict[str, Value], frame: Frame, binder: "_Binder") -> None:
+        waiting = values[name]
+        assert waiting.array is not None
+        binder.finish(frame)
+
+        def resume(contents: np.ndarray) -> Frame:
+            known = dict(values)
+            known[name] = Value(waiting.dtype, waiting.shape, contents, waiting.array)
+            return self._bind_from(index, known, Frame(frame.inputs), _Binder(self, frame.scratch_bytes))
+
+        frame.waits_for, frame.resume = waiting.array, resume
+
+    def weight_of(self, value: Value) -> str | None:
+        """Return the name of the weight whose elements a constant holds, None if it is none or part of one."""
+        if value.data is None or value.data.size == 0:
+            return None
+        name = self._addresses.get(value.data.ctypes.data)
+        return name if name is not None and value.data.nbytes == self.weights[name].data.nbytes else None  # type: ignore[union-attr]
+
+
+class _Binder:
+    """The Emit that ops lower themselves to: collects steps, buffers and states of one frame."""
+
+    rows = tile.ROWS
+
+    def __init__(self, plan: Plan, scratch_bytes: int):
+        self._plan = plan
+        self._steps: list[tuple[Callable[..., Any], tuple]] = []
+        self._states: list[StateBuffer] = []
+        self._bytes = scratch_bytes
+
+    def finish(self, frame: Frame) -> None:
+        frame.steps, frame.states, frame.scratch_bytes = self._steps, self._states, self._bytes
+
+    def kernel(self, name: str, *args: Any) -> None:
+        flat = tuple(arg.reshape(-1) if isinstance(arg, np.ndarray) else arg for arg in args)
+        self._steps.append((KERNELS[name], flat))
+
+    def host(self, step: Callable[..., None], *args: Any) -> None:
+        self._steps.append((step, args))
+
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        self._bytes += prod(shape) * dtype.itemsize
+        if self._bytes > self._plan.max_scratch:
+            raise LimitError(
+                f"a call of this size needs more than {self._plan.max_scratch / 2**20:.0f} MiB of buffers; "
+                "pass fewer rows or steps, or a larger max_scratch to Session"
+            )
+        return aligned(shape, dtype)
+
+    def state(self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int) -> np.ndarray:
+        array = self.scratch(shape, dtype)
+        self._states.append(StateBuffer(node.name, role, array, start, width))
+        return array
+
+    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
+        if all(value.data is not None for value in arrays):
+            names = tuple(self._plan.weight_of(value) for value in arrays)
+            known = (key, names) if None not in names else None
+            if known is not None and known in self._plan._packed:
+                return self._plan._packed[known]
+            source = pack(*(value.data for value in arrays))
+            target_array = aligned(source.shape, source.dtype)
+            np.copyto(target_array, source)
+            if known is not None:
+                self._plan._packed[known] = target_array
+            return target_array
+        sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
+        array = self.scratch(sample.shape, sample.dtype)
+        self.host(_pack_into, array, pack, [value.array for value in arrays])
+        return array
+
+    def alias(self, out: Value, array: np.ndarray) -> None:
+        out.array = array
+
+    def lanes(self, dtype: np.dtype) -> int:
+        return target.lanes(dtype.itemsize)
+
+    def activation(self, name: str) -> int:
+        return activations.CODES[name]
+
+
+def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:
+    np.copyto(array, pack(*sources))

@@ -1,0 +1,254 @@
+"""Session: the user's handle on a model that runs. Checks once, at the edge; nothing below checks again."""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+
+from fastlstm.axes import BATCH, Axes, find_axes
+from fastlstm.edge import Array, as_input, check_shape, kind_of
+from fastlstm.errors import DTypeError, InputError, ShapeError, one_of
+from fastlstm.graph import Quantized, TensorSpec
+from fastlstm.model import Model
+from fastlstm.ops import inference
+from fastlstm.ops.op import find
+from fastlstm.plan import MAX_SCRATCH, Frame, Plan
+from fastlstm.stream import Stream
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The work of one call: floating-point operations, bytes of weights read, bytes of inputs and results written."""
+
+    flops: int
+    weight_bytes: int
+    value_bytes: int
+
+
+class Session:
+    """Runs a model. Safe to call from any number of threads at once; each call with the same input gives the same bits.
+
+    `threads` splits the rows of a batch where no node mixes them; a row's bits do not depend on it. `max_scratch` bounds the
+    buffers of one call, in bytes.
+
+    >>> session = fastlstm.Session(model)
+    >>> y = session.run(x)
+    """
+
+    def __init__(self, model: Model, threads: int = 1, max_scratch: int = MAX_SCRATCH):
+        if not isinstance(model, Model):
+            raise InputError(f"Session takes a Model, got {type(model).__name__}; fastlstm.load(path) or fastlstm.convert(path) give one")
+        if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+            raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
+        self.model, self.threads = model, threads
+        self._max_scratch = max_scratch
+        self._plan = Plan(model.graph, model.weights, max_scratch)
+        self._axes_found: Axes | None = None
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        values = inference.infer(model.graph, model.weights)
+        self.inputs: tuple[TensorSpec, ...] = model.graph.inputs
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(s.name, values[s.name].dtype.name, _better(values[s.name].shape, s.shape)) for s in model.graph.outputs
+        )
+
+    def __reduce__(self):
+        return Session, (self.model, self.threads, self._max_scratch)
+
+    def __repr__(self) -> str:
+        return f"Session(inputs=[{', '.join(map(str, self.inputs))}], outputs=[{', '.join(map(str, self.outputs))}])"
+
+    @property
+    def axes(self) -> Axes:
+        """Which axes are batch and time, found when first needed."""
+        if self._axes_found is None:
+            self._axes_found = find_axes(self.model.graph, self.model.weights)
+        return self._axes_found
+
+    # ---- running ------------------------------------------------------------------------------------
+    @overload
+    def run(self, inputs: Array, out: Array | None = None) -> Array: ...
+    @overload
+    def run(self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]: ...
+    @overload
+    def run(self, inputs: Sequence[Array], out: None = None) -> list: ...
+
+    def run(self, inputs, out=None):
+        """Run the model on one array, or a dict by name, or a list of sequences of different lengths.
+
+        One array in gives one array out (a dict if the model has several outputs); a dict gives a dict. A list holds one
+        array (T, ...) for each row, each of its own length, and gives a list; each row is computed as if alone. `out` receives
+        the output instead of a new array: same shape and dtype, C-contiguous or not. Raise InputError for names, ShapeError, DTypeError.
+        """
+        if isinstance(inputs, list | tuple):
+            return self._run_ragged(inputs, out)
+        by_name = isinstance(inputs, Mapping)
+        given = dict(inputs) if by_name else {self._only_input(): inputs}
+        arrays = self._checked(given)
+        targets = self._targets(out, by_name)
+        results = self._run_split(arrays, targets)
+        return results if by_name or len(results) > 1 else next(iter(results.values()))
+
+    def _only_input(self) -> str:
+        if len(self.inputs) != 1:
+            raise InputError(f"the model has {len(self.inputs)} inputs: pass a dict with {one_of(s.name for s in self.inputs)}")
+        return self.inputs[0].name
+
+    def _checked(self, given: Mapping[str, Array], free: frozenset[str] = frozenset()) -> list[Array]:
+        """Return the inputs in order, as arrays that fit; dims named in `free` (input names' time axes) are not compared."""
+        names = [spec.name for spec in self.inputs]
+        unknown, missing = [n for n in given if n not in names], [n for n in names if n not in given]
+        if unknown:
+            raise InputError(f"unknown input {unknown[0]!r}; the model has {one_of(names)}")
+        if missing:
+            raise InputError(f"input {missing[0]!r} is missing; the model has {one_of(names)}")
+        arrays, symbols = [], {}
+        for spec in self.inputs:
+            array = as_input(given[spec.name], spec)
+            check_shape(array, spec, symbols, self.axes.time.get(spec.name) if spec.name in free else None)
+            arrays.append(array)
+        return arrays
+
+    def _targets(self, out, by_name: bool) -> dict[str, Array]:
+        if out is None:
+            return {}
+        if not isinstance(out, Mapping):
+            if len(self.outputs) != 1:
+                raise InputError(f"the model has {len(self.outputs)} outputs: pass out as a dict with {one_of(s.name for s in self.outputs)}")
+            out = {self.outputs[0].name: out}
+        for name, array in out.items():
+            spec = next((s for s in self.outputs if s.name == name), None)
+            if spec is None:
+                raise InputError(f"unknown output {name!r} in out; the model has {one_of(s.name for s in self.outputs)}")
+            if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
+                raise DTypeError(f"out[{name!r}] is {kind_of(array)}, expected an array of {spec.dtype}")
+            if not array.flags.writeable:
+                raise InputError(f"out[{name!r}] is read-only")
+        return dict(out)
+
+    def _run_split(self, arrays: list[Array], targets: dict[str, Array]) -> dict[str, Array]:
+        """Run on one thread, or with the batch's rows split over several."""
+        rows = self._rows(arrays) if self.threads > 1 else 0
+        parts = min(self.threads, rows)
+        if parts < 2 or not self.axes.rows_are_apart():
+            return self._run_once(arrays, targets)
+        bounds = [rows * k // parts for k in range(parts + 1)]
+
+        def part(k: int) -> dict[str, Array]:
+            cut = slice(bounds[k], bounds[k + 1])
+            axes = [self.axes.batch[spec.name] for spec in self.inputs]
+            return self._run_once([a[(slice(None),) * axis + (cut,)] for a, axis in zip(arrays, axes, strict=True)], {})
+
+        pieces = list(self._executor().map(part, range(parts)))
+        results = {}
+        for spec in self.outputs:
+            axis = self.axes.axis(spec.name, BATCH)
+            joined = [piece[spec.name] for piece in pieces]
+            target = self._target(targets, spec.name, _joined_shape(joined, axis or 0))
+            results[spec.name] = np.concatenate(joined, axis=axis or 0, out=target)
+        return results
+
+    def _rows(self, arrays: list[Array]) -> int:
+        axis = self.axes.batch.get(self.inputs[0].name) if self.inputs else None
+        return 0 if axis is None else arrays[0].shape[axis]
+
+    def _executor(self) -> ThreadPoolExecutor:
+        # a pool does not survive a fork: its threads are not in the child
+        pool = self._pool
+        if pool is None or pool[0] != os.getpid():
+            pool = self._pool = (os.getpid(), ThreadPoolExecutor(self.threads, thread_name_prefix="fastlstm"))
+        return pool[1]
+
+    def _run_once(self, arrays: list[Array], targets: dict[str, Array]) -> dict[str, Array]:
+        shapes = tuple(array.shape for array in arrays)
+        frame = self._plan.borrow(shapes)
+        try:
+            for buffer, array in zip(frame.inputs.values(), arrays, strict=True):
+                np.copyto(buffer, array, casting="unsafe")
+            last = frame.run(Frame.start)
+            results = {}
+            for name, buffer in last.outputs.items():
+                target = self._target(targets, name, buffer.shape)
+                if target is None:
+                    target = np.empty(buffer.shape, buffer.dtype)
+                np.copyto(target, buffer)
+                results[name] = target
+            return results
+        finally:
+            self._plan.give_back(shapes, frame)
+
+    def _target(self, targets: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array | None:
+        target = targets.get(name)
+        if target is not None and target.shape != shape:
+            raise ShapeError(f"out[{name!r}] has shape {target.shape}, expected {shape}")
+        return target
+
+    def _run_ragged(self, sequences: Sequence[Array], out) -> list:
+        """Run sequences of different lengths: those of one length together, each row as if alone."""
+        if out is not None:
+            raise InputError("out cannot be used with a list of sequences: their outputs differ in shape")
+        name = self._only_input()
+        spec = self.inputs[0]
+        batch = self.axes.batch.get(name, 0)
+        rows = [as_input(sequence, spec) for sequence in sequences]
+        wanted = (len(spec.shape) - 1) if spec.shape is not None else None
+        for k, row in enumerate(rows):
+            if wanted is not None and row.ndim != wanted:
+                raise ShapeError(f"sequence {k} has shape {row.shape}, expected {wanted} axes: one row of {spec}")
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, row in enumerate(rows):
+            groups.setdefault(row.shape, []).append(k)
+        results: list = [None] * len(rows)
+        for members in groups.values():
+            stacked = np.stack([rows[k] for k in members], axis=batch)
+            outputs = self._run_split(self._checked({name: stacked}, frozenset([name])), {})
+            for place, k in enumerate(members):
+                row = {n: np.take(y, place, axis=a) if (a := self.axes.axis(n, BATCH)) is not None else y for n, y in outputs.items()}
+                results[k] = row if len(row) > 1 else next(iter(row.values()))
+        return results
+
+    # ---- besides running ----------------------------------------------------------------------------
+    def stream(self, batch: int = 1) -> Stream:
+        """Return `batch` streams that carry their states from step to step. Raise StreamError, naming the node, if it cannot.
+
+        >>> stream = session.stream(batch=1)
+        >>> y_t = stream.step(x_t)
+        """
+        return Stream(self._plan, self.axes, self.inputs, self.outputs, batch)
+
+    def cost(self, batch: int = 1, steps: int = 1) -> Cost:
+        """Return the work of a call with `batch` rows of `steps` steps, without running or allocating it."""
+        if not self.axes.batch and not self.axes.time:
+            specs = list(self.inputs)
+        else:
+            specs = [
+                TensorSpec(s.name, s.dtype, tuple(batch if self.axes.batch.get(s.name) == k else steps if self.axes.time.get(s.name) == k else d for k, d in enumerate(s.shape or ())))
+                for s in self.inputs
+            ]  # fmt: skip
+        unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
+        if unknown:
+            raise InputError(f"the cost is not known: input {unknown[0]} has a free axis that is neither batch nor time")
+        values = inference.infer(self.model.graph, self.model.weights, specs)
+        flops = size = 0
+        for node in self.model.graph.nodes:
+            outs = [values[name] for name in node.outputs if name]
+            if any(out.data is None for out in outs):
+                if any(out.shape is None for out in outs):
+                    raise InputError(f"the cost is not known: the output shape of node {node.name!r} depends on contents")
+                flops += int(find(node.op).flops(node, inference.arguments(node, values), outs))
+                size += sum(int(np.prod(out.shape)) * out.dtype.itemsize for out in outs)  # type: ignore[arg-type]
+        size += sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)  # type: ignore[arg-type]
+        weights = sum(w.nbytes if isinstance(w, np.ndarray | Quantized) else 0 for w in self.model.weights.values())
+        return Cost(flops, weights, size)
+
+
+def _better(found, declared):
+    return declared if found is None or (declared is not None and len(declared) == len(found) and any("(" in str(d) or "*" in str(d) for d in found)) else found
+
+
+def _joined_shape(pieces: list[Array], axis: int) -> tuple[int, ...]:
+    shape = list(pieces[0].shape)
+    shape[axis] = sum(piece.shape[axis] for piece in pieces)
+    return tuple(shape)

@@ -1,0 +1,207 @@
+"""Stream: many rows whose states are carried from step to step.
+
+After t steps a stream has given, to the bit, what `Session.run` gives on the t steps at once: the kernels' arithmetic does
+not depend on how time is cut, and the states are handed on whole.
+"""
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_tensors
+from safetensors.numpy import save as save_tensors
+
+from fastlstm.axes import TIME, Axes, check_streams
+from fastlstm.edge import as_input, check_shape
+from fastlstm.errors import InputError, ShapeError, StreamError, one_of
+from fastlstm.graph import TensorSpec
+from fastlstm.plan import Frame, Plan
+
+VERSION = 1
+
+
+class State(Mapping[str, np.ndarray]):
+    """The states of `batch` streams by "node.role" (h, c, history ...), each (batch, ...): readable, copyable, to and from bytes."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self._arrays = arrays
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Return a read-only view of one state. Raise KeyError."""
+        view = self._arrays[key].view()
+        view.flags.writeable = False
+        return view
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+    def __repr__(self) -> str:
+        return f"State({', '.join(f'{key}: {list(a.shape)}' for key, a in self._arrays.items())})"
+
+    def copy(self) -> "State":
+        """Return a copy that later steps do not change."""
+        return State({key: array.copy() for key, array in self._arrays.items()})
+
+    def to_bytes(self) -> bytes:
+        """Return the states as bytes with a version; the same states give the same bytes."""
+        return save_tensors(dict(sorted(self._arrays.items())), {"fastlstm_state": json.dumps({"version": VERSION})})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "State":
+        """Return the states that `to_bytes` wrote. Raise StreamError if the bytes are anything else."""
+        try:
+            length = int.from_bytes(data[:8], "little")
+            header = json.loads(data[8 : 8 + length]) if length <= min(len(data), 16 << 20) else {}
+            version = json.loads(header.get("__metadata__", {}).get("fastlstm_state", "{}")).get("version")
+            if version != VERSION:
+                raise StreamError(f"these bytes are no state of version {VERSION}: {'no state at all' if version is None else f'version {version!r}'}")
+            arrays = load_tensors(bytes(data))
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StreamError(f"these bytes are no state: {error}") from error
+        return cls(dict(arrays))
+
+
+class Stream:
+    """`batch` streams of one model. One thread at a time: two at once raise StreamError."""
+
+    def __init__(self, plan: Plan, axes: Axes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], batch: int):
+        if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+            raise StreamError(f"batch={batch!r}: expected a whole number of at least 1")
+        check_streams(axes)
+        self.batch = batch
+        self._plan, self._axes, self._inputs, self._outputs = plan, axes, tuple(inputs), tuple(outputs)
+        self._busy = threading.Lock()
+        # bind one step to learn which states there are, and their starts
+        frame = plan.bind(self._shapes(1, 1))
+        if frame.waits_for is not None:
+            raise StreamError("the model cannot stream: a shape depends on the contents of a value")
+        self._arrays: dict[str, np.ndarray] = {}
+        self._starts: dict[str, np.ndarray] = {}
+        for state in frame.states:
+            start = np.zeros(state.array.shape, state.array.dtype) if state.start is None else state.start
+            start = np.broadcast_to(start, state.array.shape)[..., : state.width]
+            self._starts[state.key] = start.copy()
+            self._arrays[state.key] = np.repeat(start, batch, axis=0)
+        plan.give_back(self._shapes(1, 1), frame)
+
+    def _shapes(self, rows: int, steps: int) -> tuple[tuple[int, ...], ...]:
+        shapes = []
+        for spec in self._inputs:
+            batch, time = self._axes.batch[spec.name], self._axes.time[spec.name]
+            dims = [rows if k == batch else steps if k == time else d for k, d in enumerate(spec.shape or ())]
+            free = [d for d in dims if isinstance(d, str)]
+            if free:
+                raise StreamError(f"the model cannot stream: input {spec} has a free axis besides batch and time")
+            shapes.append(tuple(int(d) for d in dims))
+        return tuple(shapes)
+
+    # ---- stepping -----------------------------------------------------------------------------------
+    def step(self, inputs, rows: Sequence[int] | None = None):
+        """Advance by one time step, or by a chunk of several, and return the outputs of these steps.
+
+        `inputs` is an array (or a dict by name) of `run`'s shape: a chunk, or without the time axis: one step; then outputs have
+        no time axis either. `rows` are the streams that the input's rows belong to, in order (default: all).
+        """
+        if not self._busy.acquire(blocking=False):
+            raise StreamError("this stream is in use by another thread: give each thread its own, or take turns")
+        try:
+            return self._step(inputs, rows)
+        finally:
+            self._busy.release()
+
+    def _step(self, inputs, rows: Sequence[int] | None):
+        by_name = isinstance(inputs, Mapping)
+        if not by_name and len(self._inputs) != 1:
+            raise InputError(f"the model has {len(self._inputs)} inputs: pass a dict with {one_of(s.name for s in self._inputs)}")
+        given = dict(inputs) if by_name else {self._inputs[0].name: inputs}
+        index = None if rows is None else self._row_index(rows)
+        arrays, single = self._checked(given, self.batch if index is None else len(index))
+        shapes = tuple(array.shape for array in arrays)
+        frame = self._plan.borrow(shapes)
+        try:
+            for buffer, array in zip(frame.inputs.values(), arrays, strict=True):
+                np.copyto(buffer, array, casting="unsafe")
+            last = frame.run(lambda f: self._load(f, index))
+            self._keep(last, index)
+            results = {}
+            for name, buffer in last.outputs.items():
+                time = self._axes.axis(name, TIME)
+                results[name] = np.take(buffer, 0, axis=time) if single and time is not None else buffer.copy()
+        finally:
+            self._plan.give_back(shapes, frame)
+        return results if by_name or len(results) > 1 else next(iter(results.values()))
+
+    def _load(self, frame: Frame, index: np.ndarray | None) -> None:
+        for state in frame.states:
+            carried = self._arrays[state.key]
+            np.copyto(state.array[..., : state.width], carried if index is None else carried[index])
+
+    def _keep(self, frame: Frame, index: np.ndarray | None) -> None:
+        for state in frame.states:
+            self._arrays[state.key][slice(None) if index is None else index] = state.array[..., : state.width]
+
+    def _row_index(self, rows: Sequence[int]) -> np.ndarray:
+        index = np.asarray(rows)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise InputError(f"rows={rows!r}: expected a list of stream numbers")
+        index = index.astype(np.int64)
+        if index.size and (index.min() < 0 or index.max() >= self.batch):
+            bad = index[(index < 0) | (index >= self.batch)][0]
+            raise InputError(f"row {bad} is out of range: this stream has rows 0 to {self.batch - 1}")
+        if len(np.unique(index)) != len(index):
+            raise InputError(f"rows={rows!r}: a stream appears twice; pass its steps as a chunk, or in two calls")
+        return index
+
+    def _checked(self, given: Mapping[str, np.ndarray], rows: int) -> tuple[list[np.ndarray], bool]:
+        names = [spec.name for spec in self._inputs]
+        for name in given:
+            if name not in names:
+                raise InputError(f"unknown input {name!r}; the model has {one_of(names)}")
+        arrays, symbols, singles = [], {}, []
+        steps = None
+        for spec in self._inputs:
+            if spec.name not in given:
+                raise InputError(f"input {spec.name!r} is missing; the model has {one_of(names)}")
+            array = as_input(given[spec.name], spec)
+            batch, time = self._axes.batch[spec.name], self._axes.time[spec.name]
+            shape = tuple(rows if k == batch else d for k, d in enumerate(spec.shape or ()))
+            single = array.ndim == len(shape) - 1
+            singles.append(single)
+            array = np.expand_dims(array, time) if single else array
+            check_shape(array, TensorSpec(spec.name, spec.dtype, shape), symbols, time)
+            if steps not in (None, array.shape[time]):
+                raise ShapeError(f"input {spec.name!r} has {array.shape[time]} steps where another has {steps}")
+            steps = array.shape[time]
+            arrays.append(array)
+        if len(set(singles)) > 1:
+            raise ShapeError("some inputs are single steps and others chunks: pass all with the time axis, or none")
+        return arrays, singles[0]
+
+    # ---- states -------------------------------------------------------------------------------------
+    @property
+    def state(self) -> State:
+        """The states, as they are now: assign a State to set them; `state.copy()` keeps them as later steps go on."""
+        return State(self._arrays)
+
+    @state.setter
+    def state(self, state: Mapping[str, np.ndarray]) -> None:
+        if set(state) != set(self._arrays):
+            raise StreamError(f"the state holds {one_of(state)}, expected {one_of(self._arrays)}: is it of another model?")
+        for key, mine in self._arrays.items():
+            value = np.asarray(state[key])
+            if value.shape != mine.shape or value.dtype != mine.dtype:
+                raise StreamError(f"state {key!r} is {value.dtype} {value.shape}, expected {mine.dtype} {mine.shape}")
+        for key, mine in self._arrays.items():
+            mine[...] = state[key]
+
+    def reset(self, rows: Sequence[int] | None = None) -> None:
+        """Put the states of these rows (default: all) back to their start."""
+        index = slice(None) if rows is None else self._row_index(rows)
+        for key, array in self._arrays.items():
+            array[index] = self._starts[key]
+
