@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 if __name__ != "fastlstm.converters":
-    raise ImportError(f"import this package as fastlstm.converters, not as {__name__}: its registries would exist twice")
+    raise ImportError(
+        f"import this package as fastlstm.converters, not as {__name__}: its registries would exist twice"
+    )
 
 from fastlstm.errors import InputError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import Example
@@ -47,7 +49,9 @@ def convert(
     """
     path = Path(path)
     if path.is_dir():
-        raise UnsupportedError(f"{path} is a folder; if it is a SavedModel, load it where it was made and model.save('model.keras')")
+        raise UnsupportedError(
+            f"{path} is a folder; if it is a SavedModel, load it where it was made and model.save('model.keras')"
+        )
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -94,7 +98,9 @@ def read_example(example: Example | str | os.PathLike, model: Model) -> Example:
         except Exception as error:  # zipfile and zlib have errors of their own
             raise InputError(f"example {path}: damaged: {error}") from error
         engine = str(arrays.pop("engine", f"given as {path.name}"))
-        given, expected = ({n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in ("in_", "out_"))
+        given, expected = (
+            {n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in ("in_", "out_")
+        )
         example = Example(given, expected, engine)
     given = _by_name(example.inputs, [spec.name for spec in model.graph.inputs], "input")
     expected = _by_name(example.outputs, [spec.name for spec in model.graph.outputs], "output")

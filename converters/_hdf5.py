@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import product
 from math import prod
 
 import numpy as np
@@ -59,8 +58,8 @@ def open_hdf5(data: bytes, where: str, max_bytes: int = MAX_BYTES) -> Group:
     """Return the root group of an HDF5 file given as bytes; `where` names the file in messages.
 
     Raises ModelFileError for damage, links other than hard ones, values kept outside the dataset, unknown filters, and
-    sizes over the limits: `max_bytes` for all values together, and 100 times the file. Raises UnsupportedError for
-    values that are neither numbers nor text; attributes of such types are left out.
+    sizes over the limits: `max_bytes` for all values together, and 100 times the file or 16 MiB, the larger. Raises
+    UnsupportedError for values that are neither numbers nor text; attributes of such types are left out.
     """
     with guarded(where):
         meter = Meter(data, max_bytes)
@@ -171,25 +170,28 @@ def _chunks(meter: Meter, header: Header, at: int, shape: tuple[int, ...], items
     *chunk, element = struct.unpack_from(f"<{rank}I", meter.data, at + 11)
     if len(chunk) != len(shape) or element != itemsize or not all(chunk):
         raise Refused(f"damaged file: chunks of shape {chunk} x {element} bytes for shape {shape} x {itemsize}")
-    grid = [range(0, extent, step) for extent, step in zip(shape, chunk, strict=True)]
-    count, chunk_size = prod(map(len, grid)), prod(chunk) * itemsize
-    meter.claim(0, count * (chunk_size + 256))
+    grid = [-(-extent // step) for extent, step in zip(shape, chunk, strict=True)]
+    count, chunk_size, key_size = prod(grid), prod(chunk) * itemsize, 16 + 8 * len(shape)
+    meter.claim(count * key_size, count * chunk_size)
 
     def load(fresh: Meter) -> bytes:
         values = np.empty((*shape, itemsize), np.uint8)
-        missing = set(product(*grid))
-        for key, start in btree(fresh, address, 1, 16 + 8 * len(shape)) if missing else ():
+        seen = bytearray(count)
+        for key, start in btree(fresh, address, 1, key_size) if count else ():
             stored, mask = struct.unpack_from("<II", fresh.data, key)
             corner = struct.unpack_from(f"<{len(shape)}Q", fresh.data, key + 8)
             raw = _unfilter(fresh.data[start : start + stored], filters, mask, itemsize, chunk_size)
-            if corner not in missing or len(raw) != chunk_size:
+            index = 0
+            for c, step, cells in zip(corner, chunk, grid, strict=True):
+                index = index * cells + (c // step if c % step == 0 and c // step < cells else count)
+            if index >= count or seen[index] or len(raw) != chunk_size:
                 raise Refused(f"damaged file: the chunk at {corner} is there twice, out of place or of a wrong size")
-            missing.remove(corner)
+            seen[index] = 1
             block = np.frombuffer(raw, np.uint8).reshape(*chunk, itemsize)
             room = [min(step, extent - c) for step, extent, c in zip(chunk, shape, corner, strict=True)]
             values[tuple(slice(c, c + n) for c, n in zip(corner, room, strict=True))] = block[tuple(map(slice, room))]
-        if missing:
-            raise Refused(f"damaged file: {len(missing)} of {count} chunks are missing")
+        if not all(seen):
+            raise Refused(f"damaged file: {seen.count(0)} of {count} chunks are missing")
         return values.tobytes()
 
     return load

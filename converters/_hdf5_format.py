@@ -24,7 +24,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("pyfive", "keras", "reading Keras files") from error
 
-MAX_EXPANSION = 100  # of all values, against the file's size
+MAX_EXPANSION = 100  # of all values, against the file's size, once they are over the floor
+EXPANSION_FLOOR = 16 << 20
 MAX_NAME = 1024
 MAX_BLOCKS = 256  # of one object header
 MAX_MESSAGES = 1 << 14  # of one object header
@@ -82,7 +83,7 @@ class Meter(io.BytesIO):
         self.values += values
         if self.stored > len(self.data):
             raise Refused(f"its arrays claim {self.stored} bytes, the file has {len(self.data)}")
-        limit = min(self.max_bytes, MAX_EXPANSION * len(self.data))
+        limit = min(self.max_bytes, max(EXPANSION_FLOOR, MAX_EXPANSION * len(self.data)))
         if self.values > limit:
             raise Refused(f"its arrays would need {self.values} bytes, the limit is {limit}")
 

@@ -19,7 +19,9 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
     file = read_keras_file(data, architecture)
     context = Context(file.keras_version, custom or {})
     if context.major < 2:
-        raise UnsupportedError(f"the file was written by Keras {file.keras_version}; files of Keras 1 are not supported yet")
+        raise UnsupportedError(
+            f"the file was written by Keras {file.keras_version}; files of Keras 1 are not supported yet"
+        )
     build = Build()
     try:
         outputs = _Reader(file, context, build).top()
@@ -27,7 +29,10 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
         if isinstance(error, ModelFileError) or type(error).__module__.startswith("fastlstm"):
             raise
         raise ModelFileError(f"the file's configuration is malformed: {type(error).__name__}: {error}") from error
-    return build.model(_distinct(build, outputs), {"source": "keras", "source_format": file.format, "keras_version": file.keras_version})
+    return build.model(
+        _distinct(build, outputs),
+        {"source": "keras", "source_format": file.format, "keras_version": file.keras_version},
+    )
 
 
 def _distinct(build: Build, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -68,7 +73,13 @@ class _Reader:
             raise UnsupportedError(f"layer {name!r}: the file does not say the shape of its input")
         dims: list[Dim] = []
         for axis, size in enumerate(shape):
-            symbol = "batch" if axis == 0 else ("time" if not self.build.inputs else f"time_{name}") if axis == 1 else f"{name}.{axis}"
+            symbol = (
+                "batch"
+                if axis == 0
+                else ("time" if not self.build.inputs else f"time_{name}")
+                if axis == 1
+                else f"{name}.{axis}"
+            )
             # the batch is free even where the file fixes it: a row does not see the others
             dims.append(symbol if size is None or axis == 0 else int(size))
         dtype = dtype if isinstance(dtype, str) else "float32"
@@ -88,7 +99,11 @@ class _Reader:
                 if shape is None and layer["class_name"] in MODELS:
                     shape = _first_shape(layer)
                 shape = config.get("build_input_shape") if shape is None else shape
-                x = self.input(layer, options.get("dtype") if layer["class_name"] == "InputLayer" else options.get("input_dtype"), shape)
+                x = self.input(
+                    layer,
+                    options.get("dtype") if layer["class_name"] == "InputLayer" else options.get("input_dtype"),
+                    shape,
+                )
             if layer["class_name"] == "InputLayer":
                 continue
             x = self._call(layer, path, x, {})
@@ -126,15 +141,23 @@ class _Reader:
             for key in inputs:
                 layer = by_name[key[0]]
                 options = layer["config"]
-                values[key] = self.input(layer, options.get("dtype"), options.get("batch_shape", options.get("batch_input_shape")))
-        waiting = [(layer, k, _node(node, layer)) for layer in config["layers"] for k, node in enumerate(layer.get("inbound_nodes", []))]
+                values[key] = self.input(
+                    layer, options.get("dtype"), options.get("batch_shape", options.get("batch_input_shape"))
+                )
+        waiting = [
+            (layer, k, _node(node, layer))
+            for layer in config["layers"]
+            for k, node in enumerate(layer.get("inbound_nodes", []))
+        ]
         while waiting:
             ready = [entry for entry in waiting if all(key in values for key in entry[2].keys)]
             if not ready:
                 names = sorted({layer_name(layer) for layer, _, _ in waiting})
                 raise ModelFileError(f"the file's model cannot be ordered: layers {names[:5]} wait for each other")
             for layer, k, node in ready:
-                outputs = self._call(layer, path, node.fill(node.x, values), {n: node.fill(v, values) for n, v in node.arguments.items()})
+                outputs = self._call(
+                    layer, path, node.fill(node.x, values), {n: node.fill(v, values) for n, v in node.arguments.items()}
+                )
                 for i, tensor in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
                     values[layer_name(layer), k, i] = tensor
             done = {id(entry[2]) for entry in ready}
@@ -145,7 +168,11 @@ class _Reader:
 def _first_shape(model: Config) -> Any:
     first = model["config"]["layers"][0]
     options = first["config"]
-    return _first_shape(first) if first["class_name"] in MODELS else options.get("batch_shape", options.get("batch_input_shape"))
+    return (
+        _first_shape(first)
+        if first["class_name"] in MODELS
+        else options.get("batch_shape", options.get("batch_input_shape"))
+    )
 
 
 def _key(value: Any) -> Key:
@@ -194,7 +221,9 @@ def _node(node: Any, layer: Config) -> _Node:
             elif len(args) == 2 and "initial_state" not in arguments:
                 args, arguments = args[:1], arguments | {"initial_state": args[1]}
             else:
-                raise UnsupportedError(f"layer {name!r} is called with {len(args)} arguments; only one input (or list of inputs) is supported")
+                raise UnsupportedError(
+                    f"layer {name!r} is called with {len(args)} arguments; only one input (or list of inputs) is supported"
+                )
         x = args[0]
     else:
         entries = [node] if node and isinstance(node[0], str) else node

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from fastlstm.converters._hdf5 import Dataset, Group
 
 MAX_BYTES = 2 << 30  # of the file, of what it unpacks to, and of all weights
-MAX_EXPANSION = 100
+MAX_EXPANSION = 100  # of an archive, once it is over the floor
+EXPANSION_FLOOR = 16 << 20
 MAX_MEMBERS = 10_000
 # Sub-objects of one layer in the order of its weights; the file keeps them in alphabetical order.
 PARTS = ("forward_layer", "backward_layer", "layer", "cell", "query_dense", "key_dense", "value_dense", "output_dense")
@@ -383,7 +384,7 @@ def _open_zip(data: bytes, where: str) -> zipfile.ZipFile:
         raise ModelFileError(f"{where}: a zip archive of more than {MAX_MEMBERS} members")
     archive = zipfile.ZipFile(io.BytesIO(data))
     members = archive.infolist()
-    limit = min(MAX_BYTES, MAX_EXPANSION * len(data))
+    limit = min(MAX_BYTES, max(EXPANSION_FLOOR, MAX_EXPANSION * len(data)))
     total = sum(member.file_size for member in members)
     if total > limit:
         raise ModelFileError(f"{where}: a zip archive that would unpack to {total} bytes, the limit is {limit}")

@@ -84,7 +84,9 @@ def _check_dtype(name: str, dtype: Any) -> None:
     while isinstance(dtype, Mapping):
         dtype = dtype.get("config", {}).get("name") if "config" in dtype else dtype.get("name")
     if dtype not in (None, "float32", "float64", "int32", "int64", "int8", "int16", "uint8", "bool"):
-        raise UnsupportedError(f"layer {name!r}: dtype={dtype!r} is not supported, only float32 and float64; save it with a float32 policy")
+        raise UnsupportedError(
+            f"layer {name!r}: dtype={dtype!r} is not supported, only float32 and float64; save it with a float32 policy"
+        )
 
 
 def handler(*class_names: str) -> Callable[[Handler], Handler]:
@@ -229,9 +231,15 @@ def _rnn(keys: Keys, context: Context) -> layers.Layer:
     built = [layer_from_config(one, context) for one in cells]
     for one, made in zip(cells, built, strict=True):
         if not isinstance(made, Recurrent):
-            raise UnsupportedError(f"layer {keys.name!r}: an RNN over cells of class {one['class_name']!r} is not supported")
+            raise UnsupportedError(
+                f"layer {keys.name!r}: an RNN over cells of class {one['class_name']!r} is not supported"
+            )
         made.name = f"{keys.name}/{made.name}"
-    return layers.RNN(built, name=keys.name, **keys.options("return_sequences", "return_state", "go_backwards", "zero_output_for_mask"))
+    return layers.RNN(
+        built,
+        name=keys.name,
+        **keys.options("return_sequences", "return_state", "go_backwards", "zero_output_for_mask"),
+    )
 
 
 @handler("Bidirectional")

@@ -51,7 +51,7 @@ def answer(model: Any, rows: Array) -> Array:
 
 
 def record(file: str, arrays: dict[str, Array], measure: Callable[[Array], float], **guesses: Array) -> dict[str, Any]:
-    """Write `arrays` beside `file`; return its entry with the measured guesses, of the model and of each baseline."""
+    """Write `arrays` beside `file`; return its entry: the guesses of the model and of each baseline, measured."""
     np.savez_compressed((MODELS / file).with_suffix(".npz"), allow_pickle=False, **arrays)
     measured = {name: round(float(measure(guess)), 4) for name, guess in guesses.items()}
     return {"file": file, "metric": measured.pop("model"), "baseline": measured}
@@ -124,9 +124,8 @@ def co2_season_onnx() -> dict[str, Any]:
     out = answer(path, x)
     np.testing.assert_allclose(out, net(torch.tensor(x)).detach().numpy(), rtol=0, atol=1e-5)
     means = np.stack([fit_x[fit_y == k].mean(0) for k in range(len(SEASONS))])
-    nearest = ((x[:, None] - means) ** 2).sum((2, 3)).argmin(1)
     arrays = {"in_weekly_change": x, "out_season": out, "labels": y, "classes": SEASONS, "dates": ends}
-    guesses = {"model": out.argmax(1), "nearest_mean_window": nearest}
+    guesses = {"model": out.argmax(1), "nearest_mean_window": ((x[:, None] - means) ** 2).sum((2, 3)).argmin(1)}
     return record(path.name, arrays, lambda g: np.mean(g == y), **guesses) | {
         "measure": "share of windows whose season is right; in_weekly_change is in ppm",
         "source": "statsmodels.datasets.co2: Mauna Loa weekly, gaps interpolated, Keeling and Whorf 2004, CDIAC",
@@ -152,23 +151,23 @@ def ngram_chance(fit: Array, held_out: Array, order: int) -> Array:
 def chars_h5() -> dict[str, Any]:
     """Predict each next character of prose. Fit on the first nine tenths, held out the last tenth."""
     length, epochs, batch, text = 64, 30, 32, prose()
-    vocabulary = sorted(set(text))
+    vocabulary = "".join(sorted(set(text)))
     ids = np.array([vocabulary.index(c) for c in text], np.int32)
     fit, held_out = np.split(ids, [len(ids) * 9 // 10])
     rows = windows(fit, length + 1)[:: length // 2]
     rate = keras.optimizers.schedules.CosineDecay(1e-2, epochs * -(-len(rows) // batch))
     head = Dense(len(vocabulary), activation="softmax")
     stack = [keras.Input((None,), dtype="int32"), Embedding(len(vocabulary), 24), LSTM(48, return_sequences=True), head]
-    options = {"epochs": epochs, "batch_size": batch}
-    model = fit_keras("chars.h5", stack, rate, "sparse_categorical_crossentropy", rows[:, :-1], rows[:, 1:], **options)
-    (MODELS / "chars.json").write_text(json.dumps({"vocabulary": "".join(vocabulary)}) + "\n")
+    loss, options = "sparse_categorical_crossentropy", {"epochs": epochs, "batch_size": batch}
+    model = fit_keras("chars.h5", stack, rate, loss, rows[:, :-1], rows[:, 1:], **options)
+    (MODELS / "chars.json").write_text(json.dumps({"vocabulary": vocabulary}) + "\n")
     sample = windows(held_out, 25)[:: len(held_out) // 16][:16]
     arrays = {"in_0": sample[:, :-1], "out_0": answer(model, sample[:, :-1]), "truth": sample[:, 1:]}
     chance = answer(model, held_out[None, :-1])[0][np.arange(len(held_out) - 1), held_out[1:]]
     ngrams = {f"{n}_grams": ngram_chance(fit, held_out, n) for n in (2, 3, 4)}
     return record("chars.h5", arrays, lambda g: -np.log2(g).mean(), model=chance, **ngrams) | {
         "measure": "bits per held-out character, all in one run; an id indexes the vocabulary in chars.json",
-        "source": f"pydoc_data.topics of Python {sys.version.split()[0]}: the language reference, lower case, prose only",
+        "source": f"pydoc_data.topics of Python {sys.version.split()[0]}: language reference, lower case, prose only",
         "licence": "PSF-2.0, (c) Python Software Foundation",
         "engine": KERAS,
     }

@@ -81,7 +81,7 @@ class Build:
     def node(
         self, name: str, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: AttributeValue
     ) -> Any:
-        """Add a node and return its output, or a tuple of them (None for those not wanted)."""
+        """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""
         name = self.unique(name, self._node_names)
         wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)
         while not wanted[-1]:
@@ -97,23 +97,25 @@ class Build:
             outs = inference.infer_node(node, args)
         except NeedsValue:
             outs = [Value(args[0].dtype, None) for _ in names]  # type: ignore[union-attr]
-        self.nodes.append(node)
-        for value_name, out in zip(names, outs, strict=False):
-            if value_name:
-                self.values[value_name] = out
+        if all(out.data is not None for out in outs):
+            self.weights |= {n: out.data for n, out in zip(names, outs, strict=False) if n and out.data is not None}
+        else:
+            self.nodes.append(node)
+        self.values |= {n: out for n, out in zip(names, outs, strict=False) if n}
         tensors = tuple(Tensor(self, value_name) if value_name else None for value_name in names)
         return tensors[0] if isinstance(outputs, int) and outputs == 1 else tensors
 
     def model(self, outputs: Sequence[Tensor], metadata: dict[str, str] | None = None) -> Model:
         """Return the model with these outputs. Weights that only constant nodes used are left out."""
         specs = tuple(TensorSpec(t.name, t.value.dtype.name, t.value.shape) for t in outputs)
-        nodes = self._live([spec.name for spec in specs])
+        nodes = self.live(outputs)
         used = {name for node in nodes for name in node.inputs} | {spec.name for spec in specs}
         weights = {name: array for name, array in self.weights.items() if name in used}
         return Model(Graph(tuple(nodes), tuple(self.inputs), specs), weights, metadata or {})
 
-    def _live(self, wanted: list[str]) -> list[Node]:
-        needed, live = set(wanted), []
+    def live(self, outputs: Sequence[Tensor]) -> list[Node]:
+        """Return the nodes that outputs depend on, in order."""
+        needed, live = {tensor.name for tensor in outputs}, []
         for node in reversed(self.nodes):
             if needed & set(node.outputs):
                 live.append(node)

@@ -38,7 +38,7 @@ def written(build, **options):
     return buffer.getvalue()
 
 
-def refused(data, match, error=ModelFileError):
+def refused(data: bytes, match: str, error: type[FastLSTMError] = ModelFileError) -> None:
     """Check that opening and reading everything ends in one line of the error, quickly and in little memory."""
     started = time.perf_counter()
     tracemalloc.start()
@@ -115,7 +115,7 @@ def build_rich(file):
     file["big_endian"] = np.arange(5, dtype=">i8")
     file["flags"] = np.arange(4, dtype=np.uint8)
     file["empty"] = np.empty((0, 3), "f4")
-    file["words"] = ["x%d" % i for i in range(50)]
+    file["words"] = [f"x{i}" for i in range(50)]
     file["fixed"] = np.array([b"ab", b"c"])
 
 
@@ -242,7 +242,9 @@ def test_many_arrays_over_the_same_bytes_are_refused():
 
 
 def test_compressed_bombs_are_refused():
-    zeros = written(lambda file: file.create_dataset("v", data=np.zeros(1 << 23), chunks=(1 << 20,), compression="gzip"))
+    zeros = written(
+        lambda file: file.create_dataset("v", data=np.zeros(1 << 23), chunks=(1 << 20,), compression="gzip")
+    )
     assert len(zeros) * 100 < 1 << 26
     refused(zeros, "/v: its arrays would need 67")
 
