@@ -13,7 +13,7 @@ if __name__ != "fastlstm.converters":
         f"import this package as fastlstm.converters, not as {__name__}: its registries would exist twice"
     )
 
-from fastlstm.errors import InputError, ModelFileError, UnsupportedError, one_of
+from fastlstm.errors import GraphError, InputError, ModelFileError, ShapeError, UnsupportedError, one_of
 from fastlstm.format import Example
 from fastlstm.model import Model
 
@@ -61,7 +61,7 @@ def convert(
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         model = _convert(data, inputs or {}, architecture, custom or {})
-    except (ModelFileError, UnsupportedError) as error:
+    except (GraphError, ModelFileError, ShapeError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from error
     model = replace(model, metadata={**model.metadata, "source_name": path.name})
     return model if example is None else replace(model, example=read_example(example, model))

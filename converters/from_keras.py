@@ -1,15 +1,18 @@
 """Keras files as models: layers of ours, called as the file's Sequential or functional configuration calls them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+from fastlstm.axes import find_axes
 from fastlstm.converters._keras_config import MODELS, Config, layer_name
 from fastlstm.converters.keras_file import KerasFile, read_keras_file
 from fastlstm.converters.keras_layers import Context, Custom, layer_from_config
-from fastlstm.errors import ModelFileError, UnsupportedError
-from fastlstm.graph import Dim
+from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
+from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Layer, Tensor
 from fastlstm.model import Model
+from fastlstm.ops.inference import infer
 
 Key = tuple[str, int, int]  # layer, call, output
 
@@ -29,10 +32,37 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
         if isinstance(error, ModelFileError) or type(error).__module__.startswith("fastlstm"):
             raise
         raise ModelFileError(f"the file's configuration is malformed: {type(error).__name__}: {error}") from error
-    return build.model(
+    model = build.model(
         _distinct(build, outputs),
         {"source": "keras", "source_format": file.format, "keras_version": file.keras_version},
     )
+
+    return with_free_time(model)
+
+
+def with_free_time(model: Model) -> Model:
+    """Return the model with its steps free where the file fixes their number but the arithmetic does not need it."""
+    graph = model.graph
+    axes = find_axes(graph, model.weights)
+    fixed = {s.name: s.shape[k] for s in graph.inputs if s.shape and isinstance(s.shape[k := axes.time.get(s.name, 0)], int)}
+    fixed = {name: steps for name, steps in fixed.items() if name in axes.time}
+    if not fixed:
+        return model
+    symbols = {name: "time" if len(set(fixed.values())) == 1 else f"time_{name}" for name in fixed}
+    longer, free = (
+        tuple(
+            TensorSpec(s.name, s.dtype, tuple(new(s.name, d) if k == axes.time.get(s.name, -1) else d for k, d in enumerate(s.shape or ())))
+            for s in graph.inputs
+        )
+        for new in (lambda name, d: d + 1 if name in fixed else d, lambda name, d: symbols.get(name, d))
+    )
+    try:
+        infer(graph, model.weights, longer)
+        values = infer(graph, model.weights, free)
+    except FastLSTMError:
+        return model
+    outputs = tuple(TensorSpec(s.name, s.dtype, values[s.name].shape) for s in graph.outputs)
+    return replace(model, graph=Graph(graph.nodes, free, outputs))
 
 
 def _distinct(build: Build, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ from fastlstm.converters import onnx_ops, onnx_recurrent
 from fastlstm.converters.onnx_graph import OnnxNode, handlers
 from fastlstm.converters.onnx_ops import onnx_dtype
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
+from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Tensor
 from fastlstm.model import Model
@@ -48,6 +49,7 @@ class _Importer:
         self.opset = int(domains.get("", domains.get("ai.onnx", 1)))
         self.values: dict[str, Tensor] = {}
         self._bound = dict(bound)
+        self.constants: dict[str, list] = {}
         # the graph's own names stay the model's
         self._reserved = {value.name for value in (*self.graph.input, *self.graph.output)}
         self.build._value_names |= self._reserved
@@ -112,6 +114,7 @@ class _Importer:
             raise UnsupportedError(f"input {value.name!r}: its type is not supported, only tensors of numbers or booleans")
         if value.name in self._bound:
             array = np.asarray(self._bound[value.name]).astype(dtype)
+            self.constants[value.name] = [dtype, array.tolist()]
             self.values[value.name] = self.build.weight(f"{value.name}.bound", array)
             return
         shape: tuple[Dim, ...] | None = None
@@ -160,6 +163,8 @@ class _Importer:
             rename[tensor.name] = value.name
             outputs.append(tensor)
         metadata = {"source": "onnx", "opset": str(self.opset), "producer": f"{self.proto.producer_name} {self.proto.producer_version}".strip()}
+        if self.constants:
+            metadata["bound"] = canonical(self.constants)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
 
     def _declared(self) -> dict[str, TensorSpec]:

@@ -23,13 +23,14 @@ from fastlstm.errors import (
 )
 from fastlstm.format import Example
 from fastlstm.model import Model, load
+from fastlstm.version import VERSION
 
 if TYPE_CHECKING:
     from fastlstm.converters import convert
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # What brings in Numba or a converter is imported when it is first used.
 _LATER = {

@@ -63,7 +63,9 @@ def _mixes(op: Op, node: Node, args: list[Value | None], outs: list[Value], symb
         shape = args[k].shape if k < len(args) and args[k] is not None else None  # type: ignore[union-attr]
         if shape is not None and axis < len(shape) and isinstance(shape[axis], str) and symbol in shape[axis]:  # type: ignore[operator]
             return True
-    return any(out.shape is None or any(isinstance(d, str) and symbol in d and d != symbol for d in out.shape) for out in outs)
+    return any(
+        out.shape is None or any(isinstance(d, str) and symbol in d and d != symbol for d in out.shape) for out in outs
+    )
 
 
 def _claims(op: Op, node: Node) -> list[tuple[int, int, str]]:
@@ -79,7 +81,10 @@ def _claims(op: Op, node: Node) -> list[tuple[int, int, str]]:
 
 def _numbered(graph: Graph) -> list[TensorSpec]:
     """Return the inputs with a symbol of its own for every axis."""
-    shapes = [None if s.shape is None else tuple(f"«{n}.{k}»" for k in range(len(s.shape))) for n, s in enumerate(graph.inputs)]
+    shapes = [
+        None if s.shape is None else tuple(f"«{n}.{k}»" for k in range(len(s.shape)))
+        for n, s in enumerate(graph.inputs)
+    ]
     return [TensorSpec(spec.name, spec.dtype, shape) for spec, shape in zip(graph.inputs, shapes, strict=True)]
 
 
@@ -104,7 +109,11 @@ def find_axes(graph: Graph, weights: Mapping[str, Weight]) -> Axes:
         except FastLSTMError:
             continue  # arithmetic that needs the declared sizes
     specs = [
-        TensorSpec(s.name, s.dtype, None if s.shape is None else tuple(claimed.get((s.name, k), d) for k, d in enumerate(s.shape)))
+        TensorSpec(
+            s.name,
+            s.dtype,
+            None if s.shape is None else tuple(claimed.get((s.name, k), d) for k, d in enumerate(s.shape)),
+        )
         for s in graph.inputs
     ]
     try:
@@ -136,7 +145,9 @@ def check_streams(axes: Axes) -> None:
         if _mixes(op, node, args, outs, TIME):
             raise StreamError(f"the model cannot stream: node {node.name!r} ({node.op}) needs all of time at once")
         if sequence and summary:
-            raise StreamError(f"the model cannot stream: node {node.name!r} joins {summary[0]!r}, a result over all of time, with steps")
+            raise StreamError(
+                f"the model cannot stream: node {node.name!r} joins {summary[0]!r}, a result over all of time, with steps"
+            )
         if isinstance(op, Recurrent):
             summaries.update(name for name in node.outputs[1:] if name)
         if summary:

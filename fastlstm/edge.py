@@ -18,7 +18,9 @@ def as_input(value: object, spec: TensorSpec) -> Array:
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise InputError(f"input {spec.name!r} is no array: {error}; rows of different lengths go in a list of arrays") from error
+        raise InputError(
+            f"input {spec.name!r} is no array: {error}; rows of different lengths go in a list of arrays"
+        ) from error
     wanted = np.dtype(spec.dtype)
     kinds = {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}[wanted.kind]
     if array.dtype.kind not in kinds:
@@ -36,7 +38,9 @@ def check_shape(array: Array, spec: TensorSpec, symbols: dict[str, int], free_ax
     if spec.shape is None:
         return
     if array.ndim != len(spec.shape):
-        raise ShapeError(f"input {spec.name!r} has shape {array.shape}, expected {len(spec.shape)} axes: {list(spec.shape)}")
+        raise ShapeError(
+            f"input {spec.name!r} has shape {array.shape}, expected {len(spec.shape)} axes: {list(spec.shape)}"
+        )
     for axis, (size, dim) in enumerate(zip(array.shape, spec.shape, strict=True)):
         if axis == free_axis:
             continue

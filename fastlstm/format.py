@@ -167,7 +167,9 @@ def _read_header(path: Path) -> dict[str, Any]:
                 raise ModelFileError(f"{path}: {size} bytes are too few for a model file; is it truncated?")
             (length,) = struct.unpack("<Q", prefix)
             if length > min(MAX_HEADER, size - 8):
-                raise ModelFileError(f"{path}: not a fastlstm model file, or truncated: its header claims {length} bytes of {size}")
+                raise ModelFileError(
+                    f"{path}: not a fastlstm model file, or truncated: its header claims {length} bytes of {size}"
+                )
             header = _parse(file.read(length), f"{path}: the header")
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -184,7 +186,9 @@ def _read_header(path: Path) -> dict[str, Any]:
             raise ModelFileError(f"{path}: the tensors leave a gap or overlap at byte {min(begin, end)}")
         end = stop
     if end != size - 8 - length:
-        raise ModelFileError(f"{path}: the tensors take {end} bytes where the file has {size - 8 - length}; is it truncated?")
+        raise ModelFileError(
+            f"{path}: the tensors take {end} bytes where the file has {size - 8 - length}; is it truncated?"
+        )
     return header
 
 
@@ -237,7 +241,11 @@ def _attribute(value: Any, path: Path, where: str) -> Any:
 
 
 def _graph(value: Any, path: Path) -> Graph:
-    _require(isinstance(value, dict) and set(value) == {"inputs", "nodes", "outputs"}, path, "the graph has no inputs, nodes and outputs")
+    _require(
+        isinstance(value, dict) and set(value) == {"inputs", "nodes", "outputs"},
+        path,
+        "the graph has no inputs, nodes and outputs",
+    )
     _require(all(isinstance(value[k], list) for k in value), path, "the graph's inputs, nodes or outputs are no list")
     _require(len(value["nodes"]) <= MAX_NODES, path, f"the graph has more than {MAX_NODES} nodes")
     nodes = []
@@ -246,7 +254,11 @@ def _graph(value: Any, path: Path) -> Graph:
         _require(isinstance(node, dict) and set(node) == keys, path, f"a node has not the keys {sorted(keys)}")
         name, op = node["name"], node["op"]
         _require(isinstance(name, str) and isinstance(op, str), path, "a node's name or op is no text")
-        _require(isinstance(node["attributes"], dict) and isinstance(node["subgraphs"], dict), path, f"node {name!r} is malformed")
+        _require(
+            isinstance(node["attributes"], dict) and isinstance(node["subgraphs"], dict),
+            path,
+            f"node {name!r} is malformed",
+        )
         nodes.append(
             Node(
                 name,
@@ -272,7 +284,9 @@ def _weights(tensors: dict[str, np.ndarray], path: Path) -> dict[str, Weight]:
         if scale is None:
             weights[name] = array
             continue
-        fits = array.dtype == np.int8 and array.ndim >= 1 and scale.dtype == np.float32 and scale.shape == array.shape[-1:]
+        fits = (
+            array.dtype == np.int8 and array.ndim >= 1 and scale.dtype == np.float32 and scale.shape == array.shape[-1:]
+        )
         _require(fits, path, f"weight {name!r}: its scale does not fit: int8 (..., N) takes float32 (N,)")
         weights[name] = Quantized(array, scale)
     _require(not scales, path, f"a scale has no weight: {sorted(scales)[:1]}")
@@ -287,18 +301,28 @@ def read(path: str | os.PathLike) -> Contents:
     header = _read_header(path)
     metadata = header.get("__metadata__")
     if not isinstance(metadata, dict) or set(metadata) != {KEY} or not isinstance(metadata[KEY], str):
-        raise ModelFileError(f"{path}: a safetensors file, but not of fastlstm (no metadata key {KEY!r}); convert the source model instead")
+        raise ModelFileError(
+            f"{path}: a safetensors file, but not of fastlstm (no metadata key {KEY!r}); convert the source model instead"
+        )
     document = _parse(metadata[KEY], f"{path}: the metadata")
     keys = {"example", "graph", "metadata", "version"}
     _require(isinstance(document, dict) and "version" in document, path, "the metadata has no version")
-    _require(document["version"] == VERSION, path, f"version {document['version']!r} of the format; this fastlstm reads {VERSION}")
+    _require(
+        document["version"] == VERSION,
+        path,
+        f"version {document['version']!r} of the format; this fastlstm reads {VERSION}",
+    )
     _require(set(document) == keys, path, f"the metadata has not the keys {sorted(keys)}")
     prefixes = (WEIGHT, SCALE, EXAMPLE_IN, EXAMPLE_OUT)
     for name in header:
-        _require(name == "__metadata__" or name.startswith(prefixes), path, f"tensor {name!r} has no place in a model file")
+        _require(
+            name == "__metadata__" or name.startswith(prefixes), path, f"tensor {name!r} has no place in a model file"
+        )
     graph = _graph(document["graph"], path)
     info = document["metadata"]
-    _require(isinstance(info, dict) and all(isinstance(v, str) for v in info.values()), path, "metadata values are no text")
+    _require(
+        isinstance(info, dict) and all(isinstance(v, str) for v in info.values()), path, "metadata values are no text"
+    )
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}

@@ -68,7 +68,9 @@ def _store(name: str, weight: Weight, storage: str) -> Weight:
         with np.errstate(over="ignore"):
             narrow = wide.astype(np.float16)
         if not np.isfinite(narrow).all():
-            raise InputError(f"weight {name!r} reaches {np.abs(wide).max():.3g}, more than float16 holds (65504): store it as float32")
+            raise InputError(
+                f"weight {name!r} reaches {np.abs(wide).max():.3g}, more than float16 holds (65504): store it as float32"
+            )
         return narrow
     scale = (np.abs(wide).max(axis=tuple(range(wide.ndim - 1))) / 127).astype(np.float32)
     steps = wide / np.where(scale == 0, 1, scale)

@@ -109,9 +109,13 @@ class Plan:
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH):
         self.graph = graph
         self.max_scratch = max_scratch
-        self.weights = {name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()}
+        self.weights = {
+            name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()
+        }
         # buffers of weights by address, so that a view of a weight is known as that weight
-        self._addresses = {v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size}
+        self._addresses = {
+            v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size
+        }
         self._packed: dict[tuple, np.ndarray] = {}
         self._frames: OrderedDict[tuple, deque[Frame]] = OrderedDict()
 
@@ -217,7 +221,9 @@ class _Binder:
             )
         return aligned(shape, dtype)
 
-    def state(self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int) -> np.ndarray:
+    def state(
+        self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int
+    ) -> np.ndarray:
         array = self.scratch(shape, dtype)
         self._states.append(StateBuffer(node.name, role, array, start, width))
         return array

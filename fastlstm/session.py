@@ -40,7 +40,9 @@ class Session:
 
     def __init__(self, model: Model, threads: int = 1, max_scratch: int = MAX_SCRATCH):
         if not isinstance(model, Model):
-            raise InputError(f"Session takes a Model, got {type(model).__name__}; fastlstm.load(path) or fastlstm.convert(path) give one")
+            raise InputError(
+                f"Session takes a Model, got {type(model).__name__}; fastlstm.load(path) or fastlstm.convert(path) give one"
+            )
         if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
             raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
         self.model, self.threads = model, threads
@@ -51,7 +53,8 @@ class Session:
         values = inference.infer(model.graph, model.weights)
         self.inputs: tuple[TensorSpec, ...] = model.graph.inputs
         self.outputs: tuple[TensorSpec, ...] = tuple(
-            TensorSpec(s.name, values[s.name].dtype.name, _better(values[s.name].shape, s.shape)) for s in model.graph.outputs
+            TensorSpec(s.name, values[s.name].dtype.name, _better(values[s.name].shape, s.shape))
+            for s in model.graph.outputs
         )
 
     def __reduce__(self):
@@ -93,7 +96,9 @@ class Session:
 
     def _only_input(self) -> str:
         if len(self.inputs) != 1:
-            raise InputError(f"the model has {len(self.inputs)} inputs: pass a dict with {one_of(s.name for s in self.inputs)}")
+            raise InputError(
+                f"the model has {len(self.inputs)} inputs: pass a dict with {one_of(s.name for s in self.inputs)}"
+            )
         return self.inputs[0].name
 
     def _checked(self, given: Mapping[str, Array], free: frozenset[str] = frozenset()) -> list[Array]:
@@ -116,12 +121,16 @@ class Session:
             return {}
         if not isinstance(out, Mapping):
             if len(self.outputs) != 1:
-                raise InputError(f"the model has {len(self.outputs)} outputs: pass out as a dict with {one_of(s.name for s in self.outputs)}")
+                raise InputError(
+                    f"the model has {len(self.outputs)} outputs: pass out as a dict with {one_of(s.name for s in self.outputs)}"
+                )
             out = {self.outputs[0].name: out}
         for name, array in out.items():
             spec = next((s for s in self.outputs if s.name == name), None)
             if spec is None:
-                raise InputError(f"unknown output {name!r} in out; the model has {one_of(s.name for s in self.outputs)}")
+                raise InputError(
+                    f"unknown output {name!r} in out; the model has {one_of(s.name for s in self.outputs)}"
+                )
             if not isinstance(array, np.ndarray) or array.dtype != spec.dtype:
                 raise DTypeError(f"out[{name!r}] is {kind_of(array)}, expected an array of {spec.dtype}")
             if not array.flags.writeable:
@@ -205,7 +214,10 @@ class Session:
             stacked = np.stack([rows[k] for k in members], axis=batch)
             outputs = self._run_split(self._checked({name: stacked}, frozenset([name])), {})
             for place, k in enumerate(members):
-                row = {n: np.take(y, place, axis=a) if (a := self.axes.axis(n, BATCH)) is not None else y for n, y in outputs.items()}
+                row = {
+                    n: np.take(y, place, axis=a) if (a := self.axes.axis(n, BATCH)) is not None else y
+                    for n, y in outputs.items()
+                }
                 results[k] = row if len(row) > 1 else next(iter(row.values()))
         return results
 
@@ -229,14 +241,18 @@ class Session:
             ]  # fmt: skip
         unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
         if unknown:
-            raise InputError(f"the cost is not known: input {unknown[0]} has a free axis that is neither batch nor time")
+            raise InputError(
+                f"the cost is not known: input {unknown[0]} has a free axis that is neither batch nor time"
+            )
         values = inference.infer(self.model.graph, self.model.weights, specs)
         flops = size = 0
         for node in self.model.graph.nodes:
             outs = [values[name] for name in node.outputs if name]
             if any(out.data is None for out in outs):
                 if any(out.shape is None for out in outs):
-                    raise InputError(f"the cost is not known: the output shape of node {node.name!r} depends on contents")
+                    raise InputError(
+                        f"the cost is not known: the output shape of node {node.name!r} depends on contents"
+                    )
                 flops += int(find(node.op).flops(node, inference.arguments(node, values), outs))
                 size += sum(int(np.prod(out.shape)) * out.dtype.itemsize for out in outs)  # type: ignore[arg-type]
         size += sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)  # type: ignore[arg-type]
@@ -245,7 +261,12 @@ class Session:
 
 
 def _better(found, declared):
-    return declared if found is None or (declared is not None and len(declared) == len(found) and any("(" in str(d) or "*" in str(d) for d in found)) else found
+    return (
+        declared
+        if found is None
+        or (declared is not None and len(declared) == len(found) and any("(" in str(d) or "*" in str(d) for d in found))
+        else found
+    )
 
 
 def _joined_shape(pieces: list[Array], axis: int) -> tuple[int, ...]:

@@ -59,7 +59,9 @@ class State(Mapping[str, np.ndarray]):
             header = json.loads(data[8 : 8 + length]) if length <= min(len(data), 16 << 20) else {}
             version = json.loads(header.get("__metadata__", {}).get("fastlstm_state", "{}")).get("version")
             if version != VERSION:
-                raise StreamError(f"these bytes are no state of version {VERSION}: {'no state at all' if version is None else f'version {version!r}'}")
+                raise StreamError(
+                    f"these bytes are no state of version {VERSION}: {'no state at all' if version is None else f'version {version!r}'}"
+                )
             arrays = load_tensors(bytes(data))
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StreamError(f"these bytes are no state: {error}") from error
@@ -117,7 +119,9 @@ class Stream:
     def _step(self, inputs, rows: Sequence[int] | None):
         by_name = isinstance(inputs, Mapping)
         if not by_name and len(self._inputs) != 1:
-            raise InputError(f"the model has {len(self._inputs)} inputs: pass a dict with {one_of(s.name for s in self._inputs)}")
+            raise InputError(
+                f"the model has {len(self._inputs)} inputs: pass a dict with {one_of(s.name for s in self._inputs)}"
+            )
         given = dict(inputs) if by_name else {self._inputs[0].name: inputs}
         index = None if rows is None else self._row_index(rows)
         arrays, single = self._checked(given, self.batch if index is None else len(index))
@@ -191,7 +195,9 @@ class Stream:
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
         if set(state) != set(self._arrays):
-            raise StreamError(f"the state holds {one_of(state)}, expected {one_of(self._arrays)}: is it of another model?")
+            raise StreamError(
+                f"the state holds {one_of(state)}, expected {one_of(self._arrays)}: is it of another model?"
+            )
         for key, mine in self._arrays.items():
             value = np.asarray(state[key])
             if value.shape != mine.shape or value.dtype != mine.dtype:
@@ -204,4 +210,3 @@ class Stream:
         index = slice(None) if rows is None else self._row_index(rows)
         for key, array in self._arrays.items():
             array[index] = self._starts[key]
-

@@ -15,7 +15,9 @@ from fastlstm.kernels.tile import ROWS, dense_rows
 
 
 @kernel
-def dense_forward(x, x_start, x_outer, x_row, W, b, accumulate, y, y_start, y_outer, y_row, z, sizes, code, alpha, beta):
+def dense_forward(
+    x, x_start, x_outer, x_row, W, b, accumulate, y, y_start, y_outer, y_row, z, sizes, code, alpha, beta
+):
     """sizes (O, M, K, N); scratch z (ROWS, 4, L). With `accumulate`, y holds what the sums start from."""
     mode = flush_denormals()
     O, M, K, N = sizes

@@ -35,7 +35,9 @@ def gate(x, code, alpha, beta, clipped, bound):
 
 
 @kernel
-def gru_after_forward(x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers):
+def gru_after_forward(
+    x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+):
     """Run T steps, reset after the product. h holds the initial state and receives the final one.
 
     sizes (T, B, I, H, S, steps projected ahead); options (reverse, has_y, masked, plain, codes of f g, clipped);
@@ -88,7 +90,31 @@ def gru_after_forward(x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask
 
 
 @kernel
-def gru_before_forward(x, x_t, x_b, W, U, Un, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, update, reset_h, n_x, sizes, options, numbers):
+def gru_before_forward(
+    x,
+    x_t,
+    x_b,
+    W,
+    U,
+    Un,
+    b,
+    h,
+    h_next,
+    y,
+    y_t,
+    y_b,
+    y_last,
+    mask,
+    mask_t,
+    mask_b,
+    z,
+    update,
+    reset_h,
+    n_x,
+    sizes,
+    options,
+    numbers,
+):
     """Run T steps, reset before the product: z and r of all units first, then n from r h.
 
     Arguments as in gru_after_forward; scratch update, reset_h and n_x (B, S) besides.

@@ -50,7 +50,9 @@ def lstm_cell_general(i, f, g, o, c, P, p, S, options, numbers):
 
 
 @kernel
-def lstm_forward(x, x_t, x_b, W, U, b, P, h, c, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers):
+def lstm_forward(
+    x, x_t, x_b, W, U, b, P, h, c, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+):
     """Run T steps. h and c hold the initial states and receive the final ones.
 
     sizes (T, B, I, H, S, steps projected ahead); options (reverse, has_y, masked, plain, codes of f g h, clipped,

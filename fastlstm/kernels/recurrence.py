@@ -54,7 +54,25 @@ def make_project(rows_of):
                     at = (step * B + row) * panels * 4 * L + panel * 4 * L
                     z_stride = B * panels * 4 * L
                     rows_of(
-                        n, b, panel * 4 * L, 0, x, x0, x_t, I, W, panel * panel_size, x, 0, 0, 0, W, 0, ahead, at, z_stride
+                        n,
+                        b,
+                        panel * 4 * L,
+                        0,
+                        x,
+                        x0,
+                        x_t,
+                        I,
+                        W,
+                        panel * panel_size,
+                        x,
+                        0,
+                        0,
+                        0,
+                        W,
+                        0,
+                        ahead,
+                        at,
+                        z_stride,
                     )
                     step += n
 

@@ -16,7 +16,9 @@ project = make_project(dense_rows)
 
 
 @kernel
-def rnn_forward(x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers):
+def rnn_forward(
+    x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+):
     """Run T steps. h holds the initial state and receives the final one.
 
     sizes (T, B, I, H, S, steps projected ahead); options (reverse, has_y, masked, code, clipped);

@@ -178,7 +178,9 @@ def store(typingctx, array, offset, value):
 
 def _lane_mask(builder, vector: Vector, count):
     kind = ir.VectorType(ir.IntType(32), vector.lanes)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), builder.trunc(count, ir.IntType(32)), ir.Constant(ir.IntType(32), 0))
+    first = builder.insert_element(
+        ir.Constant(kind, ir.Undefined), builder.trunc(count, ir.IntType(32)), ir.Constant(ir.IntType(32), 0)
+    )
     counts = builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), ir.Constant(kind, [0] * vector.lanes))
     return builder.icmp_signed("<", ir.Constant(kind, list(range(vector.lanes))), counts)
 

@@ -2,7 +2,16 @@
 
 from fastlstm.layers.build import Build, Layer, Tensor
 from fastlstm.layers.convolution import Conv1D
-from fastlstm.layers.core import Activation, BatchNormalization, Dense, Embedding, Identity, LayerNormalization, Masking, Softmax
+from fastlstm.layers.core import (
+    Activation,
+    BatchNormalization,
+    Dense,
+    Embedding,
+    Identity,
+    LayerNormalization,
+    Masking,
+    Softmax,
+)
 from fastlstm.layers.recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from fastlstm.layers.shaping import (
     Add,

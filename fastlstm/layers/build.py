@@ -79,7 +79,12 @@ class Build:
         return self.weight(name, np.array(values, np.int64))
 
     def node(
-        self, name: str, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: AttributeValue
+        self,
+        name: str,
+        op: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int | Sequence[bool] = 1,
+        **attributes: AttributeValue,
     ) -> Any:
         """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""
         name = self.unique(name, self._node_names)
@@ -144,7 +149,9 @@ class Layer:
         """Take the layer's weights, in Keras's order. Raise ShapeError if there are more or fewer."""
         if len(weights) != len(self.roles):
             shapes = [tuple(w.shape) for w in weights]
-            raise ShapeError(f"layer {self.name!r} ({type(self).__name__}) takes {len(self.roles)} weights {list(self.roles)}, got {len(weights)}: {shapes}")
+            raise ShapeError(
+                f"layer {self.name!r} ({type(self).__name__}) takes {len(self.roles)} weights {list(self.roles)}, got {len(weights)}: {shapes}"
+            )
         self.weights = list(weights)
 
     def weight(self, role: str) -> np.ndarray | None:
@@ -176,5 +183,3 @@ class Layer:
     def call(self, x: Any, **arguments: Any) -> Any:
         """Add the layer's nodes for input x and return the output."""
         raise NotImplementedError
-
-

@@ -28,7 +28,9 @@ class Conv1D(Layer):
         self.kernel_size, self.stride, self.dilation = (_one(v) for v in (kernel_size, strides, dilation_rate))
         self.activation = _activation(activation, self.name)
         if padding not in ("valid", "same", "causal"):
-            raise UnsupportedError(f"layer {self.name!r}: padding {padding!r} is not supported, only 'valid', 'same' and 'causal'")
+            raise UnsupportedError(
+                f"layer {self.name!r}: padding {padding!r} is not supported, only 'valid', 'same' and 'causal'"
+            )
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -43,14 +45,21 @@ class Conv1D(Layer):
         if self.stride == 1:
             return span // 2, span - span // 2
         if not isinstance(steps, int):
-            raise UnsupportedError(f"layer {self.name!r}: padding 'same' with strides {self.stride} needs a known number of steps")
+            raise UnsupportedError(
+                f"layer {self.name!r}: padding 'same' with strides {self.stride} needs a known number of steps"
+            )
         total = max(0, (-(-steps // self.stride) - 1) * self.stride + span + 1 - steps)
         return total // 2, total - total // 2
 
     def call(self, x: Tensor) -> Tensor:
         W = self.add_weight(x.build, "W", self.weight("kernel"))
         b = self.add_weight(x.build, "b", self.weight("bias"))
-        attributes = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups, "pads": self._pads(x.shape[1])}
+        attributes = {
+            "stride": self.stride,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "pads": self._pads(x.shape[1]),
+        }
         op, alpha, beta = self.activation
         if self.activation == SOFTMAX:
             return activate(x.build.node(self.name, "Conv1D", [x, W, b], **attributes), f"{self.name}/softmax", SOFTMAX)

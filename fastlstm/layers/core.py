@@ -112,16 +112,26 @@ class BatchNormalization(Layer):
 
     supports_masking = True
 
-    def __init__(self, axis: int = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True, name: str | None = None):
+    def __init__(
+        self, axis: int = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True, name: str | None = None
+    ):
         super().__init__(name)
         self.axis, self.epsilon, self.center, self.scale = axis, epsilon, center, scale
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return (*(["gamma"] if self.scale else []), *(["beta"] if self.center else []), "moving_mean", "moving_variance")
+        return (
+            *(["gamma"] if self.scale else []),
+            *(["beta"] if self.center else []),
+            "moving_mean",
+            "moving_variance",
+        )
 
     def call(self, x: Tensor) -> Tensor:
-        weights = [self.add_weight(x.build, role, self.weight(role)) for role in ("gamma", "beta", "moving_mean", "moving_variance")]
+        weights = [
+            self.add_weight(x.build, role, self.weight(role))
+            for role in ("gamma", "beta", "moving_mean", "moving_variance")
+        ]
         return x.build.node(self.name, "BatchNormalization", [x, *weights], axis=self.axis, epsilon=self.epsilon)
 
 
@@ -130,7 +140,14 @@ class LayerNormalization(Layer):
 
     supports_masking = True
 
-    def __init__(self, axis: int | Sequence[int] = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True, name: str | None = None):
+    def __init__(
+        self,
+        axis: int | Sequence[int] = -1,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        name: str | None = None,
+    ):
         super().__init__(name)
         self.axis = [axis] if isinstance(axis, int) else list(axis)
         self.epsilon, self.center, self.scale = epsilon, center, scale
@@ -143,7 +160,9 @@ class LayerNormalization(Layer):
         rank = len(x.shape)
         axes = sorted(axis % rank for axis in self.axis)
         if axes != list(range(axes[0], rank)):
-            raise UnsupportedError(f"layer {self.name!r}: LayerNormalization over axes {self.axis} is not supported, only over the last ones")
+            raise UnsupportedError(
+                f"layer {self.name!r}: LayerNormalization over axes {self.axis} is not supported, only over the last ones"
+            )
         weights = [self.add_weight(x.build, role, self.weight(role)) for role in ("gamma", "beta")]
         return x.build.node(self.name, "LayerNormalization", [x, *weights], axis=axes[0] - rank, epsilon=self.epsilon)
 

@@ -84,7 +84,10 @@ class Recurrent(Layer):
 
     def parameters(self, build: Build) -> list[Tensor | None]:
         """Return W, U and the biases as values of the graph."""
-        kernels = [self.add_weight(build, role, self.weight(name)) for role, name in (("W", "kernel"), ("U", "recurrent_kernel"))]
+        kernels = [
+            self.add_weight(build, role, self.weight(name))
+            for role, name in (("W", "kernel"), ("U", "recurrent_kernel"))
+        ]
         return [*kernels, *self.biases(build)]
 
     def biases(self, build: Build) -> list[Tensor | None]:
@@ -105,7 +108,14 @@ class LSTM(Recurrent):
     op = "LSTM"
     states = 2
 
-    def __init__(self, units: int, activation: Any = "tanh", recurrent_activation: Any = "sigmoid", name: str | None = None, **options: Any):
+    def __init__(
+        self,
+        units: int,
+        activation: Any = "tanh",
+        recurrent_activation: Any = "sigmoid",
+        name: str | None = None,
+        **options: Any,
+    ):
         name = name or "lstm"
         inner = _cell_activation(activation, name)
         super().__init__(units, (_cell_activation(recurrent_activation, name), inner, inner), name=name, **options)
@@ -137,7 +147,9 @@ class GRU(Recurrent):
         b, bn = self.weight("bias"), None
         if b is not None and self.reset_after:
             if b.ndim != 2:
-                raise ShapeError(f"layer {self.name!r}: bias has shape {b.shape}, expected (2, {3 * self.units}) with reset_after=True")
+                raise ShapeError(
+                    f"layer {self.name!r}: bias has shape {b.shape}, expected (2, {3 * self.units}) with reset_after=True"
+                )
             b, bn = split_reset_after_bias(b)
         return [self.add_weight(build, "b", b), self.add_weight(build, "bn", bn)]
 
@@ -279,4 +291,6 @@ class Bidirectional(Layer):
         total = a.build.node(self.name if self.merge_mode == "sum" else f"{self.name}/sum", "Add", [a, b])
         if self.merge_mode == "sum":
             return total
-        return a.build.node(self.name, "Mul", [total, a.build.weight(f"{self.name}.half", np.array(0.5, total.value.dtype))])
+        return a.build.node(
+            self.name, "Mul", [total, a.build.weight(f"{self.name}.half", np.array(0.5, total.value.dtype))]
+        )

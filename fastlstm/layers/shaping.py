@@ -66,7 +66,9 @@ class Concatenate(Layer):
             return y
         rank = len(x[0].shape)
         if self.axis % rank != rank - 1 or rank != 3:
-            raise UnsupportedError(f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only the last of three")
+            raise UnsupportedError(
+                f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only the last of three"
+            )
         if any(mask is None for mask in masks):
             return y  # an unmasked input counts as all valid, so every step is
         return y.with_mask(_any_mask([mask for mask in masks if mask is not None], self.name))
@@ -161,5 +163,9 @@ class TimeDistributed(Layer):
         if isinstance(self.layer, Flatten):
             return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, -1)])
         if isinstance(self.layer, Reshape):
-            return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, *self.layer.target_shape)])
-        raise UnsupportedError(f"layer {self.name!r}: TimeDistributed({type(self.layer).__name__}) is not supported yet")
+            return x.build.node(
+                self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, *self.layer.target_shape)]
+            )
+        raise UnsupportedError(
+            f"layer {self.name!r}: TimeDistributed({type(self.layer).__name__}) is not supported yet"
+        )

@@ -38,7 +38,7 @@ def emit_dense(
 
     `x_at`, `y_at`: start, outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix.
     """
-    O, M, K, N = sizes
+    _, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
     packed = emit.packed(("columns", L, *part), [W], lambda w: pack_columns(L, take(w).astype(dtype)))
     width = -(-N // (4 * L)) * 4 * L
@@ -77,7 +77,11 @@ class Dense(Op):
         assert x is not None and W is not None
         if W.shape is None or len(W.shape) != 2:
             raise shape_error(node, "weight W", W.shape, "(I, N)")
-        if len(args) > 2 and args[2] is not None and not (len(args[2].shape or ()) == 1 and agree(args[2].shape[0], W.shape[1])):  # type: ignore[index]
+        if (
+            len(args) > 2
+            and args[2] is not None
+            and not (len(args[2].shape or ()) == 1 and agree(args[2].shape[0], W.shape[1]))
+        ):  # type: ignore[index]
             raise shape_error(node, "bias b", args[2].shape, f"({W.shape[1]},)")
         if x.shape is None:
             return [Value(x.dtype, None)]
@@ -92,7 +96,15 @@ class Dense(Op):
         emit.alias(outs[0], y)
         activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
         K, N = (int(d) for d in W.shape)
-        emit_dense(emit, x.array, W, args[2] if len(args) > 2 else None, y, (1, prod(y.shape[:-1]), K, N), activation=activation)
+        emit_dense(
+            emit,
+            x.array,
+            W,
+            args[2] if len(args) > 2 else None,
+            y,
+            (1, prod(y.shape[:-1]), K, N),
+            activation=activation,
+        )
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         rank = len(args[0].shape or ()) if args[0] is not None else 0
@@ -146,7 +158,14 @@ class MatMul(Op):
         if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2):
             matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
             emit_dense(
-                emit, a.array, matrix, None, y, (1, prod(left[:-1]), K, N), part=("matrix",), take=lambda w: w.reshape(K, N)
+                emit,
+                a.array,
+                matrix,
+                None,
+                y,
+                (1, prod(left[:-1]), K, N),
+                part=("matrix",),
+                take=lambda w: w.reshape(K, N),
             )
             return
         outer = tuple(int(d) for d in broadcast(node, [left[:-2], right[:-2]]) or ())

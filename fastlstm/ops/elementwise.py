@@ -124,7 +124,20 @@ class Where(Elementwise):
         np.copyto(buffers[0], np.where(*arrays))  # type: ignore[arg-type]
 
 
-DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+DTYPES = (
+    "float32",
+    "float64",
+    "float16",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+)
 
 
 @register
@@ -183,7 +196,9 @@ class ActivationOp(Op):
         beta = self.get(node, "beta") if known.has_beta else known.beta
         out = emit.scratch(outs[0].shape, outs[0].dtype)  # type: ignore[arg-type]
         emit.alias(outs[0], out)
-        emit.kernel("activate_forward", args[0].array, out, out.size, emit.activation(self.name), float(alpha), float(beta))
+        emit.kernel(
+            "activate_forward", args[0].array, out, out.size, emit.activation(self.name), float(alpha), float(beta)
+        )
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []
@@ -196,4 +211,10 @@ for _name, _known in ACTIVATIONS.items():
     if _name != "Identity":
         _attributes = {"alpha": Attribute(float, _known.alpha)} if _known.has_alpha else {}
         _attributes |= {"beta": Attribute(float, _known.beta)} if _known.has_beta else {}
-        register(type(_name, (ActivationOp,), {"name": _name, "attributes": _attributes, "__doc__": f"The activation {_name}."}))
+        register(
+            type(
+                _name,
+                (ActivationOp,),
+                {"name": _name, "attributes": _attributes, "__doc__": f"The activation {_name}."},
+            )
+        )

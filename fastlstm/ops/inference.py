@@ -32,7 +32,16 @@ def infer_node(node: Node, args: Sequence[Value | None]) -> list[Value]:
         return outs
     except (FastLSTMError, NeedsValue):
         raise
-    except (ValueError, TypeError, IndexError, OverflowError, AttributeError, AssertionError, KeyError, ZeroDivisionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        AttributeError,
+        AssertionError,
+        KeyError,
+        ZeroDivisionError,
+    ) as error:
         raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
 
 
@@ -89,5 +98,3 @@ def matrices(graph: Graph) -> set[str]:
         for k, name in enumerate(node.inputs):
             (narrow if op.slot(k).matrix else wide).add(name)
     return narrow - wide - {spec.name for spec in graph.outputs}
-
-

@@ -68,11 +68,10 @@ class LayerNormalization(Op):
         if x.shape is not None:
             axis = axis_of(node, self.get(node, "axis"), len(x.shape))
             for k, role in ((1, "scale"), (2, "shift")):
-                value = args[k] if k < len(args) else None
+                shape = args[k].shape if k < len(args) and args[k] is not None else None  # type: ignore[union-attr]
                 wanted = x.shape[axis:]
-                if value is not None and value.shape is not None:
-                    if len(value.shape) != len(wanted) or not all(map(agree, value.shape, wanted)):
-                        raise shape_error(node, f"weight {role}", value.shape, str(wanted))
+                if shape is not None and not (len(shape) == len(wanted) and all(map(agree, shape, wanted))):
+                    raise shape_error(node, f"weight {role}", shape, str(wanted))
         return [Value(x.dtype, x.shape)]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:

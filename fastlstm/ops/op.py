@@ -81,7 +81,9 @@ class Emit(Protocol):
         """Return an uninitialised buffer that lives as long as the bound program."""
         ...
 
-    def state(self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int) -> np.ndarray:
+    def state(
+        self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int
+    ) -> np.ndarray:
         """Return a buffer that each run starts from `start` (None: zeros) and of which a stream carries `width` columns."""
         ...
 
@@ -148,7 +150,9 @@ class Op:
             if not slot.optional and (k >= len(node.inputs) or not node.inputs[k]):
                 raise GraphError(f"node {node.name!r}: {self.name} lacks its input {slot.name}")
         if len(node.outputs) > len(self.outputs) and not self.variadic_outputs:
-            raise GraphError(f"node {node.name!r}: {self.name} has {len(self.outputs)} outputs, got {len(node.outputs)}")
+            raise GraphError(
+                f"node {node.name!r}: {self.name} has {len(self.outputs)} outputs, got {len(node.outputs)}"
+            )
         if not any(node.outputs):
             raise GraphError(f"node {node.name!r} has no outputs")
         for name, value in node.attributes.items():

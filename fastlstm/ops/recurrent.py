@@ -90,7 +90,9 @@ class Recurrent(Op):
         self._check_vector(node, args, self.mask_slot, "mask", tuple(x.shape[:2]))
         return T, B, x.shape[2], H
 
-    def _check_vector(self, node: Node, args: Sequence[Value | None], index: int, role: str, wanted: tuple[Dim, ...]) -> None:
+    def _check_vector(
+        self, node: Node, args: Sequence[Value | None], index: int, role: str, wanted: tuple[Dim, ...]
+    ) -> None:
         value = self.arg(args, index)
         if value is None or value.shape is None:
             return
@@ -263,7 +265,7 @@ class LSTM(Recurrent):
         return dims
 
     def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        T, B, _, H, S, run = sizes
+        _, B, _, H, S, run = sizes
         dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
         every = (0, 1, 2, 3)
         W = emit.packed(("panels", 4, L, every, 4), [args[1]], lambda w: pack_panels(4, L, every, 4, w.astype(dtype)))
@@ -316,7 +318,7 @@ class GRU(Recurrent):
         return super().steps_ahead(node, T, B, S) if self.get(node, "reset") == "after" else 0
 
     def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        T, B, _, H, S, run = sizes
+        _, B, _, H, S, run = sizes
         dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
         every, two = (0, 1, 2), (0, 1)
         codes, numbers, clipped, bound = self.coefficients(node, emit)
@@ -334,7 +336,9 @@ class GRU(Recurrent):
 
         b = self.bias(emit, f"gru b {L} {H} {before}", [self.arg(args, 3), self.arg(args, 4)], pack_bias, dtype)
         if not before:
-            U = emit.packed(("panels", 3, L, every, 3), [args[2]], lambda u: pack_panels(3, L, every, 3, u.astype(dtype)))
+            U = emit.packed(
+                ("panels", 3, L, every, 3), [args[2]], lambda u: pack_panels(3, L, every, 3, u.astype(dtype))
+            )
             ahead = emit.scratch((max(run, 1), B, 4 * S) if run else (1,), dtype)
             emit.kernel("gru_after_forward", *memory, W, U, b, *states, *after, ahead, sizes, options, numbers)
             return
@@ -368,18 +372,30 @@ class RNN(Recurrent):
         return _steps_ahead(T, B, S)
 
     def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        T, B, _, H, S, run = sizes
+        _, B, _, H, S, run = sizes
         dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
         W = emit.packed(("columns", L), [args[1]], lambda w: pack_columns(L, w.astype(dtype)))
         U = emit.packed(("columns", L), [args[2]], lambda u: pack_columns(L, u.astype(dtype)))
         zeros = np.zeros(H, dtype)
         b = self.bias(
-            emit, f"rnn b {S} {H}", [self.arg(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype
+            emit,
+            f"rnn b {S} {H}",
+            [self.arg(args, 3)],
+            lambda b: pad_units(S, (zeros if b is None else b)[None]),
+            dtype,
         )
         codes, numbers, clipped, bound = self.coefficients(node, emit)
         ahead = emit.scratch((max(run, 1), B, S) if run else (1,), dtype)
         emit.kernel(
-            "rnn_forward", *memory, W, U, b, *states, *after, ahead, sizes, (*options, *codes, clipped), (*numbers, bound)
+            "rnn_forward",
+            *memory,
+            W,
+            U,
+            b,
+            *states,
+            *after,
+            ahead,
+            sizes,
+            (*options, *codes, clipped),
+            (*numbers, bound),
         )
-
-

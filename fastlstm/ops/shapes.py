@@ -142,7 +142,15 @@ class Squeeze(ViewOp):
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         x = arrays[0]
         assert x is not None
-        return [x.reshape([d for k, d in enumerate(x.shape) if k not in self._axes(node, x.shape, arrays[1] if len(arrays) > 1 else None)])]
+        return [
+            x.reshape(
+                [
+                    d
+                    for k, d in enumerate(x.shape)
+                    if k not in self._axes(node, x.shape, arrays[1] if len(arrays) > 1 else None)
+                ]
+            )
+        ]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return []
@@ -252,9 +260,13 @@ class Concat(HostOp):
         axis = axis_of(node, self.get(node, "axis"), len(shapes[0]))
         result = list(shapes[0])
         for shape in shapes[1:]:
-            if len(shape) != len(result) or any(not agree(a, b) for k, (a, b) in enumerate(zip(shape, result, strict=True)) if k != axis):
+            if len(shape) != len(result) or any(
+                not agree(a, b) for k, (a, b) in enumerate(zip(shape, result, strict=True)) if k != axis
+            ):
                 raise shape_error(node, "an input", shape, f"{tuple(result)} but for axis {axis}")
-            result = [b if k == axis or isinstance(b, int) else a for k, (a, b) in enumerate(zip(shape, result, strict=True))]
+            result = [
+                b if k == axis or isinstance(b, int) else a for k, (a, b) in enumerate(zip(shape, result, strict=True))
+            ]
         result[axis] = dims.add(*(shape[axis] for shape in shapes))
         return [Value(values[0].dtype, tuple(result))]
 
@@ -325,7 +337,9 @@ class Slice(HostOp):
         axes = list(range(len(starts))) if axes is None else _ints(axes) or []
         steps = [1] * len(starts) if steps is None else _ints(steps) or []
         if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-            raise shape_error(node, "starts, ends, axes and steps", (len(starts), len(ends)), "equal lengths, no step of 0")
+            raise shape_error(
+                node, "starts, ends, axes and steps", (len(starts), len(ends)), "equal lengths, no step of 0"
+            )
         slices = {}
         for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
             # "up to and including the first element" has no number in ONNX: a very negative end
@@ -422,7 +436,9 @@ class Embedding(Gather):
         size = table.shape[0]
         good = (ids >= 0) & (ids < size)
         if not np.all(good):
-            raise InputError(f"node {node.name!r}: id {ids[~good].ravel()[0]} is out of range for {size} entries (0 to {size - 1})")
+            raise InputError(
+                f"node {node.name!r}: id {ids[~good].ravel()[0]} is out of range for {size} entries (0 to {size - 1})"
+            )
         return [table[ids.astype(np.int64)]]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:

@@ -223,7 +223,7 @@ def test_shape_bombs_are_refused_before_allocation(extent):
     plain = written(lambda file: file.create_dataset("v", data=np.ones(12345, "f4")))
     refused(plain.replace(struct.pack("<Q", 12345), struct.pack("<Q", extent)), "/v: its arrays claim")
     chunks = written(lambda file: file.create_dataset("v", (extent,), "f4", chunks=(1 << 20,), compression="gzip"))
-    refused(chunks, "/v: its arrays would need")
+    refused(chunks, "/v: its arrays (claim|would need)")
 
 
 def test_many_arrays_over_the_same_bytes_are_refused():

@@ -1,0 +1,7 @@
+"""python -m fastlstm.cli"""
+
+import sys
+
+from fastlstm.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,70 @@
+"""What `info` tells of a model: inputs, outputs, nodes, weights, streaming, and the nodes that mix rows."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from fastlstm.axes import BATCH, Axes, check_streams, find_axes
+from fastlstm.errors import StreamError
+from fastlstm.graph import Quantized
+from fastlstm.model import Model
+from fastlstm.verify import storage
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """Return everything `info` shows, as plain data."""
+    axes = find_axes(model.graph, model.weights)
+    return {
+        "inputs": [_spec(spec) for spec in model.graph.inputs],
+        "outputs": [_spec(spec) for spec in model.graph.outputs],
+        "nodes": [{"name": n.name, "op": n.op, "attributes": dict(n.attributes)} for n in model.graph.nodes],
+        "operators": dict(sorted(Counter(node.op for node in model.graph.nodes).items())),
+        "parameters": model.parameters,
+        "weight_bytes": sum(w.nbytes for w in model.weights.values() if isinstance(w, np.ndarray | Quantized)),
+        "storage": storage(model.weights),
+        "streams": _streams(axes),
+        "mixes_rows": _mixing(axes),
+        "example": None if model.example is None else model.example.engine,
+        "metadata": dict(model.metadata),
+    }
+
+
+def _spec(spec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": None if spec.shape is None else list(spec.shape)}
+
+
+def _streams(axes: Axes) -> str:
+    try:
+        check_streams(axes)
+    except StreamError as error:
+        return f"no: {str(error).removeprefix('the model cannot stream: ')}"
+    return "yes"
+
+
+def _mixing(axes: Axes) -> str | None:
+    if not axes.batch:
+        return None
+    node = axes.mixing(BATCH)
+    return None if node is None else node.name
+
+
+def as_text(facts: dict[str, Any]) -> str:
+    """Return the facts for a person."""
+    lines = []
+    for role in ("inputs", "outputs"):
+        for spec in facts[role]:
+            shape = "unknown rank" if spec["shape"] is None else "[" + ", ".join(map(str, spec["shape"])) + "]"
+            lines.append(f"{role[:-1]:<11} {spec['name']}  {spec['dtype']}  {shape}")
+    lines.append(
+        f"nodes       {len(facts['nodes'])}: "
+        + ", ".join(f"{op} x{n}" if n > 1 else op for op, n in facts["operators"].items())
+    )
+    lines.append(f"weights     {facts['parameters']:,} parameters, {facts['weight_bytes']:,} bytes, {facts['storage']}")
+    lines.append(f"streams     {facts['streams']}")
+    if facts["mixes_rows"]:
+        lines.append(f"mixes rows  at node {facts['mixes_rows']}: a row's result there depends on the batch")
+    lines.append(f"example     {facts['example'] or 'none recorded'}")
+    for key, value in facts["metadata"].items():
+        lines.append(f"{key:<11} {value}")
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""The engines that models come from, run for comparison in a process of their own: Keras, tf_keras, ONNX Runtime.
+
+    python -m fastlstm.engines SOURCE INPUTS.npz OUTPUTS.npz
+
+A crash, a thread pool or a few hundred megabytes of a foreign engine stay out of the caller's process.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fastlstm.errors import VerificationError
+from fastlstm.format import Example
+
+TIMEOUT = 600  # seconds
+
+
+def available(source_kind: str) -> list[str]:
+    """Return the names of the installed engines that can run a source of this kind ("keras" or "onnx")."""
+    wanted = {"keras": ("keras", "tf_keras"), "onnx": ("onnxruntime",)}.get(source_kind, ())
+    return [name for name in wanted if importlib.util.find_spec(name) is not None]
+
+
+def rerun(source: str | os.PathLike, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Example:
+    """Run the source model in its own engine and return what it gave, with the engine's name and version.
+
+    Raise VerificationError where no installed engine opens it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        given, results = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
+        np.savez(given, **{f"in_{k}": array for k, array in enumerate(inputs.values())}, names=np.array(list(inputs)))
+        command = [sys.executable, "-m", "fastlstm.engines", str(source), str(given), str(results)]
+        quiet = {
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "TF_ENABLE_ONEDNN_OPTS": "0",
+        }
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet}, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise VerificationError(f"the source engine did not finish {source} within {TIMEOUT} seconds") from None
+        if done.returncode != 0 or not results.exists():
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise VerificationError(f"no installed engine runs {source}: {reason[:500]}")
+        with np.load(results, allow_pickle=False) as archive:
+            count = sum(name.startswith("out_") for name in archive.files)
+            arrays = [archive[f"out_{k}"] for k in range(count)]
+            engine = str(archive["engine"])
+    if len(arrays) != len(outputs):
+        raise VerificationError(f"{engine} gives {len(arrays)} outputs, the converted model has {len(outputs)}")
+    return Example(dict(inputs), dict(zip(outputs, arrays, strict=True)), engine)
+
+
+# ---- in the engine's process ------------------------------------------------------------------------
+def _run_onnxruntime(source: str, names: list[str], arrays: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(Path(source).read_bytes(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, dict(zip(names, arrays, strict=True))), f"onnxruntime {onnxruntime.__version__}"
+
+
+def _run_keras(source: str, module: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
+    keras = importlib.import_module(module)
+    # Keras looks at the name where the bytes decide
+    data = Path(source).read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        named = Path(folder, "model.keras" if data.startswith(b"PK") else "model.h5")
+        named.write_bytes(data)
+        model = keras.models.load_model(str(named), compile=False)
+    results = model.predict(arrays[0] if len(arrays) == 1 else arrays, verbose=0)
+    flat = (
+        list(results.values())
+        if isinstance(results, dict)
+        else list(results)
+        if isinstance(results, list | tuple)
+        else [results]
+    )
+    return [np.asarray(result) for result in flat], f"{module} {keras.__version__}"
+
+
+def _main(source: str, given: str, results: str) -> None:
+    with np.load(given, allow_pickle=False) as archive:
+        names = [str(name) for name in archive["names"]]
+        arrays = [archive[f"in_{k}"] for k in range(len(names))]
+    with open(source, "rb") as file:
+        keras = file.read(4) in (b"\x89HDF", b"PK\x03\x04")
+    failures = []
+    for engine in available("keras" if keras else "onnx"):
+        try:
+            outputs, name = _run_keras(source, engine, arrays) if keras else _run_onnxruntime(source, names, arrays)
+        except Exception as error:  # a foreign engine fails in ways of its own; its words go into our message
+            failures.append(f"{engine}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            continue
+        np.savez(results, engine=np.array(name), **{f"out_{k}": np.asarray(output) for k, output in enumerate(outputs)})
+        return
+    sys.exit("; ".join(failures) or "none is installed")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:4])

@@ -1,0 +1,3 @@
+"""The version of fastlstm."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,21 @@
+"""What every test sees: hypothesis profiles, and where the real cases are."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("dev", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+CASES = Path(os.environ.get("FASTLSTM_CASES", Path(__file__).parents[2] / "shared" / "cases"))
+
+
+@pytest.fixture(scope="session")
+def demo_models() -> Path:
+    """The folder of the bundled models."""
+    import fastlstm.demo
+
+    return Path(fastlstm.demo.__file__).parent / "models"

@@ -1,0 +1,176 @@
+"""Replay models and tests that others made: every case of the manifest passes, is refused, or fails as it says."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CASES
+
+import fastlstm
+from fastlstm import layers
+from fastlstm.converters.keras_layers import Context, layer_from_config
+from fastlstm.layers import Build
+
+if not CASES.is_dir():
+    pytest.skip("the folder of real cases is absent", allow_module_level=True)
+
+MANIFEST = json.loads((CASES / "manifest.json").read_text())
+
+# Cases of later work, with what they lack.
+LATER = {
+    "dtln_model_2": "operators Pad and ReduceMean",
+    "silero_v3": "If, Pad, reductions and pools",
+    "silero_v5": "If",
+    "silero_v5_16k_op15": "If, Pad and ReduceMean",
+    "silero_v5_op18_ifless": "If",
+    "silero_v5_openvino": "Pad and ReduceMean",
+    "fdeep_recurrent_full": "ConvLSTM2D",
+    "keras_pincelate_orth_phon": "weights-only files in three parts",
+    "keras_textgenrnn_cudnn": "CuDNN layouts and a custom layer",
+}
+
+
+def _models(case: dict) -> list[str]:
+    return case["model"] if isinstance(case["model"], list) else [case["model"]]
+
+
+def _params(kind: str, expect: str) -> list:
+    params = []
+    for case in MANIFEST:
+        if (case["kind"] == "keras-layer") != (kind == "layer") or case["expect"] != expect:
+            continue
+        for model in _models(case) if kind == "file" else [""]:
+            later = LATER.get(case["id"])
+            marks = [pytest.mark.xfail(reason=f"needs {later}", strict=True)] if later else []
+            params.append(pytest.param(case, model, id=f"{case['id']}/{model}".rstrip("/"), marks=marks))
+    return params
+
+
+def _arrays(path: Path, prefix: str) -> dict[str, np.ndarray]:
+    with np.load(path) as archive:
+        return {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
+
+
+def _named(arrays: dict[str, np.ndarray], specs, case: dict) -> dict[str, np.ndarray]:
+    """Keras cases number their arrays, ONNX cases name them."""
+    return arrays if case["kind"] == "onnx" else {specs[int(k)].name: array for k, array in arrays.items()}
+
+
+def _assert_close(name: str, got: np.ndarray, expected: np.ndarray, case: dict) -> None:
+    assert got.shape == expected.shape, name
+    np.testing.assert_allclose(got, expected, rtol=0, atol=case["atol"], err_msg=name)
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
+def test_outputs_agree_with_the_recorded_ones(case, model):
+    folder = CASES / case["id"]
+    session = fastlstm.Session(fastlstm.convert(folder / model))
+    compared = 0
+    for record in case["io"]:
+        if record.startswith("io"):
+            given = _named(_arrays(folder / record, "in_"), session.inputs, case)
+            results = session.run(given)
+            for name, expected in _named(_arrays(folder / record, "out_"), session.outputs, case).items():
+                _assert_close(name, results[name], expected, case)
+                compared += 1
+        elif record == "stream.npz":
+            compared += _replay_stream(session, folder, case)
+    assert compared
+
+
+def _replay_stream(session: fastlstm.Session, folder: Path, case: dict) -> int:
+    """Feed frames one by one, each output that is wired to an input going back into it."""
+    wiring = json.loads((folder / "case.json").read_text())["stream"]["wiring"]
+    frames, expected = _arrays(folder / "stream.npz", "seqin_"), _arrays(folder / "stream.npz", "seqout_")
+    values = _arrays(folder / "stream.npz", "init_") | _arrays(folder / "stream.npz", "const_")
+    (count,) = {len(frame) for frame in frames.values()}
+    for k in range(count):
+        results = session.run(values | {name: frame[k] for name, frame in frames.items()})
+        for name, wanted in expected.items():
+            _assert_close(f"{name} of frame {k}", results[name], wanted[k], case)
+        values |= {name: results[output] for name, output in wiring.items()}
+    for name, wanted in _arrays(folder / "stream.npz", "fin_").items():
+        _assert_close(f"final {name}", values[name] if name in values else results[name], wanted, case)
+    return count
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "refuse"))
+def test_what_is_not_supported_is_refused_by_name(case, model):
+    with pytest.raises(fastlstm.UnsupportedError) as refusal:
+        fastlstm.convert(CASES / case["id"] / model)
+    assert model in str(refusal.value)
+    assert "not supported" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "fail"))
+def test_what_cannot_run_raises_a_clear_error(case, model):
+    folder = CASES / case["id"]
+    with pytest.raises(fastlstm.FastLSTMError, match="length"):
+        fastlstm.Session(fastlstm.convert(folder / model)).run(_arrays(folder / case["io"][0], "in_"))
+
+
+# ---- layers of Keras's own tests ----------------------------------------------------------------------
+def _one_state_cell(config: dict) -> layers.SimpleRNN:
+    """Keras's test cell: h' = x kernel + h recurrent_kernel."""
+    return layers.SimpleRNN(config["units"], activation="linear", use_bias=False, name=config["name"])
+
+
+class _TwoStatesCell(layers.SimpleRNN):
+    """Keras's test cell: a' = x K + a R1, b' = x K + b R2, output a' + b'. As one RNN: W = [K K], U = diag(R1, R2)."""
+
+    states = 2
+    roles = ("kernel", "recurrent_kernel_1", "recurrent_kernel_2")
+
+    def run(self, x, initial, sequences):
+        build, n = x.build, self.units
+        K, R1, R2 = (self.weight(role) for role in self.roles)
+        zero = np.zeros_like(R1)
+        W = self.add_weight(build, "W", np.concatenate([K, K], axis=1))
+        U = self.add_weight(build, "U", np.block([[R1, zero], [zero, R2]]))
+        both = self.add_weight(build, "both", np.concatenate([np.eye(n, dtype=K.dtype)] * 2))
+        start = build.node(f"{self.name}/start", "Concat", initial, axis=-1) if initial else None
+        options = {"batch_first": True, "activations": ("Identity",)}
+        y, h = build.node(f"{self.name}/pair", "RNN", [x, W, U, None, start, x.mask], 2, **options)
+        states = [self._half(h, k) for k in range(2)]
+        last = build.node(f"{self.name}/last", "Add", states)
+        return build.node(self.name, "MatMul", [y, both]), last, states
+
+    def _half(self, h, k):
+        bounds = [h.build.ints(f"{self.name}.cut", v) for v in (k * self.units, (k + 1) * self.units, -1)]
+        return h.build.node(f"{self.name}/half", "Slice", [h, *bounds])
+
+
+def _two_states_cell(config: dict) -> layers.SimpleRNN:
+    return _TwoStatesCell(config["units"], use_bias=False, name=config["name"])
+
+
+CUSTOM = {"OneStateRNNCell": _one_state_cell, "TwoStatesRNNCell": _two_states_cell}
+
+
+@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
+def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
+    folder = CASES / case["id"]
+    document = json.loads((folder / "case.json").read_text())
+    layer = layer_from_config(document["config"], Context("3", CUSTOM))
+    weights = _arrays(folder / "io.npz", "w_")
+    layer.set_weights([weights[str(k)].astype(np.float32) for k in range(len(weights))])
+    arrays = {
+        "x": _arrays(folder / "io.npz", "in_")["0"].astype(np.float32),
+        **{f"mask{k}": m for k, m in _arrays(folder / "io.npz", "mask").items()},
+    }
+    states = _arrays(folder / "io.npz", "init_") or _arrays(folder / "io.npz", "state_before_")
+    arrays |= {f"state{k}": state for k, state in states.items()}
+    build = Build()
+    tensors = {name: build.input(name, array.dtype.name, array.shape) for name, array in arrays.items()}
+    initial = [tensors[f"state{k}"] for k in range(len(states))]
+    given = {"initial_state": initial} if initial else {}
+    y = layer(tensors["x"], mask=tensors.get("mask"), **given, **document["call_kwargs"])
+    outputs = list(y) if isinstance(y, tuple) else [y]
+    session = fastlstm.Session(build.model(outputs))
+    results = session.run(arrays)
+    expected = _arrays(folder / "io.npz", "expected_out_")
+    assert expected
+    for k, wanted in expected.items():
+        _assert_close(k, results[session.outputs[int(k)].name], wanted, {"atol": max(document["atol"], case["atol"])})
