@@ -3,12 +3,12 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from fastlstm import format
-from fastlstm.errors import FastLSTMError, InputError, ModelFileError, one_of
+from fastlstm.container import file_error
+from fastlstm.errors import FastLSTMError, InputError, one_of
 from fastlstm.format import Contents, Example
 from fastlstm.graph import Graph, Quantized, Weight, widen
 from fastlstm.ops import inference
@@ -72,7 +72,7 @@ def _store(name: str, weight: Weight, storage: str) -> Weight:
                 f"weight {name!r} reaches {np.abs(wide).max():.3g}, more than float16 holds (65504): store it as float32"
             )
         return narrow
-    scale = (np.abs(wide).max(axis=tuple(range(wide.ndim - 1))) / 127).astype(np.float32)
+    scale = (np.abs(wide).max(axis=tuple(range(wide.ndim - 1)), initial=0) / 127).astype(np.float32)
     steps = wide / np.where(scale == 0, 1, scale)
     return Quantized(np.clip(np.rint(steps), -127, 127).astype(np.int8), scale)
 
@@ -85,7 +85,5 @@ def load(path: str | os.PathLike) -> Model:
     contents = format.read(path)
     try:
         return Model(contents.graph, contents.weights, contents.metadata, contents.example)
-    except ModelFileError:
-        raise
     except FastLSTMError as error:
-        raise ModelFileError(f"{Path(path)}: {error}") from error
+        raise file_error(path, error) from error

@@ -70,6 +70,7 @@ class Frame:
     steps: list[tuple[Callable[..., Any], tuple]] = field(default_factory=list)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
+    kept: list[np.ndarray] = field(default_factory=list)  # what kernels read and write by address
     scratch_bytes: int = 0
     # where binding waits for the contents of a value: that value's buffer, and how to go on
     waits_for: np.ndarray | None = None
@@ -100,7 +101,10 @@ class Frame:
     def start(self) -> None:
         """Give every state its start."""
         for state in self.states:
-            state.array[...] = 0 if state.start is None else state.start
+            if state.start is None:
+                state.array.fill(0)
+            else:
+                state.array[...] = state.start
 
 
 class Plan:
@@ -200,14 +204,19 @@ class _Binder:
         self._plan = plan
         self._steps: list[tuple[Callable[..., Any], tuple]] = []
         self._states: list[StateBuffer] = []
+        self._kept: list[np.ndarray] = []
         self._bytes = scratch_bytes
 
     def finish(self, frame: Frame) -> None:
         frame.steps, frame.states, frame.scratch_bytes = self._steps, self._states, self._bytes
+        frame.kept = self._kept
 
     def kernel(self, name: str, *args: Any) -> None:
-        flat = tuple(arg.reshape(-1) if isinstance(arg, np.ndarray) else arg for arg in args)
-        self._steps.append((KERNELS[name], flat))
+        # kernels take addresses; the frame holds the arrays for as long as it lives
+        arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
+        self._kept += arrays
+        raw = (arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in args)
+        self._steps.append((KERNELS[name], (arrays[0].dtype.type(0), *raw)))
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
         self._steps.append((step, args))

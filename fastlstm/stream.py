@@ -7,6 +7,7 @@ not depend on how time is cut, and the states are handed on whole.
 import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from safetensors import SafetensorError
@@ -20,6 +21,7 @@ from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan
 
 VERSION = 1
+KNOWN_CALLS = 256  # kinds of calls that are checked once
 
 
 class State(Mapping[str, np.ndarray]):
@@ -68,6 +70,14 @@ class State(Mapping[str, np.ndarray]):
         return cls(dict(arrays))
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One kind of call: the shapes it runs with, and what to pick of each output (one step has no time axis)."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    picks: dict[str, tuple]
+
+
 class Stream:
     """`batch` streams of one model. One thread at a time: two at once raise StreamError."""
 
@@ -78,6 +88,7 @@ class Stream:
         self.batch = batch
         self._plan, self._axes, self._inputs, self._outputs = plan, axes, tuple(inputs), tuple(outputs)
         self._busy = threading.Lock()
+        self._calls: dict[tuple, _Call] = {}
         # bind one step to learn which states there are, and their starts
         frame = plan.bind(self._shapes(1, 1))
         if frame.waits_for is not None:
@@ -122,23 +133,34 @@ class Stream:
             raise InputError(
                 f"the model has {len(self._inputs)} inputs: pass a dict with {one_of(s.name for s in self._inputs)}"
             )
-        given = dict(inputs) if by_name else {self._inputs[0].name: inputs}
+        given = inputs if by_name else {self._inputs[0].name: inputs}
         index = None if rows is None else self._row_index(rows)
-        arrays, single = self._checked(given, self.batch if index is None else len(index))
-        shapes = tuple(array.shape for array in arrays)
-        frame = self._plan.borrow(shapes)
+        call, arrays = self._call(given, self.batch if index is None else len(index))
+        frame = self._plan.borrow(call.shapes)
         try:
             for buffer, array in zip(frame.inputs.values(), arrays, strict=True):
-                np.copyto(buffer, array, casting="unsafe")
+                np.copyto(buffer, array.reshape(buffer.shape), casting="unsafe")
             last = frame.run(lambda f: self._load(f, index))
             self._keep(last, index)
-            results = {}
-            for name, buffer in last.outputs.items():
-                time = self._axes.axis(name, TIME)
-                results[name] = np.take(buffer, 0, axis=time) if single and time is not None else buffer.copy()
+            results = {name: buffer[call.picks[name]].copy() for name, buffer in last.outputs.items()}
         finally:
-            self._plan.give_back(shapes, frame)
+            self._plan.give_back(call.shapes, frame)
         return results if by_name or len(results) > 1 else next(iter(results.values()))
+
+    def _call(self, given: Mapping[str, np.ndarray], rows: int) -> "tuple[_Call, list[np.ndarray]]":
+        """Return the kind of call and its arrays; a kind that was checked before is not checked again."""
+        try:
+            key = (rows, *[(name, array.shape, array.dtype) for name, array in given.items()])
+        except AttributeError:
+            return self._checked(given, rows)
+        call = self._calls.get(key)
+        if call is not None:
+            return call, [given[spec.name] for spec in self._inputs]
+        call, arrays = self._checked(given, rows)
+        exact = all(a.dtype.kind == "f" or a.dtype == s.dtype for a, s in zip(arrays, self._inputs, strict=True))
+        if exact and len(self._calls) < KNOWN_CALLS:
+            self._calls[key] = call
+        return call, arrays
 
     def _load(self, frame: Frame, index: np.ndarray | None) -> None:
         for state in frame.states:
@@ -161,30 +183,34 @@ class Stream:
             raise InputError(f"rows={rows!r}: a stream appears twice; pass its steps as a chunk, or in two calls")
         return index
 
-    def _checked(self, given: Mapping[str, np.ndarray], rows: int) -> tuple[list[np.ndarray], bool]:
+    def _checked(self, given: Mapping[str, np.ndarray], rows: int) -> "tuple[_Call, list[np.ndarray]]":
         names = [spec.name for spec in self._inputs]
         for name in given:
             if name not in names:
                 raise InputError(f"unknown input {name!r}; the model has {one_of(names)}")
-        arrays, symbols, singles = [], {}, []
-        steps = None
+        arrays, shapes, singles, symbols = [], [], [], {}
         for spec in self._inputs:
             if spec.name not in given:
                 raise InputError(f"input {spec.name!r} is missing; the model has {one_of(names)}")
             array = as_input(given[spec.name], spec)
             batch, time = self._axes.batch[spec.name], self._axes.time[spec.name]
             shape = tuple(rows if k == batch else d for k, d in enumerate(spec.shape or ()))
-            single = array.ndim == len(shape) - 1
-            singles.append(single)
-            array = np.expand_dims(array, time) if single else array
-            check_shape(array, TensorSpec(spec.name, spec.dtype, shape), symbols, time)
-            if steps not in (None, array.shape[time]):
-                raise ShapeError(f"input {spec.name!r} has {array.shape[time]} steps where another has {steps}")
-            steps = array.shape[time]
+            singles.append(array.ndim == len(shape) - 1)
+            whole = np.expand_dims(array, time) if singles[-1] else array
+            check_shape(whole, TensorSpec(spec.name, spec.dtype, shape), symbols, time)
+            if whole.shape[time] != symbols.setdefault("steps of a chunk", whole.shape[time]):
+                raise ShapeError(
+                    f"input {spec.name!r} has {whole.shape[time]} steps where another has {symbols['steps of a chunk']}"
+                )
             arrays.append(array)
+            shapes.append(whole.shape)
         if len(set(singles)) > 1:
             raise ShapeError("some inputs are single steps and others chunks: pass all with the time axis, or none")
-        return arrays, singles[0]
+        picks = {}
+        for spec in self._outputs:
+            time = self._axes.axis(spec.name, TIME)
+            picks[spec.name] = (slice(None),) * time + (0,) if singles[0] and time is not None else (Ellipsis,)
+        return _Call(tuple(shapes), picks), arrays
 
     # ---- states -------------------------------------------------------------------------------------
     @property

@@ -17,6 +17,7 @@ from fastlstm.kernels.simd import (
     lanes,
     load,
     load_part,
+    pointers,
     splat,
     square_root,
     store,
@@ -181,9 +182,10 @@ def activate(code, alpha, beta, x):
 
 
 @kernel
-def activate_forward(x, y, n, code, alpha, beta):
+def activate_forward(kind, x, y, n, code, alpha, beta):
     """y[k] = activation(x[k]) for k < n; x and y may be the same array."""
     mode = flush_denormals()
+    x, y = pointers(kind, (x, y))
     L = lanes(x)
     k = 0
     while k + L <= n:

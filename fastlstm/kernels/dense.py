@@ -6,22 +6,25 @@ dims: O outer blocks of M rows, each with its own stride, so that a convolution 
 packed as panels of 4 vectors of columns; init is a bias (row stride 0, packed to whole panels) or y itself (accumulate).
 """
 
+import numpy as np
+
 from fastlstm.kernels.activations import IDENTITY, activate
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.recurrence import write_units
-from fastlstm.kernels.simd import lanes, load, load_part
-from fastlstm.kernels.tile import ROWS, dense_rows
+from fastlstm.kernels.simd import lanes, load, load_part, pointers
+from fastlstm.kernels.tile import ROWS, dense_one_source
 
 
 @kernel
 def dense_forward(
-    x, x_start, x_outer, x_row, W, b, accumulate, y, y_start, y_outer, y_row, z, sizes, code, alpha, beta
+    kind, x, x_start, x_outer, x_row, W, b, accumulate, y, y_start, y_outer, y_row, z, sizes, code, alpha, beta
 ):
     """sizes (O, M, K, N); scratch z (ROWS, 4, L). With `accumulate`, y holds what the sums start from."""
     mode = flush_denormals()
+    x, W, b, y, z = pointers(kind, (x, W, b, y, z))
     O, M, K, N = sizes
-    L = lanes(x)
+    L, none = lanes(x), np.intp(0)
     for panel in range((N + 4 * L - 1) // (4 * L)):
         first = panel * 4 * L
         for o in range(O):
@@ -37,9 +40,9 @@ def dense_forward(
                             if count > 0:
                                 start = load_part(y, y0 + row * y_row + k * L, count, 0.0)
                                 write_units(z, (row * 4 + k) * L, start, L)
-                    dense_rows(n, z, 0, 4 * L, x, x0, x_row, K, W, first * K, x, 0, 0, 0, W, 0, z, 0, 4 * L)
+                    dense_one_source(n, z, none, 4 * L, x, x0, x_row, K, W, first * K, z, none, 4 * L)
                 else:
-                    dense_rows(n, b, first, 0, x, x0, x_row, K, W, first * K, x, 0, 0, 0, W, 0, z, 0, 4 * L)
+                    dense_one_source(n, b, first, none, x, x0, x_row, K, W, first * K, z, none, 4 * L)
                 for row in range(n):
                     for k in range(4):
                         count = N - first - k * L

@@ -8,16 +8,19 @@ dims as in lstm.py; W (I, 3H) packed by z r n. Reset after: U (H, 3H) likewise, 
 Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, bn is part of b_n, S is a multiple of 4L.
 """
 
+import numpy as np
+
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import clamp, exp, exp_bounded, lanes, load, store
-from fastlstm.kernels.tile import ROWS, dense_rows, make_rows
+from fastlstm.kernels.simd import byte_pointer, clamp, exp, exp_bounded, lanes, load, pointers, store
+from fastlstm.kernels.tile import ROWS, dense_one_source, make_one_source, make_rows
 
 after_rows = make_rows((0, 1, 2), (0, 1, 3))
 before_rows = make_rows((0, 1, 2), (0, 1))
-project = make_project(after_rows)
+
+project = make_project(make_one_source(after_rows))
 
 
 @inline
@@ -36,7 +39,7 @@ def gate(x, code, alpha, beta, clipped, bound):
 
 @kernel
 def gru_after_forward(
-    x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+    kind, x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
 ):
     """Run T steps, reset after the product. h holds the initial state and receives the final one.
 
@@ -44,13 +47,15 @@ def gru_after_forward(
     numbers (alpha and beta of f g, bound); scratch z (ROWS, 4, L), ahead (steps, B, 4S).
     """
     mode = flush_denormals()
+    x, W, U, b, h, h_next, y, y_last, z, ahead = pointers(kind, (x, W, U, b, h, h_next, y, y_last, z, ahead))
+    mask = byte_pointer(mask)
     T, B, I, H, S, run = sizes
     reverse, has_y, masked, plain, code_f, code_g, clipped = options
     alpha_f, beta_f, alpha_g, beta_g, bound = numbers
     L = lanes(x)
     W_size, U_size = I * 3 * L, H * 3 * L
     x_step = -x_t if reverse else x_t
-    final = h
+    final, none = h, np.intp(0)
     for step in range(T):
         t = T - 1 - step if reverse else step
         if run > 0 and step % run == 0:
@@ -60,14 +65,13 @@ def gru_after_forward(
             m = 0
             while m < B:
                 n = min(ROWS, B - m)
+                init, i0, i_stride, K = b, 4 * unit, none, I
                 if run > 0:
-                    at = ((step % run) * B + m) * 4 * S + 4 * unit
-                    after_rows(n, ahead, at, 4 * S, x, 0, 0, 0, W, 0, h, m * S, S, H, U, block * U_size, z, 0, 4 * L)
-                else:
-                    after_rows(
-                        n, b, 4 * unit, 0, x, t * x_t + m * x_b, x_b, I, W, block * W_size,
-                        h, m * S, S, H, U, block * U_size, z, 0, 4 * L,
-                    )  # fmt: skip
+                    init, i0, i_stride, K = ahead, ((step % run) * B + m) * 4 * S + 4 * unit, 4 * S, none
+                after_rows(
+                    n, init, i0, i_stride, x, t * x_t + m * x_b, x_b, K, W, block * W_size,
+                    h, m * S, S, H, U, block * U_size, z, none, 4 * L,
+                )  # fmt: skip
                 for row in range(m, m + n):
                     s, at, k = row * S + unit, t * y_t + row * y_b + unit, (row - m) * 4 * L
                     if masked != UNMASKED and mask[t * mask_t + row * mask_b] == 0:
@@ -91,6 +95,7 @@ def gru_after_forward(
 
 @kernel
 def gru_before_forward(
+    kind,
     x,
     x_t,
     x_b,
@@ -120,11 +125,15 @@ def gru_before_forward(
     Arguments as in gru_after_forward; scratch update, reset_h and n_x (B, S) besides.
     """
     mode = flush_denormals()
+    x, W, U, Un, b, h, h_next, y, y_last, z, update, reset_h, n_x = pointers(
+        kind, (x, W, U, Un, b, h, h_next, y, y_last, z, update, reset_h, n_x)
+    )
+    mask = byte_pointer(mask)
     T, B, I, H, S, _ = sizes
     reverse, has_y, masked, _, code_f, code_g, clipped = options
     alpha_f, beta_f, alpha_g, beta_g, bound = numbers
     L = lanes(x)
-    final = h
+    final, none = h, np.intp(0)
     for step in range(T):
         t = T - 1 - step if reverse else step
         for block in range((H + L - 1) // L):
@@ -133,8 +142,8 @@ def gru_before_forward(
             while m < B:
                 n = min(ROWS, B - m)
                 before_rows(
-                    n, b, 4 * unit, 0, x, t * x_t + m * x_b, x_b, I, W, block * I * 3 * L,
-                    h, m * S, S, H, U, block * H * 2 * L, z, 0, 4 * L,
+                    n, b, 4 * unit, none, x, t * x_t + m * x_b, x_b, I, W, block * I * 3 * L,
+                    h, m * S, S, H, U, block * H * 2 * L, z, none, 4 * L,
                 )  # fmt: skip
                 for row in range(m, m + n):
                     s, k = row * S + unit, (row - m) * 4 * L
@@ -147,9 +156,7 @@ def gru_before_forward(
             while m < B:
                 n = min(ROWS, B - m)
                 at = m * S + panel * 4 * L
-                dense_rows(
-                    n, n_x, at, S, reset_h, m * S, S, H, Un, panel * H * 4 * L, reset_h, 0, 0, 0, Un, 0, z, 0, 4 * L
-                )
+                dense_one_source(n, n_x, at, S, reset_h, m * S, S, H, Un, panel * H * 4 * L, z, none, 4 * L)
                 for row in range(m, m + n):
                     for k in range(4):
                         unit = (panel * 4 + k) * L

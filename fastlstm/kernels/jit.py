@@ -24,14 +24,17 @@ from numba.core import caching, config
 from fastlstm.kernels import target
 
 
-@cache
-def source_stamp() -> str:
-    """Return a digest of everything that decides what machine code comes out: sources, versions, SIMD width."""
+def _digest() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     digest.update(repr((numba.__version__, target.BYTES, target.ROWS, sys.version_info[:2])).encode())
     return digest.hexdigest()[:16]
+
+
+# A digest of everything that decides what machine code comes out: sources, versions, SIMD width; taken before the other
+# files of this folder are imported.
+STAMP = _digest()
 
 
 def _private(folder: Path) -> bool:
@@ -50,7 +53,7 @@ def _private(folder: Path) -> bool:
 def cache_folder() -> Path | None:
     """Return the folder for compiled kernels, or None where none is safe and writable."""
     base = os.environ.get("FASTLSTM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "fastlstm" / source_stamp()
+    folder = Path(base).expanduser() / "fastlstm" / STAMP
     return folder if _private(folder) else None
 
 
@@ -62,7 +65,7 @@ class _Locator(caching._CacheLocator):
         return str(cache_folder())
 
     def get_source_stamp(self) -> str:
-        return source_stamp()
+        return STAMP
 
     def get_disambiguator(self) -> str:
         return hashlib.sha256(self._qualified_name.encode()).hexdigest()[:8]
@@ -78,6 +81,11 @@ class _CacheImpl(caching.CompileResultCacheImpl):
 
 class _KernelCache(caching.FunctionCache):
     _impl_class = _CacheImpl
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Keep machine code, unless a source changed since this process read it."""
+        if _digest() == STAMP:
+            super().save_overload(sig, data)
 
 
 def kernel(function: Callable) -> Any:

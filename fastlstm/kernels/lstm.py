@@ -8,15 +8,17 @@ dims: x (T, B, I) in any axis order (strides x_t, x_b), W (I, 4H), U (H, 4H) pac
 its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T, B, H) in any axis order.
 """
 
+import numpy as np
+
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import clamp, exp, exp_bounded, lanes, load, store
-from fastlstm.kernels.tile import ROWS, make_rows
+from fastlstm.kernels.simd import byte_pointer, clamp, exp, exp_bounded, lanes, load, pointers, store
+from fastlstm.kernels.tile import ROWS, make_one_source, make_rows
 
 gate_rows = make_rows()
-project = make_project(gate_rows)
+project = make_project(make_one_source(gate_rows))
 
 
 @inline
@@ -51,7 +53,29 @@ def lstm_cell_general(i, f, g, o, c, P, p, S, options, numbers):
 
 @kernel
 def lstm_forward(
-    x, x_t, x_b, W, U, b, P, h, c, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+    kind,
+    x,
+    x_t,
+    x_b,
+    W,
+    U,
+    b,
+    P,
+    h,
+    c,
+    h_next,
+    y,
+    y_t,
+    y_b,
+    y_last,
+    mask,
+    mask_t,
+    mask_b,
+    z,
+    ahead,
+    sizes,
+    options,
+    numbers,
 ):
     """Run T steps. h and c hold the initial states and receive the final ones.
 
@@ -59,12 +83,16 @@ def lstm_forward(
     coupled, peepholes); numbers (alpha and beta of f g h, bound); scratch z (ROWS, 4, L), ahead (steps, B, 4S).
     """
     mode = flush_denormals()
+    x, W, U, b, P, h, c, h_next, y, y_last, z, ahead = pointers(
+        kind, (x, W, U, b, P, h, c, h_next, y, y_last, z, ahead)
+    )
+    mask = byte_pointer(mask)
     T, B, I, H, S, run = sizes
     reverse, has_y, masked, plain = options[0], options[1], options[2], options[3]
     L = lanes(x)
     W_size, U_size = I * 4 * L, H * 4 * L
     x_step = -x_t if reverse else x_t
-    final = h
+    final, none = h, np.intp(0)
     for step in range(T):
         t = T - 1 - step if reverse else step
         if run > 0 and step % run == 0:
@@ -74,14 +102,13 @@ def lstm_forward(
             m = 0
             while m < B:
                 n = min(ROWS, B - m)
+                init, i0, i_stride, K = b, 4 * unit, none, I
                 if run > 0:
-                    at = ((step % run) * B + m) * 4 * S + 4 * unit
-                    gate_rows(n, ahead, at, 4 * S, x, 0, 0, 0, W, 0, h, m * S, S, H, U, block * U_size, z, 0, 4 * L)
-                else:
-                    gate_rows(
-                        n, b, 4 * unit, 0, x, t * x_t + m * x_b, x_b, I, W, block * W_size,
-                        h, m * S, S, H, U, block * U_size, z, 0, 4 * L,
-                    )  # fmt: skip
+                    init, i0, i_stride, K = ahead, ((step % run) * B + m) * 4 * S + 4 * unit, 4 * S, none
+                gate_rows(
+                    n, init, i0, i_stride, x, t * x_t + m * x_b, x_b, K, W, block * W_size,
+                    h, m * S, S, H, U, block * U_size, z, none, 4 * L,
+                )  # fmt: skip
                 for row in range(m, m + n):
                     s, at, k = row * S + unit, t * y_t + row * y_b + unit, (row - m) * 4 * L
                     if masked != UNMASKED and mask[t * mask_t + row * mask_b] == 0:

@@ -3,6 +3,8 @@
 dims: T time, B batch, I input, H hidden, L lanes, S = length of a state row = H rounded up to whole vectors.
 """
 
+import numpy as np
+
 from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import lanes, load, splat, store, store_part
 from fastlstm.kernels.tile import ROWS
@@ -39,12 +41,12 @@ def put_units(value, h_next, s, y, at, y_last, count, has_y, masked):
         store(y_last, s, value)
 
 
-def make_project(rows_of):
+def make_project(one_source):
     """Return the function that computes ahead[step, row] = b + x[t + step, row] W, several steps to a tile."""
 
     @inline
     def project(x, x_t, x_b, t, steps, B, I, W, panels, panel_size, b, ahead):
-        L = lanes(x)
+        L, none = lanes(x), np.intp(0)
         for panel in range(panels):
             for row in range(B):
                 step = 0
@@ -53,27 +55,7 @@ def make_project(rows_of):
                     x0 = row * x_b + (t + step) * x_t if x_t > 0 else row * x_b + (t - step) * -x_t
                     at = (step * B + row) * panels * 4 * L + panel * 4 * L
                     z_stride = B * panels * 4 * L
-                    rows_of(
-                        n,
-                        b,
-                        panel * 4 * L,
-                        0,
-                        x,
-                        x0,
-                        x_t,
-                        I,
-                        W,
-                        panel * panel_size,
-                        x,
-                        0,
-                        0,
-                        0,
-                        W,
-                        0,
-                        ahead,
-                        at,
-                        z_stride,
-                    )
+                    one_source(n, b, panel * 4 * L, none, x, x0, x_t, I, W, panel * panel_size, ahead, at, z_stride)
                     step += n
 
     return project

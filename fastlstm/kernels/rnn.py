@@ -5,19 +5,21 @@
 dims as in lstm.py; W (I, H) and U (H, H) packed as panels of 4 vectors of units, S a multiple of 4L, b (S,).
 """
 
+import numpy as np
+
 from fastlstm.kernels.activations import TANH, activate, tanh
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import clamp, lanes, load
-from fastlstm.kernels.tile import ROWS, dense_rows
+from fastlstm.kernels.simd import byte_pointer, clamp, lanes, load, pointers
+from fastlstm.kernels.tile import ROWS, dense_one_source, dense_rows
 
-project = make_project(dense_rows)
+project = make_project(dense_one_source)
 
 
 @kernel
 def rnn_forward(
-    x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
+    kind, x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, mask, mask_t, mask_b, z, ahead, sizes, options, numbers
 ):
     """Run T steps. h holds the initial state and receives the final one.
 
@@ -25,13 +27,15 @@ def rnn_forward(
     numbers (alpha, beta, bound); scratch z (ROWS, 4, L), ahead (steps, B, S).
     """
     mode = flush_denormals()
+    x, W, U, b, h, h_next, y, y_last, z, ahead = pointers(kind, (x, W, U, b, h, h_next, y, y_last, z, ahead))
+    mask = byte_pointer(mask)
     T, B, I, H, S, run = sizes
     reverse, has_y, masked, code, clipped = options
     alpha, beta, bound = numbers
     L = lanes(x)
     W_size, U_size = I * 4 * L, H * 4 * L
     x_step = -x_t if reverse else x_t
-    final = h
+    final, none = h, np.intp(0)
     for step in range(T):
         t = T - 1 - step if reverse else step
         if run > 0 and step % run == 0:
@@ -41,14 +45,13 @@ def rnn_forward(
             m = 0
             while m < B:
                 n = min(ROWS, B - m)
+                init, i0, i_stride, K = b, first, none, I
                 if run > 0:
-                    at = ((step % run) * B + m) * S + first
-                    dense_rows(n, ahead, at, S, x, 0, 0, 0, W, 0, h, m * S, S, H, U, panel * U_size, z, 0, 4 * L)
-                else:
-                    dense_rows(
-                        n, b, first, 0, x, t * x_t + m * x_b, x_b, I, W, panel * W_size,
-                        h, m * S, S, H, U, panel * U_size, z, 0, 4 * L,
-                    )  # fmt: skip
+                    init, i0, i_stride, K = ahead, ((step % run) * B + m) * S + first, S, none
+                dense_rows(
+                    n, init, i0, i_stride, x, t * x_t + m * x_b, x_b, K, W, panel * W_size,
+                    h, m * S, S, H, U, panel * U_size, z, none, 4 * L,
+                )  # fmt: skip
                 for row in range(m, m + n):
                     for k in range(4):
                         unit = first + k * L

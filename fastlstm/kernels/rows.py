@@ -9,7 +9,7 @@ The order of each sum depends on the row's length alone: lanes first, then acros
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import write_units
-from fastlstm.kernels.simd import exp, fma, lane, lanes, larger, load_part, splat, square_root
+from fastlstm.kernels.simd import exp, fma, lane, lanes, larger, load_part, pointers, splat, square_root
 
 
 @inline
@@ -32,9 +32,10 @@ def across_max(x, L):
 
 
 @kernel
-def softmax_forward(x, y, rows, n):
+def softmax_forward(kind, x, y, rows, n):
     """y[row] = softmax(x[row]) over n elements, for each of `rows` contiguous rows."""
     mode = flush_denormals()
+    x, y = pointers(kind, (x, y))
     L = lanes(x)
     for row in range(rows):
         at = row * n
@@ -56,9 +57,10 @@ def softmax_forward(x, y, rows, n):
 
 
 @kernel
-def normalise_forward(x, scale, shift, y, rows, n, epsilon):
+def normalise_forward(kind, x, scale, shift, y, rows, n, epsilon):
     """y[row] = normalised(x[row]) over n elements, for each of `rows` contiguous rows."""
     mode = flush_denormals()
+    x, scale, shift, y = pointers(kind, (x, scale, shift, y))
     L = lanes(x)
     for row in range(rows):
         at = row * n

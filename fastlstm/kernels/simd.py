@@ -4,6 +4,9 @@
 and on a vector with a float constant; `fma`, `exp`, `clamp`, `load`, `store` and the rest are functions. No reassociation, no
 fast-math: a lane's result depends on that lane's inputs alone, and NaN goes in and comes out.
 
+Memory is raw: `pointers` makes typed pointers of the addresses that a kernel is called with. Arrays as arguments would
+cost an atomic reference count for each call between kernels.
+
 A *tile* is a tuple of rows x width vectors that LLVM keeps in registers: `tile_load`, `tile_fma`, `tile_store`.
 """
 
@@ -15,7 +18,6 @@ from numba.core import cgutils
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
-from numba.np.arrayobj import make_array
 
 from fastlstm.kernels import target
 
@@ -47,9 +49,9 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _llvm_type(fe_type))
 
 
-def _vector_of(array: types.Type) -> Vector | None:
-    if isinstance(array, types.Array) and array.dtype in (types.float32, types.float64):
-        return Vector(array.dtype)
+def _vector_of(pointer: types.Type) -> Vector | None:
+    if isinstance(pointer, types.CPointer) and pointer.dtype in (types.float32, types.float64):
+        return Vector(pointer.dtype)
     return None
 
 
@@ -74,8 +76,8 @@ def _call(builder, name: str, *args):
     return builder.call(function, args)
 
 
-def _address(context, builder, array_type, array, offset):
-    return builder.gep(make_array(array_type)(context, builder, array).data, [offset])
+def _address(builder, pointer, offset):
+    return builder.gep(pointer, [offset])
 
 
 def _load(context, builder, vector: Vector, address):
@@ -143,6 +145,37 @@ def _neg(context, builder, sig, args):
 
 
 # ---- memory -----------------------------------------------------------------------------------------
+def _pointers(dtype: types.Type, addresses: types.UniTuple):
+    kind = types.UniTuple(types.CPointer(dtype), len(addresses))
+
+    def codegen(context, builder, sig, args):
+        target_type = context.get_value_type(types.CPointer(dtype))
+        values = [builder.inttoptr(v, target_type) for v in cgutils.unpack_tuple(builder, args[-1])]
+        return context.make_tuple(builder, kind, values)
+
+    return kind, codegen
+
+
+@intrinsic
+def pointers(typingctx, like, addresses):
+    """Return a tuple of pointers to elements of the type of the scalar `like` at these addresses."""
+    if like not in (types.float32, types.float64) or not isinstance(addresses, types.UniTuple):
+        return None
+    kind, codegen = _pointers(like, addresses)
+    return kind(like, addresses), codegen
+
+
+@intrinsic
+def byte_pointer(typingctx, address):
+    """Return a pointer to bytes."""
+    kind = types.CPointer(types.uint8)
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.intp), codegen
+
+
 @intrinsic
 def lanes(typingctx, array):
     """Return the number of lanes of the vectors that `array` is read in: a constant."""
@@ -160,7 +193,7 @@ def load(typingctx, array, offset):
         return None
 
     def codegen(context, builder, sig, args):
-        return _load(context, builder, vector, _address(context, builder, sig.args[0], *args))
+        return _load(context, builder, vector, _address(builder, *args))
 
     return vector(array, types.intp), codegen
 
@@ -170,7 +203,7 @@ def store(typingctx, array, offset, value):
     """Write a vector to array[offset : offset + lanes]."""
 
     def codegen(context, builder, sig, args):
-        _store(context, builder, sig.args[2], args[2], _address(context, builder, sig.args[0], *args[:2]))
+        _store(context, builder, sig.args[2], args[2], _address(builder, *args[:2]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -201,7 +234,7 @@ def load_part(typingctx, array, offset, count, fill):
         return None
 
     def codegen(context, builder, sig, args):
-        pointer = builder.bitcast(_address(context, builder, sig.args[0], *args[:2]), _llvm_type(vector).as_pointer())
+        pointer = builder.bitcast(_address(builder, *args[:2]), _llvm_type(vector).as_pointer())
         align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
         other = _splat(builder, vector, _to_dtype(builder, vector, args[3]))
         mask = _lane_mask(builder, vector, args[2])
@@ -216,7 +249,7 @@ def store_part(typingctx, array, offset, value, count):
 
     def codegen(context, builder, sig, args):
         vector = sig.args[2]
-        pointer = builder.bitcast(_address(context, builder, sig.args[0], *args[:2]), _llvm_type(vector).as_pointer())
+        pointer = builder.bitcast(_address(builder, *args[:2]), _llvm_type(vector).as_pointer())
         align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
         mask = _lane_mask(builder, vector, args[3])
         _masked(builder, vector, "store", ir.VoidType(), [args[2], pointer, align, mask])
@@ -383,7 +416,7 @@ def tile_load(typingctx, array, offset, stride, rows, width):
             row = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, m)))
             for g in range(across):
                 at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
-                values.append(_load(context, builder, vector, _address(context, builder, sig.args[0], args[0], at)))
+                values.append(_load(context, builder, vector, _address(builder, args[0], at)))
         return context.make_tuple(builder, tile, values)
 
     return tile(array, types.intp, types.intp, rows, width), codegen
@@ -406,11 +439,10 @@ def tile_fma(typingctx, tile, x, x_offset, x_stride, panel, panel_offset, width,
         weights = []
         for g in range(len(places)):
             at = builder.add(args[5], ir.Constant(args[5].type, g * vector.lanes))
-            weights.append(_load(context, builder, vector, _address(context, builder, sig.args[4], args[4], at)))
-        data = make_array(sig.args[1])(context, builder, args[1]).data
+            weights.append(_load(context, builder, vector, _address(builder, args[4], at)))
         for m in range(len(tile) // across):
             row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
-            x_m = _splat(builder, vector, builder.load(builder.gep(data, [row])))
+            x_m = _splat(builder, vector, builder.load(builder.gep(args[1], [row])))
             for weight, place in zip(weights, places, strict=True):
                 values[across * m + place] = _call(builder, "fma", x_m, weight, values[across * m + place])
         return context.make_tuple(builder, sig.args[0], values)
@@ -432,7 +464,7 @@ def tile_store(typingctx, tile, array, offset, stride, width):
             for g in range(across):
                 at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
                 value = builder.extract_value(args[0], across * m + g)
-                _store(context, builder, vector, value, _address(context, builder, sig.args[1], args[1], at))
+                _store(context, builder, vector, value, _address(builder, args[1], at))
         return context.get_dummy_value()
 
     return types.void(tile, array, types.intp, types.intp, width), codegen

@@ -8,6 +8,8 @@ do not depend on its neighbours, and a projection done ahead (stored, then loade
 as one done in place.
 """
 
+import numpy as np
+
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import lanes, tile_fma, tile_load, tile_store
@@ -68,4 +70,17 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
     return many_rows
 
 
+def make_one_source(rows):
+    """Return `rows` without its second product."""
+
+    @inline
+    def one_source(n, init, i0, i_stride, x, x0, x_stride, K, W, w0, z, z0, z_stride):
+        # typed as a number and not as the literal 0, for which Numba would compile everything again
+        none = np.intp(0)
+        rows(n, init, i0, i_stride, x, x0, x_stride, K, W, w0, x, none, none, none, W, none, z, z0, z_stride)
+
+    return one_source
+
+
 dense_rows = make_rows()
+dense_one_source = make_one_source(dense_rows)

@@ -5,12 +5,17 @@ from math import prod
 
 import numpy as np
 
-from fastlstm.errors import FastLSTMError, GraphError, UnsupportedError
+from fastlstm.errors import DTypeError, FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.graph import Graph, Node, TensorSpec, Weight
 from fastlstm.ops.dims import known
-from fastlstm.ops.op import NeedsValue, Value, find
+from fastlstm.ops.op import HostOp, NeedsValue, Value, find
 
+KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 FOLD_LIMIT = 1 << 26  # elements of an output that is computed ahead of time
+KNOWN_LIMIT = 1 << 8  # the same where only shapes are asked for: contents that matter then are sizes, axes and bounds
+MAX_RANK = 16
+MAX_SYMBOLS = 1 << 12  # characters of a dim: an expression of symbols can double at each node
+MAX_BYTES = 1 << 62  # of a value, its empty axes left out: what NumPy can address
 
 
 def arguments(node: Node, values: Mapping[str, Value]) -> list[Value | None]:
@@ -18,12 +23,21 @@ def arguments(node: Node, values: Mapping[str, Value]) -> list[Value | None]:
     return [values[name] if name else None for name in node.inputs]
 
 
-def infer_node(node: Node, args: Sequence[Value | None]) -> list[Value]:
-    """Return what is known of a node's outputs; constant inputs give constant outputs. Raise NeedsValue, or our errors."""
+def infer_node(node: Node, args: Sequence[Value | None], limit: int = FOLD_LIMIT) -> list[Value]:
+    """Return what is known of a node's outputs. Raise NeedsValue, or our errors whatever the graph is.
+
+    Constant inputs give constant outputs of up to `limit` elements.
+    """
     op = find(node.op, node.name)
+    first = args[0] if args else None
+    if not isinstance(op, HostOp) and first is not None and first.dtype not in KERNEL_DTYPES:
+        raise DTypeError(f"node {node.name!r}: {node.op} runs on float32 or float64, its input is {first.dtype}")
     try:
+        _check_symbols(node, args)
         outs = op.infer(node, args)[: len(node.outputs)]
-        small = all(known(out.shape) and prod(out.shape) <= FOLD_LIMIT for out in outs)  # type: ignore[arg-type]
+        for out in outs:
+            _check_value(node, out)
+        small = all(known(out.shape) and prod(out.shape) <= limit for out in outs)  # type: ignore[arg-type]
         constant = all(arg is None or arg.data is not None for arg in args)
         if small and any(out.data is None for out in outs) and constant:
             arrays = op.evaluate(node, [None if arg is None else arg.data for arg in args])
@@ -32,17 +46,29 @@ def infer_node(node: Node, args: Sequence[Value | None]) -> list[Value]:
         return outs
     except (FastLSTMError, NeedsValue):
         raise
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        OverflowError,
-        AttributeError,
-        AssertionError,
-        KeyError,
-        ZeroDivisionError,
-    ) as error:
+    except Exception as error:  # what NumPy raises for inputs that make no sense is not ours to list
         raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
+
+
+def _check_symbols(node: Node, args: Sequence[Value | None]) -> None:
+    dims = (dim for arg in args if arg is not None for dim in arg.shape or ())
+    if sum(len(dim) for dim in dims if isinstance(dim, str)) > 16 * MAX_SYMBOLS:
+        raise LimitError(f"node {node.name!r}: the sizes of its inputs depend on too many symbols")
+
+
+def _check_value(node: Node, value: Value) -> None:
+    if value.dtype.kind not in "fiub" or value.dtype.itemsize > 8 or not value.dtype.isnative:
+        raise GraphError(f"node {node.name!r}: its output has dtype {value.dtype}")
+    shape = value.shape or ()
+    if len(shape) > MAX_RANK:
+        raise LimitError(f"node {node.name!r}: its output has {len(shape)} axes, more than {MAX_RANK}")
+    sizes = [dim for dim in shape if isinstance(dim, int)]
+    if any(size < 0 for size in sizes):
+        raise GraphError(f"node {node.name!r}: its output has shape {shape}")
+    if prod(size for size in sizes if size) * value.dtype.itemsize >= MAX_BYTES:
+        raise LimitError(f"node {node.name!r}: its output has more elements than can be addressed")
+    if any(isinstance(dim, str) and len(dim) > MAX_SYMBOLS for dim in shape):
+        raise LimitError(f"node {node.name!r}: the sizes of its output depend on too many symbols")
 
 
 def weight_values(weights: Mapping[str, Weight]) -> dict[str, Value]:
@@ -69,7 +95,7 @@ def infer(graph: Graph, weights: Mapping[str, Weight], inputs: Sequence[TensorSp
             raise UnsupportedError(f"node {node.name!r}: {node.op} with a subgraph cannot run yet")
         args = arguments(node, values)
         try:
-            outs = infer_node(node, args)
+            outs = infer_node(node, args, KNOWN_LIMIT)
         except NeedsValue:
             first = next(arg for arg in args if arg is not None)
             outs = [Value(first.dtype, None) for _ in node.outputs]

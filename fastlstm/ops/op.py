@@ -70,7 +70,7 @@ class Emit(Protocol):
     """What the plan offers to an op that lowers itself. Arrays are bound buffers, C-contiguous."""
 
     def kernel(self, name: str, *args: Any) -> None:
-        """Append a call of a kernel; arrays are passed flat."""
+        """Append a call of a kernel; arrays are passed by address, the dtype of the first goes ahead."""
         ...
 
     def host(self, step: Callable[..., None], *args: Any) -> None:

@@ -181,8 +181,10 @@ class Recurrent(Op):
             emit.host(_zero_empty_rows, mask.array, 1 if batch_first else 0, *states)
         for k, state in enumerate([*states, y_last if masked == CARRY else states[0]]):
             if k + 1 < len(node.outputs) and node.outputs[k + 1]:
-                final = emit.scratch((B, H), dtype)
-                emit.host(np.copyto, final, state[:, :H])
+                final = state
+                if S != H:
+                    final = emit.scratch((B, H), dtype)
+                    emit.host(np.copyto, final, state[:, :H])
                 emit.alias(outs[k + 1], final)
 
     def _state(self, node, role, start: Value | None, B, H, S, dtype, emit: Emit) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m pytest bench` (the README's extra `bench`)."""

@@ -1,0 +1,170 @@
+"""NaN and infinities stay in their row, and do there what the equations say.
+
+1,000 cases times FASTLSTM_CASES_SCALE: one value of one row of x (or h0, c0) becomes NaN, +inf or -inf at a random step.
+"""
+
+import os
+from dataclasses import replace
+
+import models
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm.ops.activations import ACTIVATIONS
+
+CASES = max(10, int(1000 * float(os.environ.get("FASTLSTM_CASES_SCALE", "1"))))
+INJECTIONS = 5  # into each model
+KINDS = tuple(models.GATES)
+
+
+def turned(case: models.Recurrence, feeds: dict) -> dict:
+    """Return inputs in the model's axis order from ones in (T, B, I)."""
+    return feeds | ({"x": np.ascontiguousarray(feeds["x"].swapaxes(0, 1))} if case.batch_first else {})
+
+
+def rows_of(case: models.Recurrence, results: dict) -> dict:
+    """Return the outputs with the batch first."""
+    return {k: v if v.ndim == 2 or case.batch_first else v.swapaxes(0, 1) for k, v in results.items()}
+
+
+def inject(rng: np.random.Generator, case: models.Recurrence, value: float) -> tuple[dict, int]:
+    """Return {array: its copy with the value put in} and the row it was put into."""
+    data, row = case.data, int(rng.integers(case.B))
+    given = [
+        k for k, origin in zip(("h0", "c0"), case.states, strict=False) if origin and k[0] in models.STATES[case.kind]
+    ]
+    name = str(rng.choice(["x", "x", *given]))
+    array = data[name].copy()
+    step = (int(rng.integers(case.T)),) if name == "x" else ()
+    array[(*step, row, int(rng.integers(array.shape[-1])))] = value
+    return {name: array}, row
+
+
+def cases(value: float, **fixed):
+    """Yield (case, clean results, {array: dirty copy}, dirty results, row), with results by rows; overflowing draws are skipped."""
+    left, number = CASES // INJECTIONS, 0
+    while left:
+        number += 1
+        rng = np.random.default_rng([number, 0 if np.isnan(value) else 1 if value > 0 else 2])
+        case = models.draw_recurrence(rng, KINDS[number % 3], 9, gain=0.6, **fixed)
+        if not all(np.all(np.abs(array) < 1e6) for array in case.expected().values()):
+            continue
+        left -= 1
+        session = fastlstm.Session(case.model())
+        feeds = case.feeds()
+        clean = rows_of(case, session.run(feeds))
+        for _ in range(INJECTIONS):
+            changed, row = inject(rng, case, value)
+            dirty = rows_of(case, session.run(feeds | turned(case, changed) if "x" in changed else feeds | changed))
+            yield case, clean, changed, dirty, row
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_no_other_row_changes_by_a_bit(value):
+    for case, clean, _, dirty, row in cases(value):
+        others = np.arange(case.B) != row
+        for name in clean:
+            assert models.same_bits(clean[name][others], dirty[name][others]), (name, case)
+
+
+def test_nan_reaches_every_later_valid_step_of_its_row_and_nothing_else():
+    """The oracle knows which: masked steps keep NaN out and repeat or zero their output, gates do not hide it."""
+    reached = 0
+    for case, clean, changed, dirty, row in cases(np.nan):
+        want = rows_of(case, case.expected(**changed))
+        for name, array in want.items():
+            assert np.array_equal(np.isnan(dirty[name]), np.isnan(array)), (name, case)
+            reached += int(np.isnan(array[row]).any())
+            untouched = ~np.isnan(array)
+            assert models.same_bits(dirty[name][untouched], clean[name][untouched]), (name, case)
+    assert reached > CASES / 2, "too few cases in which NaN got anywhere"
+
+
+def test_nan_in_x_makes_every_unit_nan_from_its_step_on():
+    for kind in KINDS:
+        for reverse in (False, True):
+            rng = np.random.default_rng(5)
+            case = models.draw_recurrence(
+                rng, kind, 9, T=9, B=7, H=21, I=3, mask="", reverse=reverse, batch_first=False
+            )
+            x = case.data["x"].copy()
+            x[4, 2, 1] = np.nan
+            y = fastlstm.Session(case.model()).run(case.feeds() | {"x": x})["Y"]
+            late = slice(0, 5) if reverse else slice(4, None)
+            assert np.isnan(y[late, 2]).all() and np.isnan(y).sum() == np.isnan(y[late, 2]).sum()
+
+
+def test_nan_in_a_masked_step_is_never_read():
+    for number in range(60):
+        rng = np.random.default_rng(number)
+        case = models.draw_recurrence(rng, KINDS[number % 3], 12, mask=str(rng.choice(["mask", "lengths"])))
+        session, feeds, data = fastlstm.Session(case.model()), case.feeds(), case.data
+        x = np.where(data["mask"][..., None], data["x"], rng.choice([np.nan, np.inf, -np.inf], data["x"].shape)).astype(
+            "f4"
+        )
+        clean, dirty = session.run(feeds), session.run(feeds | turned(case, {"x": x}))
+        assert all(models.same_bits(clean[k], dirty[k]) for k in clean), case
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_infinities_give_what_the_equations_give(value):
+    """Finite where float64 is finite and near it; not finite where float64 is not."""
+    finite = 0
+    for case, _, changed, dirty, row in cases(value, activations=(), clip=0.0):
+        want = rows_of(case, case.expected(**changed))
+        for name, array in want.items():
+            got, sure = dirty[name][row], np.isfinite(array[row])
+            assert np.array_equal(np.isfinite(got), sure), (name, case)
+            assert np.all(np.abs(got[sure] - array[row][sure]) <= 1e-4 * np.maximum(1, np.abs(array[row][sure]))), (
+                name,
+                case,
+            )
+            finite += int(sure.all())
+    assert finite > CASES / 4, "too few cases in which gates saturate"
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+def test_nan_passes_every_activation_of_a_gate(name):
+    for kind in KINDS:
+        for place in range(len(models.USUAL[kind])):
+            activations = [models.default(usual) for usual in models.USUAL[kind]]
+            activations[place] = models.default(name)
+            for reset, clip in (("after", 0.0), ("before", 0.5)):
+                case = models.Recurrence(kind, 2, 4, 2, 18, 7, activations=tuple(activations), clip=clip, reset=reset)
+                x = case.data["x"].copy()
+                x[1, 2, 0] = np.nan
+                y = fastlstm.Session(case.model()).run({"x": x})["Y"]
+                want = np.zeros((2, 4), bool)
+                want[1, 2] = True
+                assert np.array_equal(np.isnan(y).all(axis=2), want) and np.array_equal(np.isnan(y).any(axis=2), want)
+
+
+def test_a_nan_weight_reaches_the_units_that_it_feeds():
+    """One NaN in U[k, j] of an RNN: unit j is NaN in every row at once, all units one step later."""
+    case = replace(
+        models.draw_recurrence(np.random.default_rng(2), "RNN", 9), T=4, B=5, H=19, reverse=False, batch_first=False
+    )
+    case = replace(case, mask="", states=("input", ""), activations=())
+    net = case.model()
+    net.weights["U"][3, 7] = np.nan  # type: ignore[index]
+    nans = np.isnan(fastlstm.Session(net).run(case.feeds())["Y"])
+    assert nans[0, :, 7].all() and nans[0].sum() == 5 and nans[1:].all()
+
+
+@pytest.mark.parametrize("name", list(models.NETWORKS))
+def test_layers_around_recurrences_keep_nan_in_its_row(name):
+    net = models.network(name, 3)
+    if net.graph.inputs[0].dtype == "int64":
+        pytest.skip("ids are no floats")
+    session, rng = fastlstm.Session(net), np.random.default_rng(1)
+    x = models.inputs_for(net, rng, 9, 7)
+    clean = session.run({"x": x})
+    for value in (np.nan, np.inf, -np.inf):
+        dirty_x = x.copy()
+        dirty_x[4, 3, 1] = value
+        dirty = session.run({"x": dirty_x})
+        others = np.arange(9) != 4
+        assert all(models.same_bits(clean[k][others], dirty[k][others]) for k in clean)
+        if np.isnan(value):
+            assert np.isnan(dirty[net.graph.outputs[0].name][4, 3:]).all()
