@@ -44,14 +44,20 @@ def with_free_time(model: Model) -> Model:
     """Return the model with its steps free where the file fixes their number but the arithmetic does not need it."""
     graph = model.graph
     axes = find_axes(graph, model.weights)
-    fixed = {s.name: s.shape[k] for s in graph.inputs if s.shape and isinstance(s.shape[k := axes.time.get(s.name, 0)], int)}
+    fixed = {
+        s.name: s.shape[k] for s in graph.inputs if s.shape and isinstance(s.shape[k := axes.time.get(s.name, 0)], int)
+    }
     fixed = {name: steps for name, steps in fixed.items() if name in axes.time}
     if not fixed:
         return model
     symbols = {name: "time" if len(set(fixed.values())) == 1 else f"time_{name}" for name in fixed}
     longer, free = (
         tuple(
-            TensorSpec(s.name, s.dtype, tuple(new(s.name, d) if k == axes.time.get(s.name, -1) else d for k, d in enumerate(s.shape or ())))
+            TensorSpec(
+                s.name,
+                s.dtype,
+                tuple(new(s.name, d) if k == axes.time.get(s.name, -1) else d for k, d in enumerate(s.shape or ())),
+            )
             for s in graph.inputs
         )
         for new in (lambda name, d: d + 1 if name in fixed else d, lambda name, d: symbols.get(name, d))

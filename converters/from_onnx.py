@@ -38,7 +38,17 @@ def from_onnx(data: bytes, inputs: Mapping[str, Any]) -> Model:
         return _Importer(proto, inputs).model()
     except FastLSTMError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, AssertionError, ZeroDivisionError, UnicodeDecodeError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        OverflowError,
+        AssertionError,
+        ZeroDivisionError,
+        UnicodeDecodeError,
+    ) as error:
         raise ModelFileError(f"a malformed ONNX graph: {type(error).__name__}: {error}") from error
 
 
@@ -80,7 +90,10 @@ class _Importer:
         for node in self.graph.node:
             known = node.domain in ("", "ai.onnx") and node.op_type in handlers
             if not known:
-                unknown.setdefault(f"{node.domain}.{node.op_type}" if node.domain else node.op_type, node.name or (node.output[0] if node.output else ""))
+                unknown.setdefault(
+                    f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
+                    node.name or (node.output[0] if node.output else ""),
+                )
         if unknown:
             listed = ", ".join(f"{op} (node {name!r})" for op, name in sorted(unknown.items()))
             raise UnsupportedError(f"operators that are not supported (opset {self.opset}): {listed}")
@@ -95,7 +108,10 @@ class _Importer:
             raise UnsupportedError(f"{where}: element type {tensor.data_type} is not supported")
         if any(d < 0 for d in tensor.dims):
             raise ModelFileError(f"{where}: shape {list(tensor.dims)}")
-        held = max(len(tensor.raw_data), 1) * 8 + sum(len(f) for f in (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data))
+        held = max(len(tensor.raw_data), 1) * 8 + sum(
+            len(f)
+            for f in (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
+        )
         count = 1
         for dim in tensor.dims:
             count *= dim
@@ -111,7 +127,9 @@ class _Importer:
         kind = value.type.tensor_type
         dtype = onnx_dtype(kind.elem_type)
         if not value.type.HasField("tensor_type") or dtype is None:
-            raise UnsupportedError(f"input {value.name!r}: its type is not supported, only tensors of numbers or booleans")
+            raise UnsupportedError(
+                f"input {value.name!r}: its type is not supported, only tensors of numbers or booleans"
+            )
         if value.name in self._bound:
             array = np.asarray(self._bound[value.name]).astype(dtype)
             self.constants[value.name] = [dtype, array.tolist()]
@@ -120,7 +138,9 @@ class _Importer:
         shape: tuple[Dim, ...] | None = None
         if kind.HasField("shape"):
             shape = tuple(
-                int(d.dim_value) if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or f"{value.name}.{k}")
+                int(d.dim_value)
+                if d.HasField("dim_value") and d.dim_value >= 0
+                else (d.dim_param or f"{value.name}.{k}")
                 for k, d in enumerate(kind.shape.dim)
             )
         self.build._value_names.discard(value.name)
@@ -132,15 +152,21 @@ class _Importer:
         attributes: dict[str, Any] = {}
         for attribute in proto.attribute:
             if attribute.type in (5, 10, 11, 12):  # GRAPH, GRAPHS, SPARSE_TENSOR(S)
-                raise UnsupportedError(f"node {proto.name!r}: {proto.op_type}: attribute {attribute.name!r} is a graph or a sparse tensor")
+                raise UnsupportedError(
+                    f"node {proto.name!r}: {proto.op_type}: attribute {attribute.name!r} is a graph or a sparse tensor"
+                )
             if attribute.type == 4:
-                attributes[attribute.name] = self._array(attribute.t, f"node {proto.name!r}: attribute {attribute.name!r}")
+                attributes[attribute.name] = self._array(
+                    attribute.t, f"node {proto.name!r}: attribute {attribute.name!r}"
+                )
             else:
                 attributes[attribute.name] = helper.get_attribute_value(attribute)
         inputs = []
         for name in proto.input:
             if name and name not in self.values:
-                raise ModelFileError(f"node {proto.name or proto.op_type!r} uses {name!r} before it is computed: a cycle, or nodes out of order")
+                raise ModelFileError(
+                    f"node {proto.name or proto.op_type!r} uses {name!r} before it is computed: a cycle, or nodes out of order"
+                )
             inputs.append(self.values[name] if name else None)
         node = OnnxNode(self.build, proto.op_type, proto.name, self.opset, inputs, list(proto.output), attributes)
         results = handlers[proto.op_type](node)
@@ -162,7 +188,11 @@ class _Importer:
                 tensor = self.build.node(f"{value.name}/output", "Identity", [tensor])
             rename[tensor.name] = value.name
             outputs.append(tensor)
-        metadata = {"source": "onnx", "opset": str(self.opset), "producer": f"{self.proto.producer_name} {self.proto.producer_version}".strip()}
+        metadata = {
+            "source": "onnx",
+            "opset": str(self.opset),
+            "producer": f"{self.proto.producer_name} {self.proto.producer_version}".strip(),
+        }
         if self.constants:
             metadata["bound"] = canonical(self.constants)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
@@ -172,15 +202,28 @@ class _Importer:
         for value in self.graph.output:
             kind = value.type.tensor_type
             if kind.HasField("shape"):
-                shape = tuple(int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or f"{value.name}.{k}") for k, d in enumerate(kind.shape.dim))
+                shape = tuple(
+                    int(d.dim_value) if d.HasField("dim_value") else (d.dim_param or f"{value.name}.{k}")
+                    for k, d in enumerate(kind.shape.dim)
+                )
                 declared[value.name] = TensorSpec(value.name, onnx_dtype(kind.elem_type) or "float32", shape)
         return declared
 
 
-def _renamed(build: Build, outputs: list[Tensor], rename: dict[str, str], declared: dict[str, TensorSpec], metadata: dict[str, str]) -> Model:
+def _renamed(
+    build: Build,
+    outputs: list[Tensor],
+    rename: dict[str, str],
+    declared: dict[str, TensorSpec],
+    metadata: dict[str, str],
+) -> Model:
     """Return the build as a model whose outputs have the names that the ONNX graph gives them."""
     nodes = [
-        replace(node, inputs=tuple(rename.get(n, n) for n in node.inputs), outputs=tuple(rename.get(n, n) for n in node.outputs))
+        replace(
+            node,
+            inputs=tuple(rename.get(n, n) for n in node.inputs),
+            outputs=tuple(rename.get(n, n) for n in node.outputs),
+        )
         for node in build.live(outputs)
     ]
     specs = []

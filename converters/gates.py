@@ -1,7 +1,7 @@
 """The gate orders of others, and the way to ours: LSTM i f g o, GRU z r n. No other file knows them.
 
-    ONNX   LSTM  W (4H, I) rows i o f c, P (3H,) i o f      GRU  W (3H, I) rows z r h
-    Keras  LSTM  i f c o                                    GRU  z r h              (ours already)
+ONNX   LSTM  W (4H, I) rows i o f c, P (3H,) i o f      GRU  W (3H, I) rows z r h
+Keras  LSTM  i f c o                                    GRU  z r h              (ours already)
 """
 
 import numpy as np

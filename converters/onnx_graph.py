@@ -12,7 +12,19 @@ Handler = Callable[["OnnxNode"], Any]
 handlers: dict[str, Handler] = {}
 
 # Ops whose output is all zeros when their first input is (Concat: when all are).
-_KEEP_ZERO = {"Expand", "Slice", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Gather", "Identity", "Cast", "Flatten", "Split"}
+_KEEP_ZERO = {
+    "Expand",
+    "Slice",
+    "Unsqueeze",
+    "Squeeze",
+    "Transpose",
+    "Reshape",
+    "Gather",
+    "Identity",
+    "Cast",
+    "Flatten",
+    "Split",
+}
 
 
 def handler(*op_types: str) -> Callable[[Handler], Handler]:
@@ -31,7 +43,16 @@ def handler(*op_types: str) -> Callable[[Handler], Handler]:
 class OnnxNode:
     """One ONNX node: its inputs as tensors, its attributes as they are asked for, and the build that it adds to."""
 
-    def __init__(self, build: Build, op_type: str, name: str, opset: int, inputs: Sequence[Tensor | None], outputs: Sequence[str], attributes: dict[str, Any]):
+    def __init__(
+        self,
+        build: Build,
+        op_type: str,
+        name: str,
+        opset: int,
+        inputs: Sequence[Tensor | None],
+        outputs: Sequence[str],
+        attributes: dict[str, Any],
+    ):
         self.build, self.op_type, self.opset = build, op_type, opset
         self.name = name or next((output for output in outputs if output), op_type)
         self.outputs = list(outputs)
@@ -68,7 +89,9 @@ class OnnxNode:
 
     def refuse(self, what: str, value: Any) -> UnsupportedError:
         """Return the error for something that is not honoured."""
-        return UnsupportedError(f"node {self.name!r}: {self.op_type} (opset {self.opset}): {what}={value!r} is not supported")
+        return UnsupportedError(
+            f"node {self.name!r}: {self.op_type} (opset {self.opset}): {what}={value!r} is not supported"
+        )
 
     def finish(self) -> None:
         """Refuse attributes that no one asked for."""
@@ -89,7 +112,14 @@ class OnnxNode:
         """Return a vector of integers as a weight."""
         return self.build.ints(f"{self.name}.{role}", *(int(v) for v in values))
 
-    def emit(self, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, suffix: str = "", **attributes: Any) -> Any:
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int | Sequence[bool] = 1,
+        suffix: str = "",
+        **attributes: Any,
+    ) -> Any:
         """Add a node of ours for (a part of) this one."""
         return self.build.node(self.name + suffix, op, inputs, outputs, **attributes)
 

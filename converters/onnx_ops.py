@@ -152,7 +152,9 @@ def _batch_normalization(node: OnnxNode):
         raise node.refuse("attribute spatial", 0)
     if node.attribute("training_mode", 0) or any(node.wants(k) for k in range(1, 5)):
         raise node.refuse("attribute training_mode", 1)
-    return node.emit("BatchNormalization", [node.input(k) for k in range(5)], axis=1, epsilon=float(node.attribute("epsilon", 1e-5)))
+    return node.emit(
+        "BatchNormalization", [node.input(k) for k in range(5)], axis=1, epsilon=float(node.attribute("epsilon", 1e-5))
+    )
 
 
 @handler("LayerNormalization")
@@ -186,7 +188,12 @@ def _conv(node: OnnxNode):
     steps = node.emit("Transpose", [x], suffix="/steps", perm=(0, 2, 1))
     kernel = node.emit("Transpose", [W], suffix="/W", perm=(2, 1, 0))
     y = node.emit(
-        "Conv1D", [steps, kernel, b], stride=stride, dilation=dilation, groups=int(node.attribute("group", 1)), pads=tuple(pads)
+        "Conv1D",
+        [steps, kernel, b],
+        stride=stride,
+        dilation=dilation,
+        groups=int(node.attribute("group", 1)),
+        pads=tuple(pads),
     )
     return node.emit("Transpose", [y], suffix="/channels", perm=(0, 2, 1))
 
@@ -276,7 +283,13 @@ def _constant_of_shape(node: OnnxNode):
 
 @handler("Constant")
 def _constant(node: OnnxNode):
-    for name, dtype in (("value", None), ("value_float", np.float32), ("value_floats", np.float32), ("value_int", np.int64), ("value_ints", np.int64)):
+    for name, dtype in (
+        ("value", None),
+        ("value_float", np.float32),
+        ("value_floats", np.float32),
+        ("value_int", np.int64),
+        ("value_ints", np.int64),
+    ):
         value = node.attribute(name)
         if value is not None:
             return node.build.weight(node.outputs[0] if node.outputs else node.name, np.asarray(value, dtype))

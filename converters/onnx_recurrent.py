@@ -61,19 +61,27 @@ class _Recurrence:
             raise node.refuse("shape of R", recurrence)
         self.hidden = recurrence[2]
         if node.attribute("hidden_size", self.hidden) != self.hidden:
-            raise ModelFileError(f"node {node.name!r}: hidden_size is {node.attribute('hidden_size')}, but R has shape {recurrence}")
+            raise ModelFileError(
+                f"node {node.name!r}: hidden_size is {node.attribute('hidden_size')}, but R has shape {recurrence}"
+            )
         self._check("W", 1, (len(self.directions), len(order) * self.hidden, None))
         self._check("R", 2, (len(self.directions), len(order) * self.hidden, self.hidden))
         self._check("B", 3, (len(self.directions), 2 * len(order) * self.hidden))
         lengths = node.optional(4)
-        self.mask = None if lengths is None else node.emit("SequenceMask", [lengths, self.x], suffix="/mask", batch_first=self.batch_first)
+        self.mask = (
+            None
+            if lengths is None
+            else node.emit("SequenceMask", [lengths, self.x], suffix="/mask", batch_first=self.batch_first)
+        )
 
     def _check(self, role: str, index: int, wanted: tuple[int | None, ...]) -> None:
         tensor = self.node.optional(index)
         shape = None if tensor is None else tensor.value.shape
         if shape is None:
             return
-        fits = len(shape) == len(wanted) and all(w is None or not isinstance(d, int) or d == w for d, w in zip(shape, wanted, strict=True))
+        fits = len(shape) == len(wanted) and all(
+            w is None or not isinstance(d, int) or d == w for d, w in zip(shape, wanted, strict=True)
+        )
         if not fits:
             raise ModelFileError(f"node {self.node.name!r}: {role} has shape {shape}, expected {wanted}")
 
@@ -123,7 +131,9 @@ class _Recurrence:
             return None
         return self.part(tensor, d, 1 if self.batch_first else 0, "/state")
 
-    def emit(self, op: str, d: int, inputs: list[Tensor | None], states: int, **attributes) -> tuple[Tensor | None, ...]:
+    def emit(
+        self, op: str, d: int, inputs: list[Tensor | None], states: int, **attributes
+    ) -> tuple[Tensor | None, ...]:
         """Add the node of one direction; return its outputs Y, Y_h (and Y_c)."""
         wanted = [self.node.wants(k) for k in range(1 + states)]
         names, alphas, betas = (tuple(part) for part in zip(*self.activations[d], strict=True))
@@ -145,7 +155,9 @@ class _Recurrence:
             axis = (2 if k == 0 else 1) if self.batch_first else (1 if k == 0 else 0)
             axes = self.node.ints("axes", [axis])
             raised = [self.node.emit("Unsqueeze", [part, axes], suffix="/direction") for part in parts]
-            outputs.append(raised[0] if len(raised) == 1 else self.node.emit("Concat", raised, suffix="/directions", axis=axis))
+            outputs.append(
+                raised[0] if len(raised) == 1 else self.node.emit("Concat", raised, suffix="/directions", axis=axis)
+            )
         return outputs
 
 

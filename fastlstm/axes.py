@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from fastlstm.errors import FastLSTMError, StreamError
 from fastlstm.graph import Graph, Node, TensorSpec, Weight
 from fastlstm.ops import inference
-from fastlstm.ops.contractions import Conv1D
+from fastlstm.ops.convolution import Conv1D
+from fastlstm.ops.masks import SequenceMask
 from fastlstm.ops.op import NeedsValue, Op, Value, find
 from fastlstm.ops.recurrent import Recurrent
-from fastlstm.ops.shapes import SequenceMask
 
 BATCH, TIME = "«batch»", "«time»"
 

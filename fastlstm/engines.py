@@ -34,7 +34,12 @@ def rerun(source: str | os.PathLike, inputs: Mapping[str, np.ndarray], outputs: 
     """
     with tempfile.TemporaryDirectory() as folder:
         given, results = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        np.savez(given, **{f"in_{k}": array for k, array in enumerate(inputs.values())}, names=np.array(list(inputs)))
+        np.savez(
+            given,
+            allow_pickle=False,
+            **{f"in_{k}": array for k, array in enumerate(inputs.values())},
+            names=np.array(list(inputs)),
+        )
         command = [sys.executable, "-m", "fastlstm.engines", str(source), str(given), str(results)]
         quiet = {
             "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -66,7 +71,8 @@ def _run_onnxruntime(source: str, names: list[str], arrays: list[np.ndarray]) ->
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(Path(source).read_bytes(), options, providers=["CPUExecutionProvider"])
-    return session.run(None, dict(zip(names, arrays, strict=True))), f"onnxruntime {onnxruntime.__version__}"
+    outputs = session.run(None, dict(zip(names, arrays, strict=True)))
+    return [np.asarray(output) for output in outputs], f"onnxruntime {onnxruntime.__version__}"
 
 
 def _run_keras(source: str, module: str, arrays: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
@@ -101,7 +107,12 @@ def _main(source: str, given: str, results: str) -> None:
         except Exception as error:  # a foreign engine fails in ways of its own; its words go into our message
             failures.append(f"{engine}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             continue
-        np.savez(results, engine=np.array(name), **{f"out_{k}": np.asarray(output) for k, output in enumerate(outputs)})
+        np.savez(
+            results,
+            allow_pickle=False,
+            engine=np.array(name),
+            **{f"out_{k}": np.asarray(output) for k, output in enumerate(outputs)},
+        )
         return
     sys.exit("; ".join(failures) or "none is installed")
 

@@ -18,7 +18,6 @@ from fastlstm.ops.op import find
 from fastlstm.plan import MAX_SCRATCH, Frame, Plan
 from fastlstm.stream import Stream
 
-
 KNOWN_CALLS = 256  # kinds of calls that are checked once
 
 

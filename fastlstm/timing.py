@@ -25,7 +25,7 @@ def onnxruntime_runner(source: Path, inputs: Mapping[str, np.ndarray], threads: 
     session = onnxruntime.InferenceSession(source.read_bytes(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     given = dict(inputs)
-    return lambda: dict(zip(names, session.run(None, given), strict=True))
+    return lambda: dict(zip(names, session.run(None, given), strict=True))  # type: ignore[return-value]
 
 
 def check_agree(runners: Mapping[str, Runner], tolerance: float = 1e-4) -> float:

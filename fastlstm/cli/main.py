@@ -204,7 +204,7 @@ def _run(given: argparse.Namespace) -> tuple[dict, str]:
     results = session.run(inputs)
     if given.output.suffix == ".npz":
         with open(given.output, "wb") as file:
-            np.savez(file, **results)
+            np.savez(file, allow_pickle=False, **results)  # type: ignore[arg-type]
     elif len(results) > 1:
         raise InputError(f"the model has {len(results)} outputs: write them to a .npz file")
     else:

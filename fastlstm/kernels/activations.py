@@ -6,13 +6,12 @@
 Absolute error of sigmoid and tanh in float32: below 3e-7. NaN stays NaN, infinities saturate.
 """
 
+from fastlstm.kernels.exponential import exp, exp_bounded
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.simd import (
     absolute,
     clamp,
-    exp,
-    exp_bounded,
     fma,
     lanes,
     load,

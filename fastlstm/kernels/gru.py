@@ -11,10 +11,11 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 import numpy as np
 
 from fastlstm.kernels.activations import activate
+from fastlstm.kernels.exponential import exp, exp_bounded
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import byte_pointer, clamp, exp, exp_bounded, lanes, load, pointers, store
+from fastlstm.kernels.simd import byte_pointer, clamp, lanes, load, pointers, store
 from fastlstm.kernels.tile import ROWS, dense_one_source, make_one_source, make_rows
 
 after_rows = make_rows((0, 1, 2), (0, 1, 3))

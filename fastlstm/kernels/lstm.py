@@ -11,10 +11,11 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 import numpy as np
 
 from fastlstm.kernels.activations import activate
+from fastlstm.kernels.exponential import exp, exp_bounded
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import byte_pointer, clamp, exp, exp_bounded, lanes, load, pointers, store
+from fastlstm.kernels.simd import byte_pointer, clamp, lanes, load, pointers, store
 from fastlstm.kernels.tile import ROWS, make_one_source, make_rows
 
 gate_rows = make_rows()

@@ -6,10 +6,11 @@
 The order of each sum depends on the row's length alone: lanes first, then across the lanes in order.
 """
 
+from fastlstm.kernels.exponential import exp
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.recurrence import write_units
-from fastlstm.kernels.simd import exp, fma, lane, lanes, larger, load_part, pointers, splat, square_root
+from fastlstm.kernels.simd import fma, lane, lanes, larger, load_part, pointers, splat, square_root
 
 
 @inline

@@ -6,8 +6,6 @@ fast-math: a lane's result depends on that lane's inputs alone, and NaN goes in 
 
 Memory is raw: `pointers` makes typed pointers of the addresses that a kernel is called with. Arrays as arguments would
 cost an atomic reference count for each call between kernels.
-
-A *tile* is a tuple of rows x width vectors that LLVM keeps in registers: `tile_load`, `tile_fma`, `tile_store`.
 """
 
 import operator
@@ -35,39 +33,39 @@ def _float_type(dtype: types.Float) -> ir.Type:
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
-def _int_type(dtype: types.Float) -> ir.Type:
+def int_type(dtype: types.Float) -> ir.Type:
     return ir.IntType(dtype.bitwidth)
 
 
-def _llvm_type(vector: Vector) -> ir.VectorType:
+def llvm_type(vector: Vector) -> ir.VectorType:
     return ir.VectorType(_float_type(vector.dtype), vector.lanes)
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, _llvm_type(fe_type))
+        super().__init__(dmm, fe_type, llvm_type(fe_type))
 
 
-def _vector_of(pointer: types.Type) -> Vector | None:
+def vector_of(pointer: types.Type) -> Vector | None:
     if isinstance(pointer, types.CPointer) and pointer.dtype in (types.float32, types.float64):
         return Vector(pointer.dtype)
     return None
 
 
 # ---- helpers over the LLVM builder ------------------------------------------------------------------
-def _constant(vector: Vector, value: float) -> ir.Constant:
-    return ir.Constant(_llvm_type(vector), [value] * vector.lanes)
+def constant(vector: Vector, value: float) -> ir.Constant:
+    return ir.Constant(llvm_type(vector), [value] * vector.lanes)
 
 
-def _splat(builder, vector: Vector, scalar):
-    llvm = _llvm_type(vector)
+def emit_splat(builder, vector: Vector, scalar):
+    llvm = llvm_type(vector)
     first = builder.insert_element(ir.Constant(llvm, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), [0] * vector.lanes)
     return builder.shuffle_vector(first, ir.Constant(llvm, ir.Undefined), zeros)
 
 
-def _call(builder, name: str, *args):
+def call(builder, name: str, *args):
     kind = args[0].type
     suffix = f"v{kind.count}f{32 if isinstance(kind.element, ir.FloatType) else 64}"
     function = cgutils.get_or_insert_function(
@@ -76,16 +74,16 @@ def _call(builder, name: str, *args):
     return builder.call(function, args)
 
 
-def _address(builder, pointer, offset):
+def address(builder, pointer, offset):
     return builder.gep(pointer, [offset])
 
 
-def _load(context, builder, vector: Vector, address):
-    return builder.load(builder.bitcast(address, _llvm_type(vector).as_pointer()), align=vector.dtype.bitwidth // 8)
+def emit_load(builder, vector: Vector, address):
+    return builder.load(builder.bitcast(address, llvm_type(vector).as_pointer()), align=vector.dtype.bitwidth // 8)
 
 
-def _store(context, builder, vector: Vector, value, address):
-    builder.store(value, builder.bitcast(address, _llvm_type(vector).as_pointer()), align=vector.dtype.bitwidth // 8)
+def emit_store(builder, vector: Vector, value, address):
+    builder.store(value, builder.bitcast(address, llvm_type(vector).as_pointer()), align=vector.dtype.bitwidth // 8)
 
 
 def _to_dtype(builder, vector: Vector, scalar):
@@ -99,7 +97,7 @@ def _to_dtype(builder, vector: Vector, scalar):
 
 # ---- operators --------------------------------------------------------------------------------------
 def _operand(builder, kind, vector: Vector, value):
-    return value if isinstance(kind, Vector) else _splat(builder, vector, _to_dtype(builder, vector, value))
+    return value if isinstance(kind, Vector) else emit_splat(builder, vector, _to_dtype(builder, vector, value))
 
 
 def _define_operator(function, instruction: str) -> None:
@@ -179,7 +177,7 @@ def byte_pointer(typingctx, address):
 @intrinsic
 def lanes(typingctx, array):
     """Return the number of lanes of the vectors that `array` is read in: a constant."""
-    vector = _vector_of(array)
+    vector = vector_of(array)
     if vector is None:
         return None
     return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, vector.lanes)
@@ -188,12 +186,12 @@ def lanes(typingctx, array):
 @intrinsic
 def load(typingctx, array, offset):
     """Return the vector that starts at array[offset]."""
-    vector = _vector_of(array)
+    vector = vector_of(array)
     if vector is None:
         return None
 
     def codegen(context, builder, sig, args):
-        return _load(context, builder, vector, _address(builder, *args))
+        return emit_load(builder, vector, address(builder, *args))
 
     return vector(array, types.intp), codegen
 
@@ -203,7 +201,7 @@ def store(typingctx, array, offset, value):
     """Write a vector to array[offset : offset + lanes]."""
 
     def codegen(context, builder, sig, args):
-        _store(context, builder, sig.args[2], args[2], _address(builder, *args[:2]))
+        emit_store(builder, sig.args[2], args[2], address(builder, *args[:2]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
@@ -229,16 +227,16 @@ def _masked(builder, vector: Vector, name: str, result, args):
 @intrinsic
 def load_part(typingctx, array, offset, count, fill):
     """Return the vector of the first `count` elements at array[offset]; the other lanes hold `fill`."""
-    vector = _vector_of(array)
+    vector = vector_of(array)
     if vector is None:
         return None
 
     def codegen(context, builder, sig, args):
-        pointer = builder.bitcast(_address(builder, *args[:2]), _llvm_type(vector).as_pointer())
+        pointer = builder.bitcast(address(builder, *args[:2]), llvm_type(vector).as_pointer())
         align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
-        other = _splat(builder, vector, _to_dtype(builder, vector, args[3]))
+        other = emit_splat(builder, vector, _to_dtype(builder, vector, args[3]))
         mask = _lane_mask(builder, vector, args[2])
-        return _masked(builder, vector, "load", _llvm_type(vector), [pointer, align, mask, other])
+        return _masked(builder, vector, "load", llvm_type(vector), [pointer, align, mask, other])
 
     return vector(array, types.intp, types.intp, types.float64), codegen
 
@@ -249,7 +247,7 @@ def store_part(typingctx, array, offset, value, count):
 
     def codegen(context, builder, sig, args):
         vector = sig.args[2]
-        pointer = builder.bitcast(_address(builder, *args[:2]), _llvm_type(vector).as_pointer())
+        pointer = builder.bitcast(address(builder, *args[:2]), llvm_type(vector).as_pointer())
         align = ir.Constant(ir.IntType(32), vector.dtype.bitwidth // 8)
         mask = _lane_mask(builder, vector, args[3])
         _masked(builder, vector, "store", ir.VoidType(), [args[2], pointer, align, mask])
@@ -266,7 +264,7 @@ def splat(typingctx, like, scalar):
         return None
 
     def codegen(context, builder, sig, args):
-        return _splat(builder, like, _to_dtype(builder, like, args[1]))
+        return emit_splat(builder, like, _to_dtype(builder, like, args[1]))
 
     return like(like, types.float64), codegen
 
@@ -274,19 +272,19 @@ def splat(typingctx, like, scalar):
 @intrinsic
 def fma(typingctx, a, b, c):
     """Return a * b + c with one rounding."""
-    return a(a, a, a), lambda context, builder, sig, args: _call(builder, "fma", *args)
+    return a(a, a, a), lambda context, builder, sig, args: call(builder, "fma", *args)
 
 
 @intrinsic
 def absolute(typingctx, a):
     """Return |a|."""
-    return a(a), lambda context, builder, sig, args: _call(builder, "fabs", *args)
+    return a(a), lambda context, builder, sig, args: call(builder, "fabs", *args)
 
 
 @intrinsic
 def square_root(typingctx, a):
     """Return the correctly rounded square root."""
-    return a(a), lambda context, builder, sig, args: _call(builder, "sqrt", *args)
+    return a(a), lambda context, builder, sig, args: call(builder, "sqrt", *args)
 
 
 def _select(builder, comparison, a, b, then, otherwise):
@@ -299,11 +297,11 @@ def where_less(typingctx, a, b, then, otherwise):
     return a(a, a, a, a), lambda context, builder, sig, args: _select(builder, "<", *args)
 
 
-def _clamp_low(builder, vector, x, low):
+def clamp_low(builder, vector, x, low):
     return _select(builder, "<", x, low, low, x)
 
 
-def _clamp_high(builder, vector, x, high):
+def clamp_high(builder, vector, x, high):
     return _select(builder, ">", x, high, high, x)
 
 
@@ -314,8 +312,8 @@ def clamp(typingctx, x, low, high):
         return None
 
     def codegen(context, builder, sig, args):
-        low, high = (_splat(builder, x, _to_dtype(builder, x, a)) for a in args[1:])
-        return _clamp_high(builder, x, _clamp_low(builder, x, args[0], low), high)
+        low, high = (emit_splat(builder, x, _to_dtype(builder, x, a)) for a in args[1:])
+        return clamp_high(builder, x, clamp_low(builder, x, args[0], low), high)
 
     return x(x, types.float64, types.float64), codegen
 
@@ -324,68 +322,6 @@ def clamp(typingctx, x, low, high):
 def larger(typingctx, a, b):
     """Return the larger lane; a NaN in `b` stays."""
     return a(a, a), lambda context, builder, sig, args: _select(builder, ">", args[0], args[1], args[0], args[1])
-
-
-# e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2) / 2 and e^r = 1 + r + r^2 P(r). P interpolates at Chebyshev
-# nodes: relative error 1.1e-8 for float32 and 1.7e-17 for float64, before rounding.
-_LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
-_P = {
-    32: (1.39261835877134945e-3, 8.36317905272257737e-3, 4.16665546172045742e-2, 0.166665769896987757, 0.5),
-    64: (
-        2.51003854955103191e-8,
-        2.76200884454097482e-7,
-        2.75572684599970648e-6,
-        2.48015212959543751e-5,
-        1.98412698630536169e-4,
-        1.38888889172137169e-3,
-        8.33333333333006183e-3,
-        4.16666666666241279e-2,
-        0.166666666666666675,
-        0.500000000000000102,
-    ),
-}
-_MANTISSA = {32: 23, 64: 52}
-_BIAS = {32: 127, 64: 1023}
-_EXP_LOW = {32: -88.0, 64: -709.4}  # below, 2^n is written as 0
-_EXP_HIGH = {32: 89.0, 64: 710.0}  # above, 2^n is written as infinity
-
-
-def _exp(builder, vector: Vector, x, high: float | None):
-    bits = vector.dtype.bitwidth
-    integers = ir.VectorType(_int_type(vector.dtype), vector.lanes)
-    whole = lambda value: ir.Constant(integers, [value] * vector.lanes)
-    const = lambda value: _constant(vector, value)
-    x = _clamp_low(builder, vector, x, const(_EXP_LOW[bits]))
-    x = _clamp_high(builder, vector, x, const(_EXP_HIGH[bits] if high is None else high))
-    # Adding 1.5 * 2^mantissa leaves round(x / ln 2) in the low bits; converting a NaN to an integer would be poison.
-    magic = const(1.5 * 2.0 ** _MANTISSA[bits])
-    shifted = _call(builder, "fma", x, const(1.4426950408889634), magic)
-    n = builder.fsub(shifted, magic)
-    r = _call(builder, "fma", n, const(-_LN2[bits][0]), x)
-    r = _call(builder, "fma", n, const(-_LN2[bits][1]), r)
-    p = const(_P[bits][0])
-    for coefficient in _P[bits][1:]:
-        p = _call(builder, "fma", p, r, const(coefficient))
-    p = _call(builder, "fma", builder.fmul(r, r), p, r)
-    exponent = builder.add(builder.bitcast(shifted, integers), whole(_BIAS[bits]))
-    scale = builder.bitcast(builder.shl(exponent, whole(_MANTISSA[bits])), _llvm_type(vector))
-    return builder.fmul(builder.fadd(p, const(1.0)), scale)
-
-
-@intrinsic
-def exp(typingctx, x):
-    """Return e^x: 0 below the range of normal numbers, infinity above."""
-    if not isinstance(x, Vector):
-        return None
-    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], None)
-
-
-@intrinsic
-def exp_bounded(typingctx, x):
-    """Return e^min(x, 40): finite, so that (1 - e) / (1 + e) is -1 and not NaN for a large x."""
-    if not isinstance(x, Vector):
-        return None
-    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], 40.0)
 
 
 @intrinsic
@@ -398,73 +334,3 @@ def lane(typingctx, x, index):
         return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
 
     return x.dtype(x, types.intp), codegen
-
-
-# ---- tiles ------------------------------------------------------------------------------------------
-@intrinsic(prefer_literal=True)
-def tile_load(typingctx, array, offset, stride, rows, width):
-    """Return rows x width vectors: row m holds array[offset + m * stride : + width * lanes]."""
-    vector = _vector_of(array)
-    if vector is None or not isinstance(rows, types.IntegerLiteral) or not isinstance(width, types.IntegerLiteral):
-        return None
-    count, across = rows.literal_value, width.literal_value
-    tile = types.UniTuple(vector, count * across)
-
-    def codegen(context, builder, sig, args):
-        values = []
-        for m in range(count):
-            row = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, m)))
-            for g in range(across):
-                at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
-                values.append(_load(context, builder, vector, _address(builder, args[0], at)))
-        return context.make_tuple(builder, tile, values)
-
-    return tile(array, types.intp, types.intp, rows, width), codegen
-
-
-@intrinsic(prefer_literal=True)
-def tile_fma(typingctx, tile, x, x_offset, x_stride, panel, panel_offset, width, columns):
-    """Add x[x_offset + m * x_stride] * panel[panel_offset : + len(columns) * lanes] to every row m of the tile.
-
-    `columns` (a constant tuple) says which of the tile's `width` vectors each vector of the panel goes to.
-    """
-    if not isinstance(width, types.IntegerLiteral) or not isinstance(columns, types.BaseTuple):
-        return None
-    across = width.literal_value
-    places = [kind.literal_value for kind in columns.types]
-    vector = tile.dtype
-
-    def codegen(context, builder, sig, args):
-        values = [builder.extract_value(args[0], n) for n in range(len(tile))]
-        weights = []
-        for g in range(len(places)):
-            at = builder.add(args[5], ir.Constant(args[5].type, g * vector.lanes))
-            weights.append(_load(context, builder, vector, _address(builder, args[4], at)))
-        for m in range(len(tile) // across):
-            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
-            x_m = _splat(builder, vector, builder.load(builder.gep(args[1], [row])))
-            for weight, place in zip(weights, places, strict=True):
-                values[across * m + place] = _call(builder, "fma", x_m, weight, values[across * m + place])
-        return context.make_tuple(builder, sig.args[0], values)
-
-    return tile(tile, x, types.intp, types.intp, panel, types.intp, width, columns), codegen
-
-
-@intrinsic(prefer_literal=True)
-def tile_store(typingctx, tile, array, offset, stride, width):
-    """Write the tile: row m to array[offset + m * stride : + width * lanes]."""
-    if not isinstance(width, types.IntegerLiteral):
-        return None
-    across = width.literal_value
-
-    def codegen(context, builder, sig, args):
-        vector = sig.args[0].dtype
-        for m in range(len(tile) // across):
-            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
-            for g in range(across):
-                at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
-                value = builder.extract_value(args[0], across * m + g)
-                _store(context, builder, vector, value, _address(builder, args[1], at))
-        return context.get_dummy_value()
-
-    return types.void(tile, array, types.intp, types.intp, width), codegen

@@ -57,5 +57,7 @@ def activate(x: Tensor, name: str, kind: Activation) -> Tensor:
     if op == "Softmax":
         return x.build.node(name, "Softmax", [x], axis=-1)
     known = ACTIVATIONS[op]
-    attributes = ({"alpha": alpha} if known.has_alpha else {}) | ({"beta": beta} if known.has_beta else {})
+    attributes: dict[str, Any] = ({"alpha": alpha} if known.has_alpha else {}) | (
+        {"beta": beta} if known.has_beta else {}
+    )
     return x.build.node(name, op, [x], **attributes)

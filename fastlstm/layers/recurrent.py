@@ -226,7 +226,8 @@ class RNN(Layer):
             states += final
         return y, last, states
 
-    call = Recurrent.call
+    def call(self, x: Tensor, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
+        return Recurrent.call(self, x, initial_state)  # type: ignore[arg-type]
 
 
 class Bidirectional(Layer):

@@ -1,6 +1,30 @@
 """The vocabulary of nodes: one object for each op, one registry, filled by these imports."""
 
-from fastlstm.ops import contractions, elementwise, normalisation, recurrent, shapes
+from fastlstm.ops import (
+    contractions,
+    convolution,
+    elementwise,
+    lookups,
+    masks,
+    normalisation,
+    rearranging,
+    recurrent,
+    shape_values,
+    views,
+)
 from fastlstm.ops.op import find, registered
 
-__all__ = ["contractions", "elementwise", "find", "normalisation", "recurrent", "registered", "shapes"]
+__all__ = [
+    "contractions",
+    "convolution",
+    "elementwise",
+    "find",
+    "lookups",
+    "masks",
+    "normalisation",
+    "rearranging",
+    "recurrent",
+    "registered",
+    "shape_values",
+    "views",
+]

@@ -1,4 +1,4 @@
-"""Ops that contract: Dense, MatMul, Gemm and Conv1D, all on the one register tile.
+"""Ops that contract: Dense, MatMul and Gemm, all on the one register tile.
 
 No BLAS: each output element is one chain of multiply-adds in a fixed order, so a row's bits depend on that row alone.
 """
@@ -9,12 +9,11 @@ from math import prod
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.ops import dims
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
-from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, register, shape_error
-from fastlstm.ops.recurrent import pack_columns
+from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
+from fastlstm.ops.packing import pack_columns
 
 PLAIN = ("Identity", 0.0, 0.0)
 
@@ -77,12 +76,7 @@ class Dense(Op):
         assert x is not None and W is not None
         if W.shape is None or len(W.shape) != 2:
             raise shape_error(node, "weight W", W.shape, "(I, N)")
-        if (
-            len(args) > 2
-            and args[2] is not None
-            and not (len(args[2].shape or ()) == 1 and agree(args[2].shape[0], W.shape[1]))
-        ):  # type: ignore[index]
-            raise shape_error(node, "bias b", args[2].shape, f"({W.shape[1]},)")
+        expect_shape(node, args, 2, "bias b", (W.shape[1],))
         if x.shape is None:
             return [Value(x.dtype, None)]
         if not x.shape or not agree(x.shape[-1], W.shape[0]):
@@ -100,7 +94,7 @@ class Dense(Op):
             emit,
             x.array,
             W,
-            args[2] if len(args) > 2 else None,
+            at(args, 2),
             y,
             (1, prod(y.shape[:-1]), K, N),
             activation=activation,
@@ -223,7 +217,7 @@ class Gemm(Op):
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
         M, K, N = (int(d) for d in self._dims(node, args))
-        a, b, c = args[0], args[1], args[2] if len(args) > 2 else None
+        a, b, c = args[0], args[1], at(args, 2)
         assert a is not None and b is not None and a.array is not None
         x = a.array
         if self.get(node, "transA"):
@@ -252,116 +246,3 @@ class Gemm(Op):
 
 def _scaled(c: np.ndarray, beta: np.ndarray, out: np.ndarray) -> None:
     np.multiply(c, beta, out=out)
-
-
-@register
-class Conv1D(Op):
-    """Cross-correlation over time: X (B, T, C), W (K, C / groups, F), b (F,); `pads` zeros before and after.
-
-    Where all padding comes before, (K - 1) * dilation steps at stride 1, it is causal, and a stream carries its history.
-    """
-
-    name = "Conv1D"
-    inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
-    attributes = {
-        "stride": Attribute(int, 1),
-        "dilation": Attribute(int, 1),
-        "groups": Attribute(int, 1),
-        "pads": Attribute(int, (0, 0), many=True),
-        "activation": Attribute(str, "Identity", choices=tuple(ACTIVATIONS)),
-        "alpha": Attribute(float, 0.0),
-        "beta": Attribute(float, 0.0),
-    }
-
-    def check(self, node: Node) -> None:
-        super().check(node)
-        pads = self.get(node, "pads")
-        if len(pads) != 2 or min(pads) < 0:
-            raise shape_error(node, "attribute 'pads'", pads, "two counts of zeros, before and after")
-        for name in ("stride", "dilation", "groups"):
-            if self.get(node, name) < 1:
-                raise shape_error(node, f"attribute {name!r}", self.get(node, name), "at least 1")
-
-    def causal(self, node: Node, kernel: int) -> bool:
-        """Tell whether an output step sees no later input step and the output has the input's steps."""
-        span = (kernel - 1) * self.get(node, "dilation")
-        return self.get(node, "stride") == 1 and tuple(self.get(node, "pads")) == (span, 0)
-
-    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
-        x, W = args[0], args[1]
-        assert x is not None and W is not None
-        groups = self.get(node, "groups")
-        if W.shape is None or len(W.shape) != 3:
-            raise shape_error(node, "weight W", W.shape, "(K, C / groups, F)")
-        K, C, F = (int(d) for d in W.shape)
-        if F % groups:
-            raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
-        if len(args) > 2 and args[2] is not None and args[2].shape != (F,):
-            raise shape_error(node, "bias b", args[2].shape, f"({F},)")
-        if x.shape is None or len(x.shape) != 3 or not agree(x.shape[2], C * groups):
-            raise shape_error(node, "input X", x.shape, f"(B, T, C) with C = {C * groups}")
-        span = (K - 1) * self.get(node, "dilation")
-        T, stride = x.shape[1], self.get(node, "stride")
-        if isinstance(T, int):
-            left = T + sum(self.get(node, "pads")) - span
-            if left < 1 and T > 0:
-                raise shape_error(node, "input X", x.shape, f"at least {span + 1 - sum(self.get(node, 'pads'))} steps")
-            steps: Dim = max(0, (left + stride - 1) // stride) if T else 0
-        elif sum(self.get(node, "pads")) == span and stride == 1:
-            steps = T
-        else:
-            steps = dims.apply(f"conv{K}.{stride}.{span}.{sum(self.get(node, 'pads'))}", T)
-        return [Value(x.dtype, (x.shape[0], steps, F))]
-
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
-        x, W, b = args[0], args[1], args[2] if len(args) > 2 else None
-        assert x is not None and x.array is not None and W is not None
-        B, T, C = (int(d) for d in x.shape or ())
-        K, c, F = (int(d) for d in W.shape or ())
-        steps = int(outs[0].shape[1])  # type: ignore[index]
-        stride, dilation, groups = (self.get(node, name) for name in ("stride", "dilation", "groups"))
-        before, after = self.get(node, "pads")
-        span = (K - 1) * dilation
-        rows = before + T + after
-        source = x.array
-        if before or after:
-            source = emit.scratch((B, rows, C), x.dtype)
-            if self.causal(node, K) and span:
-                history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
-                emit.host(np.copyto, source[:, :before], history)
-                emit.host(np.copyto, source[:, before : before + T], x.array)
-                emit.host(np.copyto, history, source[:, T:])
-            else:
-                source[:] = 0
-                emit.host(np.copyto, source[:, before : before + T], x.array)
-        y = emit.scratch((B, steps, F), x.dtype)
-        emit.alias(outs[0], y)
-        activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
-        if groups == 1 and dilation == 1:
-            # a window of K steps is K * C neighbouring elements: no copy
-            emit_dense(
-                emit, source, W, b, y, (B, steps, K * C, F), x_at=(0, rows * C, stride * C), y_at=(0, steps * F, F),
-                activation=activation, part=("taps",), take=lambda w: w.reshape(K * C, F),
-            )  # fmt: skip
-            return
-        f = F // groups
-        for group in range(groups):
-            columns = slice(group * f, (group + 1) * f)
-            for tap in range(K):
-                emit_dense(
-                    emit, source, W, b if tap == 0 else None, y, (B, steps, c, f),
-                    x_at=(tap * dilation * C + group * c, rows * C, stride * C), y_at=(group * f, steps * F, F),
-                    accumulate=tap > 0, activation=activation if tap == K - 1 else PLAIN,
-                    part=("columns of group", group, tap),
-                    take=lambda w, tap=tap, columns=columns: w[tap if w.ndim == 3 else 0, ..., columns].reshape(-1, f),
-                )  # fmt: skip
-
-    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
-        kernel = int(args[1].shape[0]) if args[1] is not None and args[1].shape else 1  # type: ignore[arg-type]
-        axes = [(0, 2), (1, 0), (1, 1), (1, 2), (2, 0)]
-        pointwise = kernel == 1 and self.get(node, "stride") == 1
-        return axes if pointwise or self.causal(node, kernel) else [(0, 1), *axes]
-
-    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        K, c, _ = args[1].shape  # type: ignore
-        return 2 * prod(outs[0].shape) * int(K) * int(c)  # type: ignore[arg-type]

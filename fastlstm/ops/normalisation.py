@@ -6,15 +6,7 @@ from math import prod
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.ops.dims import agree
-from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, register, shape_error
-
-
-def axis_of(node: Node, axis: int, rank: int) -> int:
-    """Return an axis counted from the front. Raise ShapeError where there is none."""
-    if not -rank <= axis < rank:
-        raise shape_error(node, "an input", f"of rank {rank}", f"an axis {axis}")
-    return axis % rank
+from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, at, axis_of, expect_shape, register
 
 
 @register
@@ -68,10 +60,7 @@ class LayerNormalization(Op):
         if x.shape is not None:
             axis = axis_of(node, self.get(node, "axis"), len(x.shape))
             for k, role in ((1, "scale"), (2, "shift")):
-                shape = args[k].shape if k < len(args) and args[k] is not None else None  # type: ignore[union-attr]
-                wanted = x.shape[axis:]
-                if shape is not None and not (len(shape) == len(wanted) and all(map(agree, shape, wanted))):
-                    raise shape_error(node, f"weight {role}", shape, str(wanted))
+                expect_shape(node, args, k, f"weight {role}", x.shape[axis:])
         return [Value(x.dtype, x.shape)]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
@@ -81,7 +70,7 @@ class LayerNormalization(Op):
         n = prod(x.shape[axis:])
         weights = []
         for k, neutral in ((1, 1.0), (2, 0.0)):
-            value = args[k] if k < len(args) else None
+            value = at(args, k)
             weights.append(
                 emit.packed(
                     ("normalise", n, neutral, x.dtype.str),
@@ -114,9 +103,8 @@ class BatchNormalization(HostOp):
         assert x is not None
         if x.shape is not None:
             channels = x.shape[axis_of(node, self.get(node, "axis"), len(x.shape))]
-            for slot, value in zip(self.inputs[1:], args[1:], strict=False):
-                if value is not None and (len(value.shape or ()) != 1 or not agree(value.shape[0], channels)):  # type: ignore[index]
-                    raise shape_error(node, f"weight {slot.name}", value.shape, f"({channels},)")
+            for k, slot in enumerate(self.inputs[1:], 1):
+                expect_shape(node, args, k, f"weight {slot.name}", (channels,))
         return [Value(x.dtype, x.shape)]
 
     def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:

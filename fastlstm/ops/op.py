@@ -13,7 +13,7 @@ import numpy as np
 
 from fastlstm.errors import GraphError, ShapeError, one_of
 from fastlstm.graph import Node
-from fastlstm.ops.dims import Shape
+from fastlstm.ops.dims import Shape, agree
 
 
 @dataclass
@@ -242,7 +242,7 @@ class NeedsValue(Exception):
 
 def contents(args: Sequence[Value | None], index: int) -> np.ndarray | None:
     """Return the contents of an input that decides a shape, None where it is absent. Raise NeedsValue if not known."""
-    value = args[index] if index < len(args) else None
+    value = at(args, index)
     if value is None:
         return None
     if value.data is None:
@@ -253,3 +253,40 @@ def contents(args: Sequence[Value | None], index: int) -> np.ndarray | None:
 def shape_error(node: Node, role: str, got: object, wanted: str, hint: str = "") -> ShapeError:
     """Return the error for an input that does not fit: what, where, got, wanted."""
     return ShapeError(f"node {node.name!r}: {role} has shape {got}, expected {wanted}" + (f". {hint}" if hint else ""))
+
+
+def at(args: Sequence[Value | None], index: int) -> Value | None:
+    """Return an input, None where it is absent."""
+    return args[index] if index < len(args) else None
+
+
+def expect_shape(node: Node, args: Sequence[Value | None], index: int, role: str, wanted: Shape) -> None:
+    """Raise ShapeError unless an input is absent, of unknown rank, or fits `wanted`."""
+    value = at(args, index)
+    if value is None or value.shape is None:
+        return
+    if len(value.shape) != len(wanted) or not all(map(agree, value.shape, wanted)):
+        raise shape_error(node, role, value.shape, str(wanted))
+
+
+Args = Sequence[Value | None]
+Arrays = Sequence[np.ndarray | None]
+
+
+def required(args: Args, index: int = 0) -> Value:
+    """Return an input that the schema requires."""
+    value = args[index]
+    assert value is not None
+    return value
+
+
+def integers(array: np.ndarray | None) -> list[int] | None:
+    """Return the integers of an array, None where it is absent."""
+    return None if array is None else [int(v) for v in np.asarray(array).ravel()]
+
+
+def axis_of(node: Node, axis: int, rank: int) -> int:
+    """Return an axis counted from the front. Raise ShapeError where there is none."""
+    if not -rank <= axis < rank:
+        raise shape_error(node, "an input", f"of rank {rank}", f"an axis {axis}")
+    return axis % rank

@@ -12,34 +12,10 @@ import numpy as np
 from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
-from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, register, shape_error
+from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
+from fastlstm.ops.packing import pack_columns, pack_panels, pad_units
 
 UNMASKED, ZERO, CARRY = -1, 0, 1
-
-
-def pack_panels(gates: int, lanes: int, columns: Sequence[int], slots: int, matrix: np.ndarray) -> np.ndarray:
-    """(K, gates * H) -> panels (S/L, K, slots, L) with the gates `columns` in the first slots, zeros elsewhere."""
-    K, H = matrix.shape[0], matrix.shape[1] // gates
-    blocks = -(-H // lanes)
-    padded = np.zeros((K, slots, blocks * lanes), matrix.dtype)
-    padded[:, : len(columns), :H] = matrix.reshape(K, gates, H)[:, list(columns)]
-    return padded.reshape(K, slots, blocks, lanes).transpose(2, 0, 1, 3)
-
-
-def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:
-    """(K, N) -> panels (N / 4L, K, 4, L), zeros past N."""
-    K, N = matrix.shape
-    panels = -(-N // (4 * lanes))
-    padded = np.zeros((K, panels * 4 * lanes), matrix.dtype)
-    padded[:, :N] = matrix
-    return padded.reshape(K, panels, 4, lanes).transpose(1, 0, 2, 3)
-
-
-def pad_units(S: int, matrix: np.ndarray) -> np.ndarray:
-    """(n, H) -> (n, S), zeros past H."""
-    padded = np.zeros((matrix.shape[0], S), matrix.dtype)
-    padded[:, : matrix.shape[1]] = matrix
-    return padded
 
 
 def _steps_ahead(T: int, B: int, size: int) -> int:
@@ -61,9 +37,6 @@ class Recurrent(Op):
     h_slot: int
     mask_slot: int
 
-    def arg(self, args: Sequence[Value | None], index: int) -> Value | None:
-        return args[index] if index < len(args) else None
-
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
         """Return T, B, I, H after checking every shape against them."""
         x, W, U = args[self.x_slot], args[self.w_slot], args[self.u_slot]
@@ -84,20 +57,11 @@ class Recurrent(Op):
             order = "(B, T, I)" if self.get(node, "batch_first") else "(T, B, I)"
             raise shape_error(node, "input X", x.shape, f"{order} with I = {W.shape[0]}")
         T, B = (x.shape[1], x.shape[0]) if self.get(node, "batch_first") else (x.shape[0], x.shape[1])
-        self._check_vector(node, args, self.b_slot, "bias b", (columns,))
+        expect_shape(node, args, self.b_slot, "bias b", (columns,))
         for k in range(len(self.states)):
-            self._check_vector(node, args, self.h_slot + k, f"initial state {self.states[k]}0", (B, H))
-        self._check_vector(node, args, self.mask_slot, "mask", tuple(x.shape[:2]))
+            expect_shape(node, args, self.h_slot + k, f"initial state {self.states[k]}0", (B, H))
+        expect_shape(node, args, self.mask_slot, "mask", tuple(x.shape[:2]))
         return T, B, x.shape[2], H
-
-    def _check_vector(
-        self, node: Node, args: Sequence[Value | None], index: int, role: str, wanted: tuple[Dim, ...]
-    ) -> None:
-        value = self.arg(args, index)
-        if value is None or value.shape is None:
-            return
-        if len(value.shape) != len(wanted) or not all(agree(a, b) for a, b in zip(value.shape, wanted, strict=True)):
-            raise shape_error(node, role, value.shape, str(wanted))
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         T, B, _, H = self.dims(node, args)
@@ -113,7 +77,7 @@ class Recurrent(Op):
         if self.get(node, "direction") == "reverse":
             axes += [(0, time), (self.mask_slot, time)]
         for k in (self.w_slot, self.u_slot, self.b_slot):
-            value = self.arg(args, k)
+            value = at(args, k)
             axes += [(k, axis) for axis in range(len(value.shape or ()))] if value is not None else []
         return axes
 
@@ -155,14 +119,14 @@ class Recurrent(Op):
         y_t, y_b = (H, T * H) if batch_first else (B * H, H)
         nothing = emit.scratch((1,), dtype)
 
-        mask = self.arg(args, self.mask_slot)
+        mask = at(args, self.mask_slot)
         masked = UNMASKED if mask is None else CARRY if self.get(node, "masked_output") == "carry" else ZERO
         mask_array = emit.scratch((1,), np.dtype(np.uint8)) if mask is None else mask.array.view(np.uint8)  # type: ignore[union-attr]
         mask_t, mask_b = (1, T) if batch_first else (B, 1)
 
         states = []
         for k, role in enumerate(self.states):
-            start = self.arg(args, self.h_slot + k)
+            start = at(args, self.h_slot + k)
             states.append(self._state(node, role, start, B, H, S, dtype, emit))
         y_last = emit.state(node, "last", (B, S), dtype, None, H) if masked == CARRY else nothing
 
@@ -263,7 +227,7 @@ class LSTM(Recurrent):
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
         dims = super().dims(node, args)
-        self._check_vector(node, args, 6, "peepholes P", (3, dims[3]))
+        expect_shape(node, args, 6, "peepholes P", (3, dims[3]))
         return dims
 
     def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
@@ -274,10 +238,10 @@ class LSTM(Recurrent):
         U = emit.packed(("panels", 4, L, every, 4), [args[2]], lambda u: pack_panels(4, L, every, 4, u.astype(dtype)))
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
-            emit, f"lstm b {L} {H}", [self.arg(args, 3)],
+            emit, f"lstm b {L} {H}", [at(args, 3)],
             lambda b: pack_panels(4, L, every, 4, (zeros if b is None else b)[None]), dtype,
         )  # fmt: skip
-        P = self.arg(args, 6)
+        P = at(args, 6)
         peepholes = b if P is None else emit.packed(("units", S), [P], lambda p: pad_units(S, p.astype(dtype)))
         codes, numbers, clipped, bound = self.coefficients(node, emit)
         coupled = int(self.get(node, "input_forget"))
@@ -310,7 +274,7 @@ class GRU(Recurrent):
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
         dims = super().dims(node, args)
-        self._check_vector(node, args, 4, "bias bn", (dims[3],))
+        expect_shape(node, args, 4, "bias bn", (dims[3],))
         return dims
 
     def state_stride(self, node: Node, H: int, L: int) -> int:
@@ -336,7 +300,7 @@ class GRU(Recurrent):
             gates[2 if before else 3] += 0 if bn is None else bn
             return pack_panels(4, L, (0, 1, 2, 3), 4, gates.reshape(1, -1))
 
-        b = self.bias(emit, f"gru b {L} {H} {before}", [self.arg(args, 3), self.arg(args, 4)], pack_bias, dtype)
+        b = self.bias(emit, f"gru b {L} {H} {before}", [at(args, 3), at(args, 4)], pack_bias, dtype)
         if not before:
             U = emit.packed(
                 ("panels", 3, L, every, 3), [args[2]], lambda u: pack_panels(3, L, every, 3, u.astype(dtype))
@@ -382,7 +346,7 @@ class RNN(Recurrent):
         b = self.bias(
             emit,
             f"rnn b {S} {H}",
-            [self.arg(args, 3)],
+            [at(args, 3)],
             lambda b: pad_units(S, (zeros if b is None else b)[None]),
             dtype,
         )

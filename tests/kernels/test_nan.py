@@ -109,19 +109,40 @@ def test_nan_in_a_masked_step_is_never_read():
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf])
 def test_infinities_give_what_the_equations_give(value):
-    """Finite where float64 is finite and near it; not finite where float64 is not."""
+    """Finite where float64 is finite and near it; of the same class (NaN, inf, -inf) where it is not."""
     finite = 0
     for case, _, changed, dirty, row in cases(value, activations=(), clip=0.0):
+        if "c0" in changed and not case.peepholes:
+            continue  # the oracle multiplies c by peepholes of 0; see the next test
         want = rows_of(case, case.expected(**changed))
         for name, array in want.items():
-            got, sure = dirty[name][row], np.isfinite(array[row])
-            assert np.array_equal(np.isfinite(got), sure), (name, case)
-            assert np.all(np.abs(got[sure] - array[row][sure]) <= 1e-4 * np.maximum(1, np.abs(array[row][sure]))), (
-                name,
-                case,
-            )
+            got, truth = dirty[name][row].astype(np.float64), array[row]
+            sure = np.isfinite(truth)
+            if "h0" in changed and case.kind == "GRU" and case.reset == "after":
+                # z = 0 times inf is NaN; the fused cell, with z never quite 0, leaves inf
+                assert not np.isfinite(got[~sure]).all() or sure.all(), (name, case)
+            else:
+                assert np.array_equal(got[~sure], truth[~sure], equal_nan=True), (name, case)
+            assert np.all(np.abs(got[sure] - truth[sure]) <= 1e-5 * np.maximum(1, np.abs(truth[sure]))), (name, case)
             finite += int(sure.all())
     assert finite > CASES / 4, "too few cases in which gates saturate"
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+@pytest.mark.parametrize("activations", [(), ("HardSigmoid", "Softsign", "Tanh")])
+def test_an_infinite_cell_stays_infinite_and_gives_the_output_gate(value, activations):
+    """c' = f c + i g = c while f > 0, h' = o tanh(c') = +-o: as with a cell of +-1e6, whose tanh is +-1 too."""
+    activations = tuple(models.default(name) for name in activations)
+    case = models.Recurrence(
+        "LSTM", 6, 3, 4, 19, 11, states=("", "input"), activations=activations, outputs=("Y", "c"), gain=0.5
+    )
+    session, feeds = fastlstm.Session(case.model()), case.feeds()
+    feeds["x"] = feeds["x"] * np.float32(0.2)  # gates away from 0
+    infinite, huge = feeds["c0"].copy(), feeds["c0"].copy()
+    infinite[1, 5], huge[1, 5] = value, np.copysign(1e6, value)
+    got, want = session.run(feeds | {"c0": infinite}), session.run(feeds | {"c0": huge})
+    assert got["c"][1, 5] == value and np.isfinite(np.delete(got["c"], 5, axis=1)).all()
+    np.testing.assert_allclose(got["Y"], want["Y"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
@@ -166,5 +187,6 @@ def test_layers_around_recurrences_keep_nan_in_its_row(name):
         dirty = session.run({"x": dirty_x})
         others = np.arange(9) != 4
         assert all(models.same_bits(clean[k][others], dirty[k][others]) for k in clean)
-        if np.isnan(value):
-            assert np.isnan(dirty[net.graph.outputs[0].name][4, 3:]).all()
+        if np.isnan(value):  # at its step every unit is NaN, later at least those of forward nodes
+            nans = np.isnan(dirty[net.graph.outputs[0].name][4])
+            assert nans[3].all() and nans[4:].any(axis=1).all()

@@ -1,0 +1,71 @@
+"""e^x on a vector, the heart of every activation.
+
+    e^x = 2^n e^r,  n = round(x / ln 2),  |r| <= ln(2) / 2,  e^r = 1 + r + r^2 P(r)
+
+P interpolates at Chebyshev nodes: relative error 1.1e-8 for float32 and 1.7e-17 for float64, before rounding.
+"""
+
+from llvmlite import ir
+from numba.extending import intrinsic
+
+from fastlstm.kernels import simd
+from fastlstm.kernels.simd import Vector
+
+_LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
+_P = {
+    32: (1.39261835877134945e-3, 8.36317905272257737e-3, 4.16665546172045742e-2, 0.166665769896987757, 0.5),
+    64: (
+        2.51003854955103191e-8,
+        2.76200884454097482e-7,
+        2.75572684599970648e-6,
+        2.48015212959543751e-5,
+        1.98412698630536169e-4,
+        1.38888889172137169e-3,
+        8.33333333333006183e-3,
+        4.16666666666241279e-2,
+        0.166666666666666675,
+        0.500000000000000102,
+    ),
+}
+_MANTISSA = {32: 23, 64: 52}
+_BIAS = {32: 127, 64: 1023}
+_EXP_LOW = {32: -88.0, 64: -709.4}  # below, 2^n is written as 0
+_EXP_HIGH = {32: 89.0, 64: 710.0}  # above, 2^n is written as infinity
+
+
+def _exp(builder, vector: Vector, x, high: float | None):
+    bits = vector.dtype.bitwidth
+    integers = ir.VectorType(simd.int_type(vector.dtype), vector.lanes)
+    whole = lambda value: ir.Constant(integers, [value] * vector.lanes)
+    const = lambda value: simd.constant(vector, value)
+    x = simd.clamp_low(builder, vector, x, const(_EXP_LOW[bits]))
+    x = simd.clamp_high(builder, vector, x, const(_EXP_HIGH[bits] if high is None else high))
+    # Adding 1.5 * 2^mantissa leaves round(x / ln 2) in the low bits; converting a NaN to an integer would be poison.
+    magic = const(1.5 * 2.0 ** _MANTISSA[bits])
+    shifted = simd.call(builder, "fma", x, const(1.4426950408889634), magic)
+    n = builder.fsub(shifted, magic)
+    r = simd.call(builder, "fma", n, const(-_LN2[bits][0]), x)
+    r = simd.call(builder, "fma", n, const(-_LN2[bits][1]), r)
+    p = const(_P[bits][0])
+    for coefficient in _P[bits][1:]:
+        p = simd.call(builder, "fma", p, r, const(coefficient))
+    p = simd.call(builder, "fma", builder.fmul(r, r), p, r)
+    exponent = builder.add(builder.bitcast(shifted, integers), whole(_BIAS[bits]))
+    scale = builder.bitcast(builder.shl(exponent, whole(_MANTISSA[bits])), simd.llvm_type(vector))
+    return builder.fmul(builder.fadd(p, const(1.0)), scale)
+
+
+@intrinsic
+def exp(typingctx, x):
+    """Return e^x: 0 below the range of normal numbers, infinity above."""
+    if not isinstance(x, Vector):
+        return None
+    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], None)
+
+
+@intrinsic
+def exp_bounded(typingctx, x):
+    """Return e^min(x, 40): finite, so that (1 - e) / (1 + e) is -1 and not NaN for a large x."""
+    if not isinstance(x, Vector):
+        return None
+    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], 40.0)

@@ -1,0 +1,77 @@
+"""Tiles: tuples of rows x width vectors that LLVM keeps in registers."""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastlstm.kernels import simd
+from fastlstm.kernels.simd import vector_of
+
+
+@intrinsic(prefer_literal=True)
+def tile_load(typingctx, array, offset, stride, rows, width):
+    """Return rows x width vectors: row m holds array[offset + m * stride : + width * lanes]."""
+    vector = vector_of(array)
+    if vector is None or not isinstance(rows, types.IntegerLiteral) or not isinstance(width, types.IntegerLiteral):
+        return None
+    count, across = rows.literal_value, width.literal_value
+    tile = types.UniTuple(vector, count * across)
+
+    def codegen(context, builder, sig, args):
+        values = []
+        for m in range(count):
+            row = builder.add(args[1], builder.mul(args[2], ir.Constant(args[2].type, m)))
+            for g in range(across):
+                at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
+                values.append(simd.emit_load(builder, vector, simd.address(builder, args[0], at)))
+        return context.make_tuple(builder, tile, values)
+
+    return tile(array, types.intp, types.intp, rows, width), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_fma(typingctx, tile, x, x_offset, x_stride, panel, panel_offset, width, columns):
+    """Add x[x_offset + m * x_stride] * panel[panel_offset : + len(columns) * lanes] to every row m of the tile.
+
+    `columns` (a constant tuple) says which of the tile's `width` vectors each vector of the panel goes to.
+    """
+    if not isinstance(width, types.IntegerLiteral) or not isinstance(columns, types.BaseTuple):
+        return None
+    across = width.literal_value
+    places = [kind.literal_value for kind in columns.types]
+    vector = tile.dtype
+
+    def codegen(context, builder, sig, args):
+        values = [builder.extract_value(args[0], n) for n in range(len(tile))]
+        weights = []
+        for g in range(len(places)):
+            at = builder.add(args[5], ir.Constant(args[5].type, g * vector.lanes))
+            weights.append(simd.emit_load(builder, vector, simd.address(builder, args[4], at)))
+        for m in range(len(tile) // across):
+            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
+            x_m = simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row])))
+            for weight, place in zip(weights, places, strict=True):
+                values[across * m + place] = simd.call(builder, "fma", x_m, weight, values[across * m + place])
+        return context.make_tuple(builder, sig.args[0], values)
+
+    return tile(tile, x, types.intp, types.intp, panel, types.intp, width, columns), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_store(typingctx, tile, array, offset, stride, width):
+    """Write the tile: row m to array[offset + m * stride : + width * lanes]."""
+    if not isinstance(width, types.IntegerLiteral):
+        return None
+    across = width.literal_value
+
+    def codegen(context, builder, sig, args):
+        vector = sig.args[0].dtype
+        for m in range(len(tile) // across):
+            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
+            for g in range(across):
+                at = builder.add(row, ir.Constant(row.type, g * vector.lanes))
+                value = builder.extract_value(args[0], across * m + g)
+                simd.emit_store(builder, vector, value, simd.address(builder, args[1], at))
+        return context.get_dummy_value()
+
+    return types.void(tile, array, types.intp, types.intp, width), codegen

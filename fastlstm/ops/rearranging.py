@@ -1,0 +1,245 @@
+"""Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice, Reverse."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastlstm.graph import Node
+from fastlstm.ops import dims
+from fastlstm.ops.dims import Dim, agree
+from fastlstm.ops.elementwise import broadcast
+from fastlstm.ops.op import (
+    Args,
+    Arrays,
+    Attribute,
+    Emit,
+    HostOp,
+    Slot,
+    Value,
+    axis_of,
+    contents,
+    integers,
+    register,
+    required,
+    shape_error,
+)
+
+
+@register
+class Transpose(HostOp):
+    """X with its axes in the order `perm` (empty: reversed)."""
+
+    name = "Transpose"
+    inputs = (Slot("X"),)
+    attributes = {"perm": Attribute(int, (), many=True)}
+
+    def _perm(self, node: Node, rank: int) -> tuple[int, ...]:
+        perm = self.get(node, "perm") or tuple(reversed(range(rank)))
+        if sorted(perm) != list(range(rank)):
+            raise shape_error(node, "attribute 'perm'", perm, f"an order of {rank} axes")
+        return perm
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        return [Value(x.dtype, tuple(x.shape[k] for k in self._perm(node, len(x.shape))))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        assert arrays[0] is not None
+        return [arrays[0].transpose(self._perm(node, arrays[0].ndim))]
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value], emit: Emit) -> None:
+        array = required(args).array
+        assert array is not None
+        perm = [k for k in self._perm(node, array.ndim) if array.shape[k] != 1]
+        if perm == sorted(perm):
+            emit.alias(outs[0], array.reshape(outs[0].shape))  # type: ignore[arg-type]
+        else:
+            super().lower(node, args, outs, emit)
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        return []
+
+
+@register
+class Expand(HostOp):
+    """X broadcast against the shape given."""
+
+    name = "Expand"
+    inputs = (Slot("X"), Slot("shape"))
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, wanted = required(args), integers(contents(args, 1))
+        assert wanted is not None
+        return [Value(x.dtype, broadcast(node, [x.shape, tuple(wanted)]))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x, wanted = arrays[0], integers(arrays[1])
+        assert x is not None and wanted is not None
+        return [np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(wanted)))]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        return []
+
+
+@register
+class Concat(HostOp):
+    """The inputs joined along `axis`."""
+
+    name = "Concat"
+    inputs = (Slot("inputs", variadic=True),)
+    attributes = {"axis": Attribute(int, required=True)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        values = [arg for arg in args if arg is not None]
+        if any(v.shape is None for v in values):
+            return [Value(values[0].dtype, None)]
+        shapes = [v.shape for v in values if v.shape is not None]
+        axis = axis_of(node, self.get(node, "axis"), len(shapes[0]))
+        result = list(shapes[0])
+        for shape in shapes[1:]:
+            if len(shape) != len(result) or any(
+                not agree(a, b) for k, (a, b) in enumerate(zip(shape, result, strict=True)) if k != axis
+            ):
+                raise shape_error(node, "an input", shape, f"{tuple(result)} but for axis {axis}")
+            result = [
+                b if k == axis or isinstance(b, int) else a for k, (a, b) in enumerate(zip(shape, result, strict=True))
+            ]
+        result[axis] = dims.add(*(shape[axis] for shape in shapes))
+        return [Value(values[0].dtype, tuple(result))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        return [np.concatenate([a for a in arrays if a is not None], axis=self.get(node, "axis"))]
+
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+        np.concatenate(arrays, axis=self.get(node, "axis"), out=buffers[0])  # type: ignore[arg-type]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        rank = len(required(args).shape or ())
+        return [(k, self.get(node, "axis") % rank) for k in range(len(args))] if rank and len(args) > 1 else []
+
+
+@register
+class Split(HostOp):
+    """X cut along `axis` into parts of the sizes given (absent: equal parts, one for each output)."""
+
+    name = "Split"
+    inputs = (Slot("X"), Slot("split", optional=True))
+    variadic_outputs = True
+    attributes = {"axis": Attribute(int, 0)}
+
+    def _sizes(self, node: Node, size: Dim, split: np.ndarray | None) -> list[int]:
+        count = len(node.outputs)
+        if split is not None:
+            sizes = integers(split) or []
+            if len(sizes) != count or min(sizes) < 0 or (isinstance(size, int) and sum(sizes) != size):
+                raise shape_error(node, "input split", tuple(sizes), f"{count} sizes that add up to {size}")
+            return sizes
+        if not isinstance(size, int):
+            raise shape_error(node, "input X", size, "a known size along the axis that is split")
+        part = -(-size // count)
+        sizes = [part] * (count - 1) + [size - part * (count - 1)]
+        if sizes[-1] < 0:
+            raise shape_error(node, "input X", size, f"at least {count} along the axis that is split")
+        return sizes
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, split = required(args), contents(args, 1)
+        if x.shape is None:
+            return [Value(x.dtype, None) for _ in node.outputs]
+        axis = axis_of(node, self.get(node, "axis"), len(x.shape))
+        sizes = self._sizes(node, x.shape[axis], split)
+        return [Value(x.dtype, (*x.shape[:axis], n, *x.shape[axis + 1 :])) for n in sizes]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x = arrays[0]
+        assert x is not None
+        axis = self.get(node, "axis")
+        sizes = self._sizes(node, x.shape[axis], arrays[1] if len(arrays) > 1 else None)
+        return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        rank = len(required(args).shape or ())
+        return [(0, self.get(node, "axis") % rank)] if rank else []
+
+
+@register
+class Slice(HostOp):
+    """X[starts:ends:steps] along the axes given, as Python slices; out of range is cut."""
+
+    name = "Slice"
+    inputs = (Slot("X"), Slot("starts"), Slot("ends"), Slot("axes", optional=True), Slot("steps", optional=True))
+
+    def _slices(self, node: Node, rank: int, starts, ends, axes, steps) -> dict[int, slice]:
+        starts, ends = integers(starts) or [], integers(ends) or []
+        axes = list(range(len(starts))) if axes is None else integers(axes) or []
+        steps = [1] * len(starts) if steps is None else integers(steps) or []
+        if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+            raise shape_error(
+                node, "starts, ends, axes and steps", (len(starts), len(ends)), "equal lengths, no step of 0"
+            )
+        slices = {}
+        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+            # "up to and including the first element" has no number in ONNX: a very negative end
+            stop = None if step < 0 and end < -(2**31) + 2 else end
+            slices[axis_of(node, axis, rank)] = slice(start, stop, step)
+        return slices
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x = required(args)
+        given = [contents(args, k) for k in range(1, 5)]
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        shape = list(x.shape)
+        for axis, cut in self._slices(node, len(shape), *given).items():
+            size = shape[axis]
+            if isinstance(size, int):
+                lowest = -size - 1 if cut.stop is not None and cut.step < 0 and cut.stop < -size else cut.stop
+                shape[axis] = len(range(*slice(cut.start, lowest, cut.step).indices(size)))
+            elif not (cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= 2**31 - 1):
+                reverses = cut.step == -1 and cut.start in (-1, 2**31 - 1, 2**63 - 1) and cut.stop is None
+                shape[axis] = size if reverses else dims.apply(f"slice{cut.start}:{cut.stop}:{cut.step}", size)
+        return [Value(x.dtype, tuple(shape))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x = arrays[0]
+        assert x is not None
+        index = [slice(None)] * x.ndim
+        given = [arrays[k] if k < len(arrays) else None for k in range(1, 5)]
+        for axis, cut in self._slices(node, x.ndim, *given).items():
+            stop = cut.stop
+            if stop is not None and cut.step < 0 and stop < -x.shape[axis]:
+                stop = None
+            index[axis] = slice(cut.start, stop, cut.step)
+        return [x[tuple(index)]]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        x = required(args)
+        if x.shape is None or any(a is not None and a.data is None for a in args[1:]):
+            return [(0, axis) for axis in range(len(x.shape or ()))]
+        given = [contents(args, k) for k in range(1, 5)]
+        return [(0, axis) for axis in self._slices(node, len(x.shape), *given)]
+
+
+@register
+class Reverse(HostOp):
+    """X in reverse order along `axis`."""
+
+    name = "Reverse"
+    inputs = (Slot("X"),)
+    attributes = {"axis": Attribute(int, required=True)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x = required(args)
+        if x.shape is not None:
+            axis_of(node, self.get(node, "axis"), len(x.shape))
+        return [Value(x.dtype, x.shape)]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        assert arrays[0] is not None
+        return [np.flip(arrays[0], self.get(node, "axis"))]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        rank = len(required(args).shape or ())
+        return [(0, self.get(node, "axis") % rank)] if rank else []
