@@ -35,6 +35,7 @@ KERNELS: dict[str, Callable[..., None]] = {
 }
 KEPT_SHAPES = 16
 KEPT_VALUES = 16
+KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
 MAX_SCRATCH = 4 << 30  # bytes of buffers of one call
 
 
@@ -122,22 +123,29 @@ class Plan:
         }
         self._packed: dict[tuple, np.ndarray] = {}
         self._frames: OrderedDict[tuple, deque[Frame]] = OrderedDict()
+        self._kept_bytes = 0
 
     def borrow(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
         """Return a frame for inputs of these shapes that no other call uses; `give_back` it."""
         kept = self._frames.get(shapes)
         try:
-            return kept.pop()  # type: ignore[union-attr]
+            frame = kept.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
             return self.bind(shapes)
+        self._kept_bytes -= frame.scratch_bytes
+        return frame
 
     def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
-        """Keep a frame for the next call of these shapes."""
+        """Keep a frame for the next call of these shapes, the longest unused ones giving way."""
         self._frames.setdefault(shapes, deque()).append(frame)
+        self._kept_bytes += frame.scratch_bytes
+        if self._kept_bytes <= KEPT_BYTES and len(self._frames) <= KEPT_SHAPES:
+            return
         try:
             self._frames.move_to_end(shapes)
-            while len(self._frames) > KEPT_SHAPES:
-                self._frames.popitem(last=False)
+            while len(self._frames) > 1 and (self._kept_bytes > KEPT_BYTES or len(self._frames) > KEPT_SHAPES):
+                _, dropped = self._frames.popitem(last=False)
+                self._kept_bytes -= sum(one.scratch_bytes for one in dropped)
         except KeyError:
             pass  # another thread dropped it first
 

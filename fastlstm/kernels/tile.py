@@ -13,7 +13,7 @@ import numpy as np
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import lanes
-from fastlstm.kernels.tiles import tile_fma, tile_load, tile_store
+from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 
 WIDTH = 4  # vectors across a tile: four gates, or four blocks of units
 ROWS = target.ROWS

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fastlstm.errors import DTypeError
 from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
@@ -65,8 +66,10 @@ class Recurrent(Op):
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         T, B, _, H = self.dims(node, args)
-        x = args[0]
+        x, mask = args[0], at(args, self.mask_slot)
         assert x is not None
+        if mask is not None and mask.dtype != bool:
+            raise DTypeError(f"node {node.name!r}: its mask is {mask.dtype}, expected bool")
         sequence = (B, T, H) if self.get(node, "batch_first") else (T, B, H)
         state = Value(x.dtype, (B, H))
         return [Value(x.dtype, sequence), *(Value(x.dtype, (B, H)) for _ in self.states), state]

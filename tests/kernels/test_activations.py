@@ -15,18 +15,21 @@ NAMES = sorted(ACTIVATIONS)
 GROWS = {"Gelu": 8, "GeluTanh": 6, "Mish": 4, "Squareplus": 1}
 
 
+def call(
+    name: str, x: np.ndarray, y: np.ndarray, n: int, alpha: float | None = None, beta: float | None = None
+) -> None:
+    """Let the kernel write n results to y: kernels take a number of the dtype and addresses."""
+    known = ACTIVATIONS[name]
+    coefficients = (known.alpha if alpha is None else alpha, known.beta if beta is None else beta)
+    activations.activate_forward(
+        x.dtype.type(0), x.ctypes.data, y.ctypes.data, n, activations.CODES[name], *coefficients
+    )
+
+
 def run(name: str, x: np.ndarray, alpha: float | None = None, beta: float | None = None) -> np.ndarray:
     """Return the kernel's result for a flat array."""
-    known = ACTIVATIONS[name]
     y = np.full_like(x, 77)
-    activations.activate_forward(
-        x,
-        y,
-        len(x),
-        activations.CODES[name],
-        known.alpha if alpha is None else alpha,
-        known.beta if beta is None else beta,
-    )
+    call(name, x, y, len(x), alpha, beta)
     return y
 
 
@@ -138,24 +141,22 @@ def test_denormals_give_what_zero_gives(name, dtype):
 def test_no_lane_sees_another_and_nothing_is_written_past_the_end(name, dtype):
     """Lengths 1 to 40 inside larger arrays: each result has the bits of its element alone, neighbours keep their bytes."""
     rng = np.random.default_rng(8)
-    known = ACTIVATIONS[name]
     x = (rng.standard_normal(120) * 3).astype(dtype)
     x[::7], x[3::11] = np.nan, np.inf
     alone = np.concatenate([run(name, x[k : k + 1].copy()) for k in range(len(x))])
     for n in range(1, 41):
         for start in (0, 1, 5):
             source, y = x[start:], np.full(120, 77, dtype)
-            activations.activate_forward(source, y[start:], n, activations.CODES[name], known.alpha, known.beta)
+            call(name, source, y[start:], n)
             assert y[start : start + n].tobytes() == alone[start : start + n].tobytes()
             assert np.all(y[:start] == 77) and np.all(y[start + n :] == 77)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_in_place_gives_the_same(name):
-    known = ACTIVATIONS[name]
     x = np.linspace(-4, 4, 37).astype(np.float32)
     want = run(name, x)
-    activations.activate_forward(x, x, len(x), activations.CODES[name], known.alpha, known.beta)
+    call(name, x, x, len(x))
     assert models.same_bits(x, want)
 
 
