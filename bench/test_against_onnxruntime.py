@@ -7,7 +7,8 @@ import pytest
 
 import fastlstm
 from bench.models import SEQUENCES, STEPS, Case
-from fastlstm.timing import check_agree, interleaved, onnxruntime_runner
+from fastlstm.timing import interleaved, onnxruntime_runner
+from fastlstm.verify import check_agree
 
 
 @pytest.mark.parametrize("case", [*STEPS, *SEQUENCES], ids=lambda case: case.name)

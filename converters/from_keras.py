@@ -8,6 +8,7 @@ from fastlstm.axes import find_axes
 from fastlstm.converters._keras_config import MODELS, Config, layer_name
 from fastlstm.converters.keras_file import KerasFile, read_keras_file
 from fastlstm.converters.keras_layers import Context, Custom, layer_from_config
+from fastlstm.converters.keras_operations import is_operation, operate
 from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
 from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Layer, Tensor
@@ -151,8 +152,10 @@ class _Reader:
 
     def _call(self, layer: Config, path: str, x: Any, arguments: dict[str, Any]) -> Any:
         inner = f"{path}/{layer_name(layer)}" if path else layer_name(layer)
+        if is_operation(layer):
+            return operate(self.build, layer, x, arguments)
         if layer["class_name"] in MODELS:
-            outputs = self.call_model(layer, inner, list(x) if isinstance(x, tuple | list) else [x])
+            outputs = self.call_model(layer, inner, _masked(x, arguments.get("mask")))
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         made = self.layer(layer, inner)
         if isinstance(x, list | tuple) and not hasattr(made, "op") and len(x) == 1:
@@ -163,6 +166,11 @@ class _Reader:
         elif isinstance(x, list | tuple) and type(made).__name__ == "Bidirectional":
             x, *states = x
             arguments = arguments | ({"initial_state": states} if states else {})
+        if "initial_state" in arguments:
+            arguments = arguments | {"initial_state": _flat(arguments["initial_state"])}
+            if self.context.major >= 3 and "mask" not in arguments and x.mask is not None:
+                # Keras 3 gives implicit masks to calls of one tensor alone; the output has it all the same
+                return _remasked(made(x.with_mask(None), **arguments), made, x.mask)
         return made(x, **arguments)
 
     def _functional(self, config: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
@@ -211,6 +219,27 @@ def _first_shape(model: Config) -> Any:
     )
 
 
+def _masked(x: Any, mask: Any) -> list[Tensor]:
+    """Return the inputs of a nested model, with the masks that the call gives them."""
+    inputs = list(x) if isinstance(x, tuple | list) else [x]
+    masks = mask if isinstance(mask, list) else [mask] * len(inputs)
+    return [t if m is None else t.with_mask(m) for t, m in zip(inputs, masks, strict=True)]
+
+
+def _remasked(y: Any, made: Any, mask: Tensor) -> Any:
+    """Return the outputs of a recurrent layer, those over time with a mask."""
+    part = getattr(made, "forward", made)
+    if not part.return_sequences:
+        return y
+    count = 2 if getattr(made, "merge_mode", "") is None else 1
+    return tuple(t.with_mask(mask) if k < count else t for k, t in enumerate(y)) if isinstance(y, tuple) else y.with_mask(mask)
+
+
+def _flat(value: Any) -> list[Any]:
+    """Return the tensors of a structure in order: states of stacked cells come nested."""
+    return [inner for part in value for inner in _flat(part)] if isinstance(value, list | tuple) else [value]
+
+
 def _key(value: Any) -> Key:
     return str(value[0]), int(value[1]), int(value[2])
 
@@ -242,15 +271,14 @@ def _find_keys(value: Any):
             yield from _find_keys(inner)
 
 
-IGNORED_ARGUMENTS = ("training",)
-
-
 def _node(node: Any, layer: Config) -> _Node:
     """Read a call as Keras 3 writes it (args and kwargs) or as Keras 2 does (a list of [layer, call, output, kwargs])."""
     name = layer_name(layer)
     if isinstance(node, dict):
         args = [_tensors(arg) for arg in node.get("args", [])]
         arguments = {k: _tensors(v) for k, v in node.get("kwargs", {}).items()}
+        if is_operation(layer):
+            return _Node(args, arguments)
         if len(args) != 1:
             if not args and "inputs" in arguments:
                 args = [arguments.pop("inputs")]
@@ -269,7 +297,7 @@ def _node(node: Any, layer: Config) -> _Node:
         for entry in entries:
             for k, v in (entry[3] if len(entry) > 3 and entry[3] else {}).items():
                 arguments[k] = [_key(s) for s in v] if k == "initial_state" and v and isinstance(v[0], list) else v
-    kept = {k: v for k, v in arguments.items() if k not in IGNORED_ARGUMENTS and v not in (None, False, [])}
+    kept = {k: v for k, v in arguments.items() if v is not None and v is not False and v != []}
     for k, v in kept.items():
         if k not in ("initial_state", "mask") or not list(_find_keys(v)):
             raise UnsupportedError(f"layer {name!r} is called with {k}={v!r}, which is not supported")

@@ -1,6 +1,7 @@
 """ONNX graphs as models: a protobuf is read as data (no checker, no shape inference, no external files), node by node."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +70,9 @@ class _Importer:
         initial = {tensor.name: tensor for tensor in self.graph.initializer}
         if self.graph.sparse_initializer:
             raise UnsupportedError("sparse initializers are not supported")
+        repeated = [name for name, count in Counter(self._produced()).items() if count > 1]
+        if repeated:
+            raise ModelFileError(f"value {repeated[0]!r} is defined twice")
         names = [value.name for value in self.graph.input if value.name not in initial or value.name in self._bound]
         unknown = [name for name in self._bound if name not in names]
         if unknown:
@@ -97,6 +101,13 @@ class _Importer:
         if unknown:
             listed = ", ".join(f"{op} (node {name!r})" for op, name in sorted(unknown.items()))
             raise UnsupportedError(f"operators that are not supported (opset {self.opset}): {listed}")
+
+    def _produced(self) -> Iterator[str]:
+        """Yield the names of all values. An initializer may be the default of an input."""
+        inputs = {value.name for value in self.graph.input}
+        yield from (value.name for value in self.graph.input)
+        yield from (tensor.name for tensor in self.graph.initializer if tensor.name not in inputs)
+        yield from (name for node in self.graph.node for name in node.output if name)
 
     def _array(self, tensor: Any, where: str) -> np.ndarray:
         """Return the contents of a TensorProto, its size checked first."""
@@ -131,7 +142,7 @@ class _Importer:
                 f"input {value.name!r}: its type is not supported, only tensors of numbers or booleans"
             )
         if value.name in self._bound:
-            array = np.asarray(self._bound[value.name]).astype(dtype)
+            array = self._bind(value.name, dtype, kind)
             self.constants[value.name] = [dtype, array.tolist()]
             self.values[value.name] = self.build.weight(f"{value.name}.bound", array)
             return
@@ -145,6 +156,22 @@ class _Importer:
             )
         self.build._value_names.discard(value.name)
         self.values[value.name] = self.build.input(value.name, dtype, shape)  # type: ignore[arg-type]
+
+    def _bind(self, name: str, dtype: str, kind: Any) -> np.ndarray:
+        """Return the value given for an input as an array of its dtype and shape; one number fills any shape of ones."""
+        given = np.asarray(self._bound[name])
+        if given.dtype.kind not in {"f": "fiub", "i": "iub", "u": "iub", "b": "b"}[np.dtype(dtype).kind]:
+            raise InputError(f"inputs: {name!r} is {self._bound[name]!r}, expected {dtype}")
+        array = given.astype(dtype)
+        if array.dtype.kind in "iu" and not np.array_equal(array, given):
+            raise InputError(f"inputs: {name!r} is {self._bound[name]!r}, which {dtype} does not hold")
+        if kind.HasField("shape"):
+            shape = [int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim]
+            if array.size == 1 and all(d in (None, 1) for d in shape):
+                array = array.reshape((1,) * len(shape))
+            if len(shape) != array.ndim or any(d not in (None, size) for d, size in zip(shape, array.shape, strict=True)):
+                raise InputError(f"inputs: {name!r} has shape {array.shape}, expected {shape}")
+        return array
 
     def _node(self, proto: Any) -> None:
         from onnx import helper

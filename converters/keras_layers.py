@@ -19,7 +19,7 @@ TRAINING = {
     "name", "trainable", "dtype", "batch_input_shape", "batch_shape", "input_shape", "input_dtype", "input_length", "seed",
     "dropout", "recurrent_dropout", "implementation", "unroll", "stateful", "unit_forget_bias", "momentum", "rate", "noise_shape",
     "stddev", "l1", "l2", "ragged", "sparse", "synchronized", "lora_rank", "lora_alpha", "autocast", "sparse_labels",
-    "kernel_size_multiplier", "build_config", "cache_size", "input_spec", "module", "registered_name",
+    "kernel_size_multiplier", "renorm_clipping", "renorm_momentum", "build_config", "cache_size", "input_spec", "module", "registered_name",
 }  # fmt: skip
 TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
 
@@ -35,6 +35,12 @@ class Context:
     def major(self) -> int:
         head = self.keras_version.split(".")[0]
         return int(head) if head.isdigit() else 3
+
+    @property
+    def minor(self) -> int:
+        """The second number of the version; that of the newest where the file does not say."""
+        parts = self.keras_version.split(".")
+        return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 999
 
     def activation(self, value: Any) -> Any:
         """Return an activation with the meaning it has in the file's version of Keras: hard_sigmoid changed its slope in 3."""
@@ -203,20 +209,26 @@ def _recurrent_options(keys: Keys) -> dict[str, Any]:
     return keys.options("units", "activation", "recurrent_activation", *RECURRENT)
 
 
+def _unrolled(layer: Any, keys: Keys) -> layers.Layer:
+    layer.unroll = bool(keys.take("unroll"))
+    return layer
+
+
 @handler("LSTM", "LSTMCell")
 def _lstm(keys: Keys, context: Context) -> layers.Layer:
-    return layers.LSTM(name=keys.name, **_recurrent_options(keys))
+    return _unrolled(layers.LSTM(name=keys.name, **_recurrent_options(keys)), keys)
 
 
 @handler("GRU", "GRUCell")
 def _gru(keys: Keys, context: Context) -> layers.Layer:
     # files written before reset_after existed mean False
-    return layers.GRU(name=keys.name, reset_after=bool(keys.take("reset_after", False)), **_recurrent_options(keys))
+    made = layers.GRU(name=keys.name, reset_after=bool(keys.take("reset_after", False)), **_recurrent_options(keys))
+    return _unrolled(made, keys)
 
 
 @handler("SimpleRNN", "SimpleRNNCell")
 def _simple_rnn(keys: Keys, context: Context) -> layers.Layer:
-    return layers.SimpleRNN(name=keys.name, **_recurrent_options(keys))
+    return _unrolled(layers.SimpleRNN(name=keys.name, **_recurrent_options(keys)), keys)
 
 
 @handler("RNN")
@@ -235,11 +247,8 @@ def _rnn(keys: Keys, context: Context) -> layers.Layer:
                 f"layer {keys.name!r}: an RNN over cells of class {one['class_name']!r} is not supported"
             )
         made.name = f"{keys.name}/{made.name}"
-    return layers.RNN(
-        built,
-        name=keys.name,
-        **keys.options("return_sequences", "return_state", "go_backwards", "zero_output_for_mask"),
-    )
+    options = keys.options("return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
+    return _unrolled(layers.RNN(built, name=keys.name, **options), keys)
 
 
 @handler("Bidirectional")
@@ -288,9 +297,15 @@ def _repeat_vector(keys: Keys, context: Context) -> layers.Layer:
 
 @handler("Concatenate")
 def _concatenate(keys: Keys, context: Context) -> layers.Layer:
-    return layers.Concatenate(name=keys.name, **keys.options("axis"))
+    return _joining(layers.Concatenate(name=keys.name, **keys.options("axis")), context)
 
 
 @handler("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 def _merge(keys: Keys, context: Context) -> layers.Layer:
-    return getattr(layers, keys.class_name)(name=keys.name)
+    return _joining(getattr(layers, keys.class_name)(name=keys.name), context)
+
+
+def _joining(layer: Any, context: Context) -> layers.Layer:
+    """Give a layer of several inputs the rule that its version of Keras has for their masks."""
+    layer.mask_rule = "all" if context.major < 3 else "any" if context.minor >= 4 else None
+    return layer

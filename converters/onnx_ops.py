@@ -65,9 +65,11 @@ def _hard_swish(node: OnnxNode):
 
 @handler("Selu")
 def _selu(node: OnnxNode):
-    for name, usual in (("alpha", 1.6732632), ("gamma", 1.050701)):
-        value = float(node.attribute(name, usual))
-        if abs(value - usual) > 1e-3:
+    node.ignore("consumed_inputs")
+    old = node.opset < 6  # rounded its defaults
+    for name, usual, default in (("alpha", 1.6732632, 1.6732), ("gamma", 1.050701, 1.0507)):
+        value = float(node.attribute(name, default if old else usual))
+        if abs(value - usual) > 1e-6:
             raise node.refuse(f"attribute {name}", value)
     return _same(node)
 
@@ -75,7 +77,9 @@ def _selu(node: OnnxNode):
 @handler("Gelu")
 def _gelu(node: OnnxNode):
     approximate = node.attribute("approximate", b"none")
-    return node.emit("GeluTanh" if approximate in (b"tanh", "tanh") else "Gelu", node.inputs)
+    if approximate not in (b"none", b"tanh"):
+        raise node.refuse("attribute approximate", approximate)
+    return node.emit("GeluTanh" if approximate == b"tanh" else "Gelu", node.inputs)
 
 
 @handler("Clip")
@@ -170,20 +174,23 @@ def _layer_normalization(node: OnnxNode):
 def _conv(node: OnnxNode):
     x, W, b = node.input(0), node.input(1), node.optional(2)
     shape = W.value.shape
-    if shape is None or len(shape) != 3:
-        raise node.refuse("shape of W (only convolutions over one axis are supported)", shape)
+    if shape is None or len(shape) != 3 or not all(isinstance(d, int) for d in shape):
+        raise node.refuse("shape of W (only convolutions over one axis, of known sizes, are supported)", shape)
     K = int(shape[2])
+    if list(node.attribute("kernel_shape") or [K]) != [K]:
+        raise node.refuse("attribute kernel_shape", node.attribute("kernel_shape"))
     stride, dilation = (int((node.attribute(name) or [1])[0]) for name in ("strides", "dilations"))
     pads = [int(p) for p in node.attribute("pads") or (0, 0)]
     auto_pad = node.attribute("auto_pad", b"NOTSET")
-    node.ignore("kernel_shape")
     if auto_pad in (b"SAME_UPPER", b"SAME_LOWER"):
         span = (K - 1) * dilation
         if stride != 1:
             raise node.refuse("attribute auto_pad with strides", stride)
         less, more = span // 2, span - span // 2
         pads = [less, more] if auto_pad == b"SAME_UPPER" else [more, less]
-    elif auto_pad not in (b"NOTSET", b"VALID", b""):
+    elif auto_pad == b"VALID":
+        pads = [0, 0]
+    elif auto_pad not in (b"NOTSET", b""):
         raise node.refuse("attribute auto_pad", auto_pad)
     steps = node.emit("Transpose", [x], suffix="/steps", perm=(0, 2, 1))
     kernel = node.emit("Transpose", [W], suffix="/W", perm=(2, 1, 0))
@@ -240,7 +247,7 @@ def _concat(node: OnnxNode):
 @handler("Split")
 def _split(node: OnnxNode):
     node.ignore("num_outputs")
-    sizes = node.optional(1) if node.opset >= 13 else None
+    sizes = node.optional(1) if node.opset >= 13 or node.opset < 2 else None
     given = node.attribute("split") if node.opset < 13 else None
     if given is not None:
         sizes = node.ints("split", given)
@@ -278,7 +285,10 @@ def _constant_of_shape(node: OnnxNode):
     value = np.zeros(1, np.float32) if value is None else value
     if value.size != 1 or value.dtype.name not in DTYPES:
         raise node.refuse("attribute value", value)
-    return _same(node, value=float(value.ravel()[0]), dtype=value.dtype.name)
+    number = value.ravel()[0].item()
+    if not abs(number) < 2**53:  # held as a float
+        raise node.refuse("attribute value", number)
+    return _same(node, value=float(number), dtype=value.dtype.name)
 
 
 @handler("Constant")

@@ -20,11 +20,11 @@ _ONNX_ACTIVATIONS = {
 def _activations(node: OnnxNode, defaults: tuple[str, ...], directions: int) -> list[list[tuple[str, float, float]]]:
     """Return (name, alpha, beta) of each direction's functions; coefficients go in order to the functions that have them."""
     names = [_text(name) for name in node.attribute("activations") or list(defaults) * directions]
-    if len(names) == len(defaults) and directions == 2:
+    alphas, betas = list(node.attribute("activation_alpha") or []), list(node.attribute("activation_beta") or [])
+    if len(names) == len(defaults) and directions == 2 and not (alphas or betas):
         names = names * 2
     if len(names) != len(defaults) * directions:
         raise node.refuse("attribute activations", names)
-    alphas, betas = list(node.attribute("activation_alpha") or []), list(node.attribute("activation_beta") or [])
     result = []
     for name in names:
         if name.lower() not in _ONNX_ACTIVATIONS:
@@ -53,7 +53,10 @@ class _Recurrence:
         self.directions = ("forward", "reverse") if direction == "bidirectional" else (direction,)
         self.activations = _activations(node, defaults, len(self.directions))
         self.batch_first = bool(node.attribute("layout", 0))
-        self.clip = float(node.attribute("clip") or 0.0)
+        clip = node.attribute("clip")
+        if clip is not None and not clip > 0:
+            raise node.refuse("attribute clip", clip)
+        self.clip = float(clip or 0.0)
         node.ignore("output_sequence")
         self.x = node.input(0)
         recurrence = node.input(2).value.shape

@@ -6,14 +6,16 @@ named, and an axis of a value is time while its dim is that symbol. An op says a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from fastlstm.errors import FastLSTMError, StreamError
 from fastlstm.graph import Graph, Node, TensorSpec, Weight
 from fastlstm.ops import inference
 from fastlstm.ops.convolution import Conv1D
 from fastlstm.ops.masks import SequenceMask
-from fastlstm.ops.op import NeedsValue, Op, Value, find
+from fastlstm.ops.op import HostOp, NeedsValue, Op, Value, find
 from fastlstm.ops.recurrent import Recurrent
+from fastlstm.ops.shape_values import ShapeOp
 
 BATCH, TIME = "«batch»", "«time»"
 
@@ -23,6 +25,7 @@ class Axes:
     """Input axes (input name -> axis) and every value's shape with BATCH and TIME for those dims."""
 
     graph: Graph
+    weights: Mapping[str, Weight]
     batch: Mapping[str, int]
     time: Mapping[str, int]
     values: Mapping[str, Value]
@@ -34,16 +37,54 @@ class Axes:
 
     def mixing(self, symbol: str) -> Node | None:
         """Return the first node that mixes elements along an axis, None if every node keeps them apart."""
-        for node in self.graph.nodes:
-            args = inference.arguments(node, self.values)
-            if _mixes(find(node.op), node, args, [self.values[n] for n in node.outputs if n], symbol):
-                return node
-        return None
+        return next((node for node in self.graph.nodes if self.mixes(node, symbol)), None)
 
+    def mixes(self, node: Node, symbol: str) -> bool:
+        """Tell whether a node's elements depend on others along an axis, or on how many there are."""
+        op, outs = find(node.op), [self.values[name] for name in node.outputs if name]
+        if node.name in self._counting[symbol] and any(out.dtype.kind == "f" for out in outs):
+            return True
+        return _mixes(op, node, inference.arguments(node, self.values), outs, symbol)
+
+    @cached_property
+    def _counting(self) -> dict[str, set[str]]:
+        """The nodes that read the size of an axis as a number, and not only as a shape to give to a value."""
+        counting: dict[str, set[str]] = {}
+        for symbol in (BATCH, TIME):
+            sizes: set[str] = set()
+            counting[symbol] = set()
+            for node in self.graph.nodes:
+                op = find(node.op)
+                if isinstance(op, ShapeOp):
+                    x = self.values[node.inputs[0]]
+                    start, end = op.get(node, "start"), op.get(node, "end")
+                    part = Value(x.dtype, None if x.shape is None else x.shape[start:end])
+                    sizes.update(node.outputs if _mentions(part, symbol) else ())
+                elif any(name in sizes for k, name in enumerate(node.inputs) if op.slot(k).name != "shape"):
+                    counting[symbol].add(node.name)
+                    sizes.update(name for name in node.outputs if name)
+        return counting
+
+    @cached_property
     def rows_are_apart(self) -> bool:
-        """Tell whether every input and output has a batch axis and no node mixes rows."""
+        """Whether every input and output has a batch axis, no node mixes rows, and any number of rows fits."""
         ends = [spec.name for spec in (*self.graph.inputs, *self.graph.outputs)]
-        return all(self.axis(name, BATCH) is not None for name in ends) and self.mixing(BATCH) is None
+        if any(self.axis(name, BATCH) is None for name in ends) or self.mixing(BATCH) is not None:
+            return False
+        try:
+            self.infer_at({BATCH: 1})
+        except FastLSTMError:
+            return False
+        return True
+
+    def infer_at(self, sizes: Mapping[str, int]) -> None:
+        """Infer every shape with these sizes for BATCH or TIME. Raise our errors where one does not fit."""
+        specs = []
+        for spec in self.graph.inputs:
+            dims = self.values[spec.name].shape
+            shape = None if dims is None else tuple(sizes.get(d, d) if isinstance(d, str) else d for d in dims)
+            specs.append(TensorSpec(spec.name, spec.dtype, shape))
+        inference.infer(self.graph, self.weights, specs)
 
 
 def _mentions(value: Value | None, symbol: str) -> bool:
@@ -51,21 +92,36 @@ def _mentions(value: Value | None, symbol: str) -> bool:
 
 
 def _mixes(op: Op, node: Node, args: list[Value | None], outs: list[Value], symbol: str) -> bool:
+    if isinstance(op, Recurrent):
+        # a state that nothing is known of can only be (B, H)
+        states = range(op.h_slot, op.h_slot + len(op.states))
+        args = [None if k in states and arg is not None and arg.shape is None else arg for k, arg in enumerate(args)]
     if not any(_mentions(arg, symbol) for arg in args):
         return False
     if any(arg is not None and arg.shape is None and arg.data is None for arg in args):
         return True
     try:
-        mixed = op.mixed(node, args)
+        mixed = [*op.mixed(node, args), *_order(op, node, symbol)]
     except NeedsValue:
         return True
     for k, axis in mixed:
         shape = args[k].shape if k < len(args) and args[k] is not None else None  # type: ignore[union-attr]
         if shape is not None and axis < len(shape) and isinstance(shape[axis], str) and symbol in shape[axis]:  # type: ignore[operator]
             return True
-    return any(
+    if any(
         out.shape is None or any(isinstance(d, str) and symbol in d and d != symbol for d in out.shape) for out in outs
-    )
+    ):
+        return True
+    # an axis that meets another of a fixed size, or is dropped, is not kept apart
+    return not isinstance(op, Recurrent | ShapeOp) and any(symbol not in (out.shape or ()) for out in outs)
+
+
+def _order(op: Op, node: Node, symbol: str) -> list[tuple[int, int]]:
+    """Return the (input, axis) that may not be an axis of this kind: a recurrence over rows, or one row for each step."""
+    if not isinstance(op, Recurrent | Conv1D):
+        return []
+    time = op.time_axis(node) if isinstance(op, Recurrent) else 1
+    return [(0, time if symbol == BATCH else 1 - time)]
 
 
 def _claims(op: Op, node: Node) -> list[tuple[int, int, str]]:
@@ -108,6 +164,10 @@ def find_axes(graph: Graph, weights: Mapping[str, Weight]) -> Axes:
             claimed |= _claimed(graph, inference.infer(graph, weights, inputs), inputs)
         except FastLSTMError:
             continue  # arithmetic that needs the declared sizes
+    if not claimed:
+        # a model without time: its batch is the free axis that all inputs start with
+        first = {spec.shape[0] if spec.shape else None for spec in graph.inputs}
+        claimed = {(s.name, 0): BATCH for s in graph.inputs if len(first) == 1 and isinstance(*first, str)}
     specs = [
         TensorSpec(
             s.name,
@@ -121,7 +181,7 @@ def find_axes(graph: Graph, weights: Mapping[str, Weight]) -> Axes:
     except FastLSTMError:
         claimed, values = {}, inference.infer(graph, weights)
     batch, time = ({name: k for (name, k), kind in claimed.items() if kind == wanted} for wanted in (BATCH, TIME))
-    return Axes(graph, batch, time, values)
+    return Axes(graph, weights, batch, time, values)
 
 
 def check_streams(axes: Axes) -> None:
@@ -134,21 +194,56 @@ def check_streams(axes: Axes) -> None:
         if spec.name not in axes.batch:
             raise StreamError(f"the model cannot stream: input {spec.name!r} has no batch axis")
     summaries: set[str] = set()  # values of the whole prefix: final states
+    fixed = _known_ahead(axes)
     for node in axes.graph.nodes:
         op = find(node.op)
-        args = inference.arguments(node, axes.values)
         sequence = [name for name in node.inputs if name and axes.axis(name, TIME) is not None]
         summary = [name for name in node.inputs if name in summaries]
-        outs = [axes.values[n] for n in node.outputs if n]
         if isinstance(op, Recurrent) and op.get(node, "direction") == "reverse":
             raise StreamError(f"the model cannot stream: node {node.name!r} runs backwards over all of time")
-        if _mixes(op, node, args, outs, TIME):
+        if axes.mixes(node, TIME):
             raise StreamError(f"the model cannot stream: node {node.name!r} ({node.op}) needs all of time at once")
         if sequence and summary:
             raise StreamError(
                 f"the model cannot stream: node {node.name!r} joins {summary[0]!r}, a result over all of time, with steps"
             )
+        if _carries(op, node, axes) and not sequence:
+            raise StreamError(
+                f"the model cannot stream: node {node.name!r} ({node.op}) runs over other steps than the input's"
+            )
         if isinstance(op, Recurrent):
+            starts = [name for name in node.inputs[op.h_slot : op.h_slot + len(op.states)] if name]
+            computed = [name for name in starts if name not in fixed]
+            if computed:
+                raise StreamError(
+                    f"the model cannot stream: node {node.name!r} starts from {computed[0]!r}, which is computed"
+                )
+            if starts and op.get(node, "empty_state") == "zero" and any(node.inputs[op.mask_slot :]):
+                raise StreamError(
+                    f"the model cannot stream: node {node.name!r} zeroes the state of rows that no step of all time is valid for"
+                )
             summaries.update(name for name in node.outputs[1:] if name)
         if summary:
             summaries.update(name for name in node.outputs if name)
+    try:
+        axes.infer_at({BATCH: 1, TIME: 1})
+    except FastLSTMError as error:
+        raise StreamError(f"the model cannot stream: {error}") from error
+
+
+def _carries(op: Op, node: Node, axes: Axes) -> bool:
+    """Tell whether a node leaves a state for the next step."""
+    if isinstance(op, Conv1D):
+        kernel = axes.values[node.inputs[1]].shape
+        return kernel is None or (int(kernel[0]) > 1 and op.causal(node, int(kernel[0])))
+    return isinstance(op, Recurrent)
+
+
+def _known_ahead(axes: Axes) -> set[str]:
+    """Return the values that are known once the shapes of the inputs are: weights, and what is made of them by copying."""
+    fixed = set(axes.weights)
+    for node in axes.graph.nodes:
+        op = find(node.op)
+        if isinstance(op, ShapeOp) or (isinstance(op, HostOp) and all(name in fixed for name in node.inputs if name)):
+            fixed.update(name for name in node.outputs if name)
+    return fixed

@@ -17,7 +17,7 @@ def as_input(value: object, spec: TensorSpec) -> Array:
     """Return a value as an array whose dtype can become the input's: floats and integers as floats, integers as integers."""
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(
             f"input {spec.name!r} is no array: {error}; rows of different lengths go in a list of arrays"
         ) from error

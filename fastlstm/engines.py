@@ -10,15 +10,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import VerificationError
-from fastlstm.format import Example
 
 TIMEOUT = 600  # seconds
+
+
+class NoReferenceError(VerificationError):
+    """No installed engine runs the source, so nothing can be said of a model made from it."""
 
 
 def available(source_kind: str) -> list[str]:
@@ -27,40 +31,43 @@ def available(source_kind: str) -> list[str]:
     return [name for name in wanted if importlib.util.find_spec(name) is not None]
 
 
-def rerun(source: str | os.PathLike, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]) -> Example:
-    """Run the source model in its own engine and return what it gave, with the engine's name and version.
+def rerun(source: str | os.PathLike, inputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], str]:
+    """Run the source model in its own engine and return its outputs in order, and the engine's name and version.
 
-    Raise VerificationError where no installed engine opens it.
+    Raise NoReferenceError where no installed engine runs it.
     """
     with tempfile.TemporaryDirectory() as folder:
         given, results = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-        np.savez(
-            given,
-            allow_pickle=False,
-            **{f"in_{k}": array for k, array in enumerate(inputs.values())},
-            names=np.array(list(inputs)),
-        )
-        command = [sys.executable, "-m", "fastlstm.engines", str(source), str(given), str(results)]
-        quiet = {
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_ENABLE_ONEDNN_OPTS": "0",
-        }
+        numbered: dict[str, Any] = {f"in_{k}": array for k, array in enumerate(inputs.values())}
+        np.savez(given, allow_pickle=False, names=np.array(list(inputs)), **numbered)
+        # -P: what lies in the working folder, such as a user's own keras.py, is not imported
+        command = [sys.executable, "-P", "-m", "fastlstm.engines", str(source), str(given), str(results)]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet}, timeout=TIMEOUT)
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, env=_environment(), timeout=TIMEOUT
+            )
         except subprocess.TimeoutExpired:
-            raise VerificationError(f"the source engine did not finish {source} within {TIMEOUT} seconds") from None
+            raise NoReferenceError(f"the source engine did not finish {source} within {TIMEOUT} seconds") from None
         if done.returncode != 0 or not results.exists():
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise VerificationError(f"no installed engine runs {source}: {reason[:500]}")
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            reason = said[-1] if said else f"exit code {done.returncode}"
+            raise NoReferenceError(f"no installed engine runs {source}: {reason[:500]}")
         with np.load(results, allow_pickle=False) as archive:
             count = sum(name.startswith("out_") for name in archive.files)
-            arrays = [archive[f"out_{k}"] for k in range(count)]
-            engine = str(archive["engine"])
-    if len(arrays) != len(outputs):
-        raise VerificationError(f"{engine} gives {len(arrays)} outputs, the converted model has {len(outputs)}")
-    return Example(dict(inputs), dict(zip(outputs, arrays, strict=True)), engine)
+            return [archive[f"out_{k}"] for k in range(count)], str(archive["engine"])
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the engine's process: quiet, one thread, and with the modules that this one would import."""
+    here = str(Path(__file__).resolve().parents[1])
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), here]),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+    }
 
 
 # ---- in the engine's process ------------------------------------------------------------------------

@@ -248,7 +248,8 @@ class _Binder:
     def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
         if all(value.data is not None for value in arrays):
             names = tuple(self._plan.weight_of(value) for value in arrays)
-            known = (key, names) if None not in names else None
+            # a view of a weight has its address and size, but another shape
+            known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
             if known is not None and known in self._plan._packed:
                 return self._plan._packed[known]
             source = pack(*(value.data for value in arrays))

@@ -47,6 +47,8 @@ class Session:
             )
         if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
             raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
+        if not isinstance(max_scratch, int) or isinstance(max_scratch, bool) or max_scratch < 0:
+            raise InputError(f"max_scratch={max_scratch!r}: expected a number of bytes")
         self.model, self.threads = model, threads
         self._max_scratch = max_scratch
         self._plan = Plan(model.graph, model.weights, max_scratch)
@@ -101,10 +103,10 @@ class Session:
     def _checked_before(self, given: Mapping[str, Array]) -> list[Array] | None:
         """Return the inputs in order if arrays of these names, shapes and dtypes passed the checks in an earlier call."""
         try:
-            key = tuple([(name, array.shape, array.dtype) for name, array in given.items()])
-        except AttributeError:
+            passed = tuple([(name, array.shape, array.dtype) for name, array in given.items()]) in self._passed
+        except (AttributeError, TypeError):
             return None
-        return [given[name] for name in self._names] if key in self._passed else None
+        return [given[name] for name in self._names] if passed else None
 
     def _only_input(self) -> str:
         if len(self.inputs) != 1:
@@ -155,14 +157,15 @@ class Session:
         """Run on one thread, or with the batch's rows split over several."""
         rows = self._rows(arrays) if self.threads > 1 else 0
         parts = min(self.threads, rows)
-        if parts < 2 or not self.axes.rows_are_apart():
+        if parts < 2 or not self.axes.rows_are_apart:
             return self._run_once(arrays, targets)
         bounds = [rows * k // parts for k in range(parts + 1)]
+        axes = [self.axes.batch[spec.name] for spec in self.inputs]
+        whole = [np.asarray(array) for array in arrays]
 
         def part(k: int) -> dict[str, Array]:
             cut = slice(bounds[k], bounds[k + 1])
-            axes = [self.axes.batch[spec.name] for spec in self.inputs]
-            return self._run_once([a[(slice(None),) * axis + (cut,)] for a, axis in zip(arrays, axes, strict=True)], {})
+            return self._run_once([a[(slice(None),) * axis + (cut,)] for a, axis in zip(whole, axes, strict=True)], {})
 
         pieces = list(self._executor().map(part, range(parts)))
         results = {}
@@ -174,8 +177,10 @@ class Session:
         return results
 
     def _rows(self, arrays: list[Array]) -> int:
-        axis = self.axes.batch.get(self.inputs[0].name) if self.inputs else None
-        return 0 if axis is None else arrays[0].shape[axis]
+        """Return the rows of the batch, 0 where inputs have none or not the same number."""
+        axes = [self.axes.batch.get(spec.name) for spec in self.inputs]
+        rows = {0 if axis is None else array.shape[axis] for axis, array in zip(axes, arrays, strict=True)}
+        return rows.pop() if len(rows) == 1 else 0
 
     def _executor(self) -> ThreadPoolExecutor:
         # a pool does not survive a fork: its threads are not in the child
@@ -215,18 +220,21 @@ class Session:
             raise InputError("out cannot be used with a list of sequences: their outputs differ in shape")
         name = self._only_input()
         spec = self.inputs[0]
-        batch = self.axes.batch.get(name, 0)
+        if name not in self.axes.batch:
+            raise InputError(f"input {spec} has no batch axis that is known: pass arrays of its shape, one by one")
+        batch = self.axes.batch[name]
         rows = [as_input(sequence, spec) for sequence in sequences]
         wanted = (len(spec.shape) - 1) if spec.shape is not None else None
         for k, row in enumerate(rows):
             if wanted is not None and row.ndim != wanted:
                 raise ShapeError(f"sequence {k} has shape {row.shape}, expected {wanted} axes: one row of {spec}")
         groups: dict[tuple[int, ...], list[int]] = {}
+        together = self.axes.rows_are_apart
         for k, row in enumerate(rows):
-            groups.setdefault(row.shape, []).append(k)
+            groups.setdefault(row.shape if together else (k,), []).append(k)
         results: list = [None] * len(rows)
         for members in groups.values():
-            stacked = np.stack([rows[k] for k in members], axis=batch)
+            stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")
             outputs = self._run_split(self._checked({name: stacked}, frozenset([name])), {})
             for place, k in enumerate(members):
                 row = {
@@ -247,13 +255,10 @@ class Session:
 
     def cost(self, batch: int = 1, steps: int = 1) -> Cost:
         """Return the work of a call with `batch` rows of `steps` steps, without running or allocating it."""
-        if not self.axes.batch and not self.axes.time:
-            specs = list(self.inputs)
-        else:
-            specs = [
-                TensorSpec(s.name, s.dtype, tuple(batch if self.axes.batch.get(s.name) == k else steps if self.axes.time.get(s.name) == k else d for k, d in enumerate(s.shape or ())))
-                for s in self.inputs
-            ]  # fmt: skip
+        for role, size in (("batch", batch), ("steps", steps)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise InputError(f"{role}={size!r}: expected a whole number of at least 0")
+        specs = [self._sized(spec, batch, steps) for spec in self.inputs]
         unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
         if unknown:
             raise InputError(
@@ -273,6 +278,13 @@ class Session:
         size += sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)  # type: ignore[arg-type]
         weights = sum(w.nbytes if isinstance(w, np.ndarray | Quantized) else 0 for w in self.model.weights.values())
         return Cost(flops, weights, size)
+
+    def _sized(self, spec: TensorSpec, batch: int, steps: int) -> TensorSpec:
+        """Return an input with sizes for its batch and time axes."""
+        if spec.shape is None:
+            return spec
+        sizes = {self.axes.time.get(spec.name): steps, self.axes.batch.get(spec.name): batch}
+        return TensorSpec(spec.name, spec.dtype, tuple(sizes.get(k, d) for k, d in enumerate(spec.shape)))
 
 
 def _better(found, declared):

@@ -16,7 +16,7 @@ from safetensors.numpy import save as save_tensors
 
 from fastlstm.axes import TIME, Axes, check_streams
 from fastlstm.edge import as_input, check_shape
-from fastlstm.errors import InputError, ShapeError, StreamError, one_of
+from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan
 
@@ -45,6 +45,12 @@ class State(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"State({', '.join(f'{key}: {list(a.shape)}' for key, a in self._arrays.items())})"
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether the other holds the same states, to the bit."""
+        return isinstance(other, State) and self.to_bytes() == other.to_bytes()
+
+    __hash__ = None  # type: ignore[assignment]  # later steps change it
+
     def copy(self) -> "State":
         """Return a copy that later steps do not change."""
         return State({key: array.copy() for key, array in self._arrays.items()})
@@ -58,7 +64,7 @@ class State(Mapping[str, np.ndarray]):
         """Return the states that `to_bytes` wrote. Raise StreamError if the bytes are anything else."""
         try:
             length = int.from_bytes(data[:8], "little")
-            header = json.loads(data[8 : 8 + length]) if length <= min(len(data), 16 << 20) else {}
+            header = json.loads(bytes(data[8 : 8 + length])) if length <= min(len(data), 16 << 20) else {}
             version = json.loads(header.get("__metadata__", {}).get("fastlstm_state", "{}")).get("version")
             if version != VERSION:
                 raise StreamError(
@@ -72,9 +78,10 @@ class State(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class _Call:
-    """One kind of call: the shapes it runs with, and what to pick of each output (one step has no time axis)."""
+    """One kind of call: the shapes it runs with, and the part of each buffer that is passed (one step has no time axis)."""
 
     shapes: tuple[tuple[int, ...], ...]
+    places: tuple[tuple, ...]
     picks: dict[str, tuple]
 
 
@@ -93,6 +100,11 @@ class Stream:
         frame = plan.bind(self._shapes(1, 1))
         if frame.waits_for is not None:
             raise StreamError("the model cannot stream: a shape depends on the contents of a value")
+        size = batch * sum(state.array.nbytes for state in frame.states)
+        if size > plan.max_scratch:
+            raise LimitError(
+                f"batch={batch}: the states take {size >> 20} MiB, more than {plan.max_scratch >> 20} MiB; pass fewer, or a larger max_scratch to Session"
+            )
         self._arrays: dict[str, np.ndarray] = {}
         self._starts: dict[str, np.ndarray] = {}
         for state in frame.states:
@@ -120,12 +132,15 @@ class Stream:
         `inputs` is an array (or a dict by name) of `run`'s shape: a chunk, or without the time axis: one step; then outputs have
         no time axis either. `rows` are the streams that the input's rows belong to, in order (default: all).
         """
-        if not self._busy.acquire(blocking=False):
-            raise StreamError("this stream is in use by another thread: give each thread its own, or take turns")
+        self._begin()
         try:
             return self._step(inputs, rows)
         finally:
             self._busy.release()
+
+    def _begin(self) -> None:
+        if not self._busy.acquire(blocking=False):
+            raise StreamError("this stream is in use by another thread: give each thread its own, or take turns")
 
     def _step(self, inputs, rows: Sequence[int] | None):
         by_name = isinstance(inputs, Mapping)
@@ -138,8 +153,8 @@ class Stream:
         call, arrays = self._call(given, self.batch if index is None else len(index))
         frame = self._plan.borrow(call.shapes)
         try:
-            for buffer, array in zip(frame.inputs.values(), arrays, strict=True):
-                np.copyto(buffer, array.reshape(buffer.shape), casting="unsafe")
+            for buffer, place, array in zip(frame.inputs.values(), call.places, arrays, strict=True):
+                np.copyto(buffer[place], array, casting="unsafe")
             last = frame.run(lambda f: self._load(f, index))
             self._keep(last, index)
             results = {name: buffer[call.picks[name]].copy() for name, buffer in last.outputs.items()}
@@ -172,7 +187,10 @@ class Stream:
             self._arrays[state.key][slice(None) if index is None else index] = state.array[..., : state.width]
 
     def _row_index(self, rows: Sequence[int]) -> np.ndarray:
-        index = np.asarray(rows)
+        try:
+            index = np.asarray(rows)
+        except ValueError as error:
+            raise InputError(f"rows={rows!r}: expected a list of stream numbers") from error
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise InputError(f"rows={rows!r}: expected a list of stream numbers")
         index = index.astype(np.int64)
@@ -206,11 +224,10 @@ class Stream:
             shapes.append(whole.shape)
         if len(set(singles)) > 1:
             raise ShapeError("some inputs are single steps and others chunks: pass all with the time axis, or none")
-        picks = {}
-        for spec in self._outputs:
-            time = self._axes.axis(spec.name, TIME)
-            picks[spec.name] = (slice(None),) * time + (0,) if singles[0] and time is not None else (Ellipsis,)
-        return _Call(tuple(shapes), picks), arrays
+        single = singles[0]
+        places = tuple(_part(self._axes.time[spec.name], single) for spec in self._inputs)
+        picks = {spec.name: _part(self._axes.axis(spec.name, TIME), single) for spec in self._outputs}
+        return _Call(tuple(shapes), places, picks), arrays
 
     # ---- states -------------------------------------------------------------------------------------
     @property
@@ -220,6 +237,10 @@ class Stream:
 
     @state.setter
     def state(self, state: Mapping[str, np.ndarray]) -> None:
+        if not isinstance(state, Mapping):
+            raise StreamError(
+                f"a state is a State or a dict of arrays, got {type(state).__name__}; State.from_bytes reads bytes"
+            )
         if set(state) != set(self._arrays):
             raise StreamError(
                 f"the state holds {one_of(state)}, expected {one_of(self._arrays)}: is it of another model?"
@@ -228,11 +249,24 @@ class Stream:
             value = np.asarray(state[key])
             if value.shape != mine.shape or value.dtype != mine.dtype:
                 raise StreamError(f"state {key!r} is {value.dtype} {value.shape}, expected {mine.dtype} {mine.shape}")
-        for key, mine in self._arrays.items():
-            mine[...] = state[key]
+        self._begin()
+        try:
+            for key, mine in self._arrays.items():
+                mine[...] = state[key]
+        finally:
+            self._busy.release()
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Put the states of these rows (default: all) back to their start."""
         index = slice(None) if rows is None else self._row_index(rows)
-        for key, array in self._arrays.items():
-            array[index] = self._starts[key]
+        self._begin()
+        try:
+            for key, array in self._arrays.items():
+                array[index] = self._starts[key]
+        finally:
+            self._busy.release()
+
+
+def _part(time: int | None, single: bool) -> tuple:
+    """Return the index of the one step of a buffer, or of all of it."""
+    return (slice(None),) * time + (0,) if single and time is not None else (Ellipsis,)

@@ -2,13 +2,14 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from fastlstm import engines
-from fastlstm.errors import VerificationError
+from fastlstm.errors import LimitError, VerificationError
 from fastlstm.format import Example
 from fastlstm.graph import Graph, Quantized, Weight
 from fastlstm.model import Model
@@ -16,6 +17,7 @@ from fastlstm.session import Session
 
 # What rounding in float32, and narrower storage of the weights, may change, times max(1, |y|).
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 1e-1}
+MAX_ELEMENTS = 1 << 28  # of a random input
 
 
 @dataclass(frozen=True)
@@ -45,25 +47,47 @@ def storage(weights: Mapping[str, Weight]) -> str:
     )
 
 
+def difference(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the largest difference of two arrays of one shape, of max(1, |wanted|); infinite where one alone is NaN."""
+    wide, reference = got.astype(np.float64), wanted.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(wide - reference) / np.maximum(1, np.abs(reference))
+    same = (wide == reference) | (np.isnan(wide) & np.isnan(reference))
+    return float(np.where(same, 0, np.where(np.isnan(apart), np.inf, apart)).max(initial=0.0))
+
+
 def compare(model: Model, example: Example, session: Session | None = None) -> Report:
     """Run the model on the example's inputs and return the largest difference from its outputs.
 
-    Raise VerificationError where an output has another shape.
+    Raise VerificationError where an output is absent or has another shape.
     """
+    if not example.outputs:
+        raise VerificationError(f"the example of {example.engine} has no outputs to compare with")
     results = (session or Session(model)).run(dict(example.inputs))
-    worst, where = -1.0, ""
+    worst = []
     for name, expected in example.outputs.items():
-        got = results[name]
-        if got.shape != expected.shape:
-            raise VerificationError(f"output {name!r} has shape {got.shape}, {example.engine} gave {expected.shape}")
-        wide, wanted = got.astype(np.float64), expected.astype(np.float64)
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(wide - wanted) / np.maximum(1, np.abs(wanted))
-        same = (wide == wanted) | (np.isnan(wide) & np.isnan(wanted))
-        largest = float(np.where(same, 0, np.where(np.isnan(difference), np.inf, difference)).max(initial=0.0))
-        if largest > worst:
-            worst, where = largest, name
-    return Report(example.engine, worst, where, TOLERANCE[storage(model.weights)])
+        got = results.get(name)
+        if got is None or got.shape != expected.shape:
+            ours = "is absent" if got is None else f"has shape {got.shape}"
+            raise VerificationError(f"output {name!r} {ours}, {example.engine} gave {expected.shape}")
+        worst.append((difference(got, expected), name))
+    largest, where = max(worst, key=lambda pair: pair[0])
+    return Report(example.engine, largest, where, TOLERANCE[storage(model.weights)])
+
+
+def check_agree(runners: Mapping[str, Callable[[], Mapping[str, np.ndarray]]], tolerance: float = 1e-4) -> float:
+    """Return the largest difference of the outputs of runners from the first's. Raise VerificationError beyond the tolerance."""
+    (first, ours), *others = ((name, run()) for name, run in runners.items())
+    worst = 0.0
+    for other, theirs in others:
+        for name, expected in theirs.items():
+            if name not in ours or np.shape(ours[name]) != np.shape(expected):
+                raise VerificationError(f"{first} and {other} do not run one model: output {name!r} differs in shape")
+            apart = difference(ours[name], expected)
+            if not apart <= tolerance:
+                raise VerificationError(f"{first} and {other} differ by {apart:.2g} in output {name!r}: not timed")
+            worst = max(worst, apart)
+    return worst
 
 
 def verify(model: Model) -> Report | None:
@@ -71,22 +95,39 @@ def verify(model: Model) -> Report | None:
     return None if model.example is None else compare(model, model.example)
 
 
-def verify_against(model: Model, source: str | os.PathLike, batch: int = 3, steps: int = 7) -> tuple[Report, Example]:
-    """Rerun the source model in its engine, on the recorded inputs or on random ones, and compare.
+def reference(model: Model, source: str | os.PathLike, batch: int = 3, steps: int = 7) -> Example:
+    """Run the source model in its own engine, on the recorded inputs or on random ones.
 
-    Return the report and the engine's outputs as an example. Raise VerificationError where no engine runs the source.
+    Raise NoReferenceError where no installed engine runs it.
     """
     inputs = random_inputs(model, batch, steps) if model.example is None else model.example.inputs
-    bound = {
-        name: np.array(value, dtype) for name, (dtype, value) in json.loads(model.metadata.get("bound", "{}")).items()
-    }
-    example = engines.rerun(source, {**inputs, **bound}, [spec.name for spec in model.graph.outputs])
-    example = Example(inputs, example.outputs, example.engine)
+    names = [spec.name for spec in model.graph.outputs]
+    arrays, engine = engines.rerun(source, {**inputs, **bound_inputs(model)})
+    if len(arrays) != len(names):
+        raise VerificationError(f"{engine} gives {len(arrays)} outputs, the converted model has {len(names)}")
+    return Example(inputs, dict(zip(names, arrays, strict=True)), engine)
+
+
+def verify_against(model: Model, source: str | os.PathLike, batch: int = 3, steps: int = 7) -> tuple[Report, Example]:
+    """Rerun the source model in its engine and compare; return the report and the engine's outputs as an example.
+
+    Raise NoReferenceError where no installed engine runs it.
+    """
+    example = reference(model, source, batch, steps)
     return compare(model, example), example
 
 
+def bound_inputs(model: Model) -> dict[str, np.ndarray]:
+    """Return the inputs of the source that became constants of the model, which its engine still takes."""
+    bound = json.loads(model.metadata.get("bound", "{}"))
+    return {name: np.array(value, dtype) for name, (dtype, value) in bound.items()}
+
+
 def random_inputs(model: Model, batch: int = 3, steps: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return random inputs that fit the model: ids within their tables, lengths within the steps, else normal values."""
+    """Return random inputs that fit the model: ids within their tables, lengths within the steps, else normal values.
+
+    Raise LimitError beyond MAX_ELEMENTS.
+    """
     rng = np.random.default_rng(seed)
     axes = Session(model).axes
     arrays = {}
@@ -95,6 +136,8 @@ def random_inputs(model: Model, batch: int = 3, steps: int = 7, seed: int = 0) -
         for k, dim in enumerate(spec.shape or ()):
             free = batch if axes.batch.get(spec.name) == k or (k == 0 and spec.name not in axes.batch) else steps
             shape.append(free if isinstance(dim, str) else dim)
+        if prod(shape) > MAX_ELEMENTS:
+            raise LimitError(f"input {spec.name!r} would have shape {shape}: more than {MAX_ELEMENTS:,} elements")
         limit = _id_limit(model.graph, model.weights, spec.name)
         if limit is not None:
             array = rng.integers(0, limit, shape)

@@ -162,6 +162,7 @@ each("C7", {
     "-Infinity": (text(lambda t: t.replace("2.5", "-Infinity")), "holds -Infinity"),
     "1e400": (text(lambda t: t.replace("2.5", "1e400")), "more than a float64"),
     "an integer of 5,000 digits": (text(lambda t: t.replace("2.5", "9" * 5000)), "no integer of 64 bits"),
+    "an integer of 21 digits": (text(lambda t: t.replace("2.5", "9" * 21)), "no integer of 64 bits"),
     "-0": (text(lambda t: t.replace("2.5", "-0")), "no integer"),
     "NaN in the header": (raw_header(lambda h: h.replace(b'"shape":[7,28]', b'"shape":[NaN,28]')), "holds NaN"),
     "hexadecimal": (text(lambda t: t.replace("2.5", "0x10")), "no valid JSON"),
@@ -324,7 +325,9 @@ each("G3", {
 })  # fmt: skip
 each("G4", {
     **{f"value {value!r}"[:40]: (attribute("lstm", "clip", value), "attribute 'clip' is")
-       for value in (None, {}, {"a": 1}, [[1.0]], [None], [1, "a"], [True, 1], [0.5, False], 2**63, -(2**63) - 1)},
+       for value in (None, {}, {"a": 1}, [[1.0]], [None], 2**63, -(2**63) - 1)},
+    **{f"elements {value!r}": (attribute("lstm", "activations", value), "its elements are not of one kind")
+       for value in ([1, "a"], [True, 1], [0.5, False], ["Tanh", 0.5])},
     "inputs that are a text": (node("lstm", inputs="xWUb"), "expected a list of names"),
     "inputs that are numbers": (node("lstm", inputs=[0, 1, 2]), "expected a list of names"),
     "outputs that are null": (node("lstm", outputs=None), "expected a list of names"),
@@ -347,6 +350,7 @@ def _nodes_out_of_order(file: File) -> None:
 
 
 each("G5", {
+    "a name of a million characters": (node("dense", inputs=["h", "n" * 1_000_000]), "nnn ... "),
     "an unknown value": (node("dense", inputs=["h", "nothing"]), "'nothing', which is no input"),
     "a missing weight": (lambda f: f.drop("weight.U"), "'U', which is no input, weight or node output"),
     "two nodes make one value": (node("dense", outputs=["h"]), "'h' is defined twice"),

@@ -243,7 +243,10 @@ def draw_recurrence(rng: np.random.Generator, kind: str, most: int = 12, **fixed
         input_forget=coin(0.2), reset=str(rng.choice(["after", "before"])), activations=activations,
         outputs=("Y", *STATES[kind]),
     )  # fmt: skip
-    return replace(case, **fixed)
+    case = replace(case, **fixed)
+    if case.mask and case.masked_output == "zero":
+        case = replace(case, outputs=tuple(name for name in case.outputs if name != "last"))
+    return case
 
 
 # ---- networks: small stacks that share the promises ---------------------------------------------------

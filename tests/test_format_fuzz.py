@@ -20,10 +20,11 @@ from model_files import CODES, DTYPES, File, small_file
 from safetensors import safe_open
 
 import fastlstm
+from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.ops.op import Op, find, registered
 
 FULL = os.environ.get("FASTLSTM_FULL") == "1"
-EXAMPLES = int(os.environ.get("FASTLSTM_FUZZ", 20_000 if FULL else 150))
+EXAMPLES = int(os.environ.get("FASTLSTM_FUZZ", 20_000 if FULL else 200))
 LIMIT = 10.0  # seconds of a load or a run that tests call a hang
 FUZZ = settings(
     max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck), print_blob=True
@@ -211,7 +212,7 @@ def run(model: fastlstm.Model) -> None:
     began, names = time.perf_counter(), {spec.name for spec in model.graph.outputs}
     with suppress(fastlstm.FastLSTMError):
         assert set(fastlstm.Session(model, max_scratch=1 << 24).run(inputs)) == names
-    assert time.perf_counter() - began < 60  # the first of a kind compiles a kernel
+    assert time.perf_counter() - began < 300  # the first of a kind compiles its kernels
 
 
 @FUZZ
@@ -246,9 +247,24 @@ def test_what_loads_the_safetensors_library_reads_alike_and_saving_gives_its_ten
     assert {name: array.tobytes() for name, array in tensors.items()} == {t[0]: t[3] for t in again.tensors}
 
 
-@settings(FUZZ, max_examples=max(1, EXAMPLES // 5))
+@settings(FUZZ, max_examples=max(1, EXAMPLES // 2))
 @given(files(graphs_only=True))
 def test_a_mutated_graph_that_loads_runs_or_gives_our_error(path, data):
     model = load(path, data)
     if model is not None:
         run(model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", "int8", "uint64", "bool"])
+@pytest.mark.xfail(reason="what NumPy raises in a step of a run is not yet an error of ours", strict=False)
+def test_every_op_over_every_dtype_runs_or_gives_our_error(dtype):
+    for name in registered():
+        op = find(name)
+        count = 2 if op.inputs[-1].variadic else len(op.inputs)
+        attributes: dict[str, Any] = {"axis": 0} if "axis" in op.attributes else {}
+        attributes |= {"to": dtype} if name == "Cast" else {}
+        for other in ("float32", "int64", "bool"):
+            specs = [TensorSpec(f"x{k}", other if k else dtype, (2, 4)) for k in range(count)]
+            node = Node("n", name, tuple(spec.name for spec in specs), ("y",), attributes)
+            with suppress(fastlstm.FastLSTMError):
+                run(fastlstm.Model(Graph((node,), tuple(specs), (TensorSpec("y", dtype, None),)), {}))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_files import HOSTILE, MIB, Hostile
+from hostile_files import HOSTILE, MIB, Hostile, append
 from model_files import small_file, small_model
 from safetensors.numpy import save
 
@@ -66,6 +66,22 @@ def test_every_rule_of_the_specification_has_a_hostile_file():
 def test_the_file_that_the_hostile_ones_are_made_of_loads(path):
     path.write_bytes(small_file().bytes())
     assert fastlstm.load(path).to_bytes() == small_model().to_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("elements", [256, 2**26, 2**60])
+def test_constants_that_a_graph_asks_for_are_not_computed_when_it_is_loaded(path, elements):
+    file = small_file(example=False)
+    file.put("weight.many", np.array([elements]))
+    nodes = [append(file, "ConstantOfShape", ["many"], dtype="int8") for _ in range(1000)]
+    path.write_bytes(file.bytes())
+    tracemalloc.start()
+    try:
+        model = fastlstm.load(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(model.graph.nodes) == 4 + len(nodes)
+    assert peak <= 3 * path.stat().st_size + 64 * MIB
 
 
 # ---- damage -----------------------------------------------------------------------------------------

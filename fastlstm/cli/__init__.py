@@ -3,6 +3,20 @@
 Exit codes: 0 done, 1 refused or failed (one line says why), 2 usage, 130 interrupted.
 """
 
-from fastlstm.cli.main import main
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        from fastlstm.cli.app import run
+
+        return run(arguments)
+    except KeyboardInterrupt:
+        if sys.stderr is not None:
+            print("fastlstm: interrupted", file=sys.stderr)
+        return 130
+
 
 __all__ = ["main"]

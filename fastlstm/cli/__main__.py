@@ -2,6 +2,6 @@
 
 import sys
 
-from fastlstm.cli.main import main
+from fastlstm.cli import main
 
 sys.exit(main())

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.axes import BATCH, Axes, check_streams, find_axes
+from fastlstm.cli.progress import one_line
 from fastlstm.errors import StreamError
 from fastlstm.graph import Quantized
 from fastlstm.model import Model
@@ -51,20 +52,21 @@ def _mixing(axes: Axes) -> str | None:
 
 def as_text(facts: dict[str, Any]) -> str:
     """Return the facts for a person."""
-    lines = []
-    for role in ("inputs", "outputs"):
-        for spec in facts[role]:
-            shape = "unknown rank" if spec["shape"] is None else "[" + ", ".join(map(str, spec["shape"])) + "]"
-            lines.append(f"{role[:-1]:<11} {spec['name']}  {spec['dtype']}  {shape}")
-    lines.append(
-        f"nodes       {len(facts['nodes'])}: "
-        + ", ".join(f"{op} x{n}" if n > 1 else op for op, n in facts["operators"].items())
-    )
-    lines.append(f"weights     {facts['parameters']:,} parameters, {facts['weight_bytes']:,} bytes, {facts['storage']}")
-    lines.append(f"streams     {facts['streams']}")
+    operators = ", ".join(f"{op} x{n}" if n > 1 else op for op, n in facts["operators"].items())
+    rows = [(role[:-1], _shown(spec)) for role in ("inputs", "outputs") for spec in facts[role]]
+    rows += [
+        ("nodes", f"{len(facts['nodes'])}: {operators}"),
+        ("weights", f"{facts['parameters']:,} parameters, {facts['weight_bytes']:,} bytes, {facts['storage']}"),
+        ("streams", facts["streams"]),
+    ]
     if facts["mixes_rows"]:
-        lines.append(f"mixes rows  at node {facts['mixes_rows']}: a row's result there depends on the batch")
-    lines.append(f"example     {facts['example'] or 'none recorded'}")
-    for key, value in facts["metadata"].items():
-        lines.append(f"{key:<11} {value}")
-    return "\n".join(lines)
+        rows.append(("mixes rows", f"at node {facts['mixes_rows']}: a row's result there depends on the batch"))
+    rows.append(("example", facts["example"] or "none recorded"))
+    rows += facts["metadata"].items()
+    # names and metadata are a stranger's text
+    return "\n".join(one_line(f"{key:<14} {value}") for key, value in rows)
+
+
+def _shown(spec: dict[str, Any]) -> str:
+    shape = "unknown rank" if spec["shape"] is None else "[" + ", ".join(map(str, spec["shape"])) + "]"
+    return f"{spec['name']}  {spec['dtype']}  {shape}"

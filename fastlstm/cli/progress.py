@@ -1,16 +1,19 @@
-"""Progress on stderr: a bar with the extra `cli`, plain lines without."""
+"""Progress on stderr: a spinner with the extra `cli`, plain lines without."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
-
-Item = TypeVar("Item")
 
 
 def say(text: str) -> None:
-    """Write a message to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Write a message to stderr, if there is one."""
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def one_line(text: str) -> str:
+    """Return a text with line ends and what would steer a terminal written as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @contextmanager
@@ -18,30 +21,13 @@ def working(what: str) -> Iterator[None]:
     """Show that something without a known end goes on: a spinner on a terminal, a line elsewhere."""
     try:
         from rich.console import Console
+        from rich.text import Text
     except ImportError:
         Console = None
-    if Console is None or not sys.stderr.isatty():
+    if Console is None or sys.stderr is None or not sys.stderr.isatty():
         say(f"{what} ...")
         yield
         return
-    with Console(stderr=True).status(what):
+    # as Text, since a file's name may look like markup
+    with Console(stderr=True).status(Text(what)):
         yield
-
-
-def track(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
-    """Yield the items of long work under a progress bar."""
-    try:
-        from rich.progress import Progress
-    except ImportError:
-        Progress = None
-    if Progress is None or not sys.stderr.isatty():
-        say(f"{what}: {total}")
-        yield from items
-        return
-    from rich.console import Console
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        for item in items:
-            yield item
-            bar.advance(task)

@@ -6,18 +6,20 @@ The models and their recorded outputs are in models/; train.py made them. Nothin
 import json
 from collections.abc import Callable
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import fastlstm
+from fastlstm.container import write_atomically
 from fastlstm.converters import convert
 from fastlstm.errors import MissingExtraError, VerificationError
 from fastlstm.format import Example
 from fastlstm.session import Session
-from fastlstm.timing import check_agree, interleaved, onnxruntime_runner
-from fastlstm.verify import verify
+from fastlstm.timing import interleaved, onnxruntime_runner
+from fastlstm.verify import check_agree, verify
 
 Say = Callable[[str], None]
 
@@ -125,7 +127,9 @@ def _picture(files: Path, folder: Path, forecast: list[float]) -> tuple[str | No
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path = folder / "forecast.png"
-    figure.savefig(path, dpi=120)
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png", dpi=120)
+    write_atomically(path, drawn.getvalue())
     return str(path), f"picture: {path}"
 
 

@@ -116,7 +116,10 @@ def erf(x):
     p = splat(x, 1.0)
     for k in range(150, 0, -1):
         p = fma(p, square * (2.0 / (2.0 * k + 1.0)), splat(x, 1.0))
-    return clamp(x * p * exp(-square) * 1.1283791670955126, -1.0, 1.0)
+    # where 1 - |erf| is below half a unit, exactly 1: gelu multiplies what is left by x
+    y = clamp(x * p * exp(-square) * 1.1283791670955126, -1.0, 1.0)
+    y = where_less(splat(x, 5.95), x, splat(x, 1.0), y)
+    return where_less(x, splat(x, -5.95), splat(x, -1.0), y)
 
 
 @inline
@@ -156,7 +159,9 @@ def activate(code, alpha, beta, x):
     if code == SOFTPLUS:
         return softplus(x)
     if code == EXP:
-        return exp(x)
+        # 2^128 is no float32: the square reaches the largest float
+        root = exp(0.5 * x)
+        return root * root
     if code == GELU:
         return 0.5 * x * (erf(x * 0.7071067811865476) + 1.0)
     if code == GELU_TANH:

@@ -11,7 +11,9 @@ from numba.extending import intrinsic
 
 from fastlstm.kernels import target
 
-_FLUSH = 0x8040 if target.X86 else 1 << 24  # x86: FTZ (bit 15) and DAZ (bit 6) of MXCSR; ARM: FZ of FPCR
+# The mode of kernels: to nearest, no traps, denormals flushed, so that bits do not depend on the caller's mode.
+# x86: FTZ (bit 15), DAZ (bit 6) and all masks (bits 7 to 12) of MXCSR; ARM: FZ of FPCR.
+_KERNEL_MODE = 0x9FC0 if target.X86 else 1 << 24
 
 
 def _mxcsr(builder, name: str, slot) -> None:
@@ -43,11 +45,11 @@ def _write(builder, mode) -> None:
 
 @intrinsic
 def flush_denormals(typingctx):
-    """Switch this thread to flushing and return the mode it had."""
+    """Switch this thread to the mode of kernels and return the mode it had."""
 
     def codegen(context, builder, sig, args):
         mode = _read(builder)
-        _write(builder, builder.or_(mode, ir.Constant(ir.IntType(64), _FLUSH)))
+        _write(builder, ir.Constant(ir.IntType(64), _KERNEL_MODE))
         return mode
 
     return types.int64(), codegen

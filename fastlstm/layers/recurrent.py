@@ -20,6 +20,7 @@ class Recurrent(Layer):
 
     op = ""
     states = 1
+    unroll = False  # Keras's: the same numbers, but for the case that `run` refuses
 
     def __init__(
         self,
@@ -56,6 +57,11 @@ class Recurrent(Layer):
         """Add the node; return (outputs in time order if wanted, output of the step processed last, final states)."""
         if initial and len(initial) != self.states:
             raise UnsupportedError(f"layer {self.name!r} takes {self.states} initial states, got {len(initial)}")
+        if self.unroll and self.go_backwards and self.zero_output_for_mask and sequences and x.mask is not None:
+            raise UnsupportedError(
+                f"layer {self.name!r}: unroll=True with go_backwards, zero_output_for_mask (as in Bidirectional) and a mask is not "
+                "supported: Keras zeroes other steps than the masked ones; save it with unroll=False"
+            )
         by_step = x.mask is not None and self.zero_output_for_mask and not sequences
         # the last output differs from the final state only where every step of a row is masked
         apart = x.mask is not None and bool(initial) and not self.zero_output_for_mask
@@ -185,6 +191,8 @@ class RNN(Layer):
     States stand cell by cell. Masks stop every cell alike.
     """
 
+    unroll = False
+
     def __init__(
         self,
         cells: Sequence[Recurrent],
@@ -220,7 +228,7 @@ class RNN(Layer):
         rest = list(initial)
         y, last = x, x
         for k, cell in enumerate(self.cells):
-            cell.go_backwards, cell.zero_output_for_mask = self.go_backwards, self.zero_output_for_mask
+            cell.go_backwards, cell.zero_output_for_mask, cell.unroll = self.go_backwards, self.zero_output_for_mask, self.unroll
             own, rest = rest[: cell.states], rest[cell.states :]
             y, last, final = cell.run(y.with_mask(x.mask), own, sequences or k < len(self.cells) - 1)
             states += final

@@ -1,6 +1,7 @@
 """Layers that reshape, repeat, join or combine, and TimeDistributed."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -52,7 +53,41 @@ class RepeatVector(Layer):
         return x.build.node(self.name, "Expand", [column, x.build.ints(f"{self.name}.shape", 1, self.n, 1)])
 
 
-class Concatenate(Layer):
+class Joining(Layer):
+    """A layer of several inputs. Its `mask_rule` says when a step of its output is valid.
+
+    "any": when it is in any input, if all have masks (Keras 3.4 and later). "all": when it is in every input that has a mask
+    (Keras 2). None: masked inputs are refused (Keras 3.0 to 3.3 lost masks here).
+    """
+
+    mask_rule: Literal["any", "all"] | None = "any"
+
+    def masks(self, x: Sequence[Tensor]) -> list[Tensor]:
+        """Return the masks of those inputs that have one."""
+        masks = [tensor.mask for tensor in x if tensor.mask is not None]
+        if masks and self.mask_rule is None:
+            raise UnsupportedError(
+                f"layer {self.name!r} ({type(self).__name__}): masked inputs as Keras 3.0 to 3.3 joined them are not supported; "
+                "save the model with a later Keras"
+            )
+        return masks
+
+    def joined(self, x: Sequence[Tensor]) -> Tensor | None:
+        """Return the mask of the output."""
+        masks = self.masks(x)
+        if not masks or (self.mask_rule == "any" and len(masks) < len(x)):
+            return None
+        return self.fold_masks(masks)
+
+    def fold_masks(self, masks: Sequence[Tensor]) -> Tensor:
+        mask = masks[0]
+        for other in masks[1:]:
+            if other.name != mask.name:
+                mask = mask.build.node(f"{self.name}/mask", "And" if self.mask_rule == "all" else "Or", [mask, other])
+        return mask
+
+
+class Concatenate(Joining):
     """The inputs joined along `axis`."""
 
     def __init__(self, axis: int = -1, name: str | None = None):
@@ -61,31 +96,54 @@ class Concatenate(Layer):
 
     def call(self, x: Sequence[Tensor]) -> Tensor:
         y = x[0].build.node(self.name, "Concat", list(x), axis=self.axis)
-        masks = [tensor.mask for tensor in x]
-        if all(mask is None for mask in masks):
+        masks, rank = self.masks(x), len(x[0].shape)
+        if not masks:
             return y
-        rank = len(x[0].shape)
+        if rank == 3 and self.axis % rank == 1 and len(masks) == len(x):
+            return y.with_mask(y.build.node(f"{self.name}/mask", "Concat", masks, axis=1))
         if self.axis % rank != rank - 1 or rank != 3:
             raise UnsupportedError(
-                f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only the last of three"
+                f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only the last of three, "
+                "or the second if all are masked"
             )
-        if any(mask is None for mask in masks):
-            return y  # an unmasked input counts as all valid, so every step is
-        return y.with_mask(_any_mask([mask for mask in masks if mask is not None], self.name))
+        return y.with_mask(self.joined(x))  # an input without a mask counts as all valid
 
 
-class Merge(Layer):
-    """An operation folded over the inputs; the mask is that any input is valid, if all have one."""
+class Merge(Joining):
+    """An operation folded over the inputs."""
 
     op = ""
 
     def call(self, x: Sequence[Tensor]) -> Tensor:
+        rank = max(len(tensor.shape) for tensor in x)
+        mask = self.joined(x)
+        y = self.fold([self._raised(tensor, rank) for tensor in x])
+        return y.with_mask(mask)
+
+    def _raised(self, x: Tensor, rank: int) -> Tensor:
+        """Return a tensor with axes of size 1 after the batch, as Keras merges vectors with sequences."""
+        missing = range(1, 1 + rank - len(x.shape))
+        if not missing:
+            return x
+        return x.build.node(f"{self.name}/raised", "Unsqueeze", [x, x.build.ints(f"{self.name}.axes", *missing)])
+
+    def fold(self, x: Sequence[Tensor]) -> Tensor:
+        """Return the operation's result over all inputs, each of the same rank."""
         y = x[0]
         for k, other in enumerate(x[1:]):
             name = self.name if k == len(x) - 2 else f"{self.name}/{k}"
             y = y.build.node(name, self.op, [y, other])
-        masks = [tensor.mask for tensor in x if tensor.mask is not None]
-        return y.with_mask(_any_mask(masks, self.name) if len(masks) == len(x) else None)
+        return y
+
+    def column(self, mask: Tensor) -> Tensor:
+        """Return a mask with an axis of size 1 for the features."""
+        return mask.build.node(f"{self.name}/column", "Unsqueeze", [mask, mask.build.ints(f"{self.name}.axes", -1)])
+
+    def where(self, mask: Tensor, x: Tensor, other: Tensor | float) -> Tensor:
+        """Return x at valid steps, elsewhere another value."""
+        if not isinstance(other, Tensor):
+            other = x.build.weight(f"{self.name}.number", np.array(other, x.value.dtype))
+        return x.build.node(f"{self.name}/valid", "Where", [self.column(mask), x, other])
 
 
 class Add(Merge):
@@ -101,18 +159,40 @@ class Subtract(Merge):
 
 
 class Multiply(Merge):
-    """The product of the inputs."""
+    """The product of the inputs; a masked step of one counts as 1, of all as 0."""
 
     op = "Mul"
 
+    def fold(self, x: Sequence[Tensor]) -> Tensor:
+        masks = [tensor.mask for tensor in x if tensor.mask is not None]
+        if not masks or self.mask_rule != "any":
+            return super().fold(x)
+        y = super().fold([t if t.mask is None else self.where(t.mask, t, 1.0) for t in x])
+        return y if len(masks) < len(x) else self.where(self.fold_masks(masks), y, 0.0)
 
-class Maximum(Merge):
+
+class Extreme(Merge):
+    """What Maximum and Minimum share: a step that is masked in one input takes the others' value."""
+
+    def fold(self, x: Sequence[Tensor]) -> Tensor:
+        if self.mask_rule != "any" or all(tensor.mask is None for tensor in x):
+            return super().fold(x)
+        y, mask = x[0], x[0].mask
+        for other in x[1:]:
+            z = other if other.mask is None else self.where(other.mask, other, y)
+            y = y if mask is None else self.where(mask, y, z)
+            mask = None if mask is None or other.mask is None else self.fold_masks([mask, other.mask])
+            y = y.build.node(self.name, self.op, [y, z])
+        return y
+
+
+class Maximum(Extreme):
     """The largest of the inputs, element by element."""
 
     op = "Max"
 
 
-class Minimum(Merge):
+class Minimum(Extreme):
     """The smallest of the inputs, element by element."""
 
     op = "Min"
@@ -123,18 +203,10 @@ class Average(Merge):
 
     op = "Add"
 
-    def call(self, x: Sequence[Tensor]) -> Tensor:
-        total = super().call(x)
+    def fold(self, x: Sequence[Tensor]) -> Tensor:
+        total = super().fold(x)
         share = total.build.weight(f"{self.name}.share", np.array(1 / len(x), total.value.dtype))
-        return total.build.node(f"{self.name}/mean", "Mul", [total, share]).with_mask(total.mask)
-
-
-def _any_mask(masks: Sequence[Tensor], name: str) -> Tensor:
-    mask = masks[0]
-    for other in masks[1:]:
-        if other.name != mask.name:
-            mask = mask.build.node(f"{name}/mask", "Or", [mask, other])
-    return mask
+        return total.build.node(f"{self.name}/mean", "Mul", [total, share])
 
 
 class TimeDistributed(Layer):

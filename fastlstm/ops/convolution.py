@@ -110,7 +110,7 @@ class Conv1D(Op):
                     emit, source, W, b if tap == 0 else None, y, (B, steps, c, f),
                     x_at=(tap * dilation * C + group * c, rows * C, stride * C), y_at=(group * f, steps * F, F),
                     accumulate=tap > 0, activation=activation if tap == K - 1 else PLAIN,
-                    part=("columns of group", group, tap),
+                    part=("columns of group", group, groups, tap),
                     take=lambda w, tap=tap, columns=columns: w[tap if w.ndim == 3 else 0, ..., columns].reshape(-1, f),
                 )  # fmt: skip
 

@@ -2,14 +2,15 @@
 
 Weights are in `x @ W` orientation: LSTM W (I, 4H), U (H, 4H), b (4H,), gates i f g o, P (3, H) for i f o; GRU W (I, 3H),
 U (H, 3H), b (3H,), bn (H,), gates z r n; RNN W (I, H), U (H, H), b (H,). X is (T, B, I), or (B, T, I) where `batch_first`; the mask
-likewise without its last axis. Outputs: Y over time, the final h (and c), and `last`, the output of the step processed last.
+likewise without its last axis. Outputs: Y over time, the final h (and c), and `last`, the output of the step processed last
+(where masks carry outputs; it differs from h where every step of a row is masked).
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from fastlstm.errors import DTypeError
+from fastlstm.errors import DTypeError, GraphError
 from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
@@ -109,6 +110,12 @@ class Recurrent(Op):
                 raise shape_error(node, f"attribute {role!r}", (len(values),), f"{count} entries")
         if len(names) != count:
             raise shape_error(node, "attribute 'activations'", (len(names),), f"{count} entries")
+        if self.get(node, "clip") < 0:
+            raise GraphError(f"node {node.name!r}: attribute 'clip' is {self.get(node, 'clip')}, expected a bound above 0, or 0 for none")
+        wants_last = len(node.outputs) == len(self.outputs) and bool(node.outputs[-1])
+        masked = self.mask_slot < len(node.inputs) and bool(node.inputs[self.mask_slot])
+        if wants_last and masked and self.get(node, "masked_output") == "zero":
+            raise GraphError(f"node {node.name!r}: the output `last` is for masks with masked_output='carry'")
 
     # ---- lowering -----------------------------------------------------------------------------------
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
@@ -144,14 +151,19 @@ class Recurrent(Op):
 
         if has_y:
             emit.alias(outs[0], y)
+        seen = None
         if mask is not None and self.get(node, "empty_state") == "zero":
-            emit.host(_zero_empty_rows, mask.array, 1 if batch_first else 0, *states)
+            # carried by a stream: a row without a valid step in this chunk may have had one before
+            seen = emit.state(node, "seen", (B, 1), np.dtype(bool), None, 1)
+            emit.host(_note_valid_rows, seen, mask.array, 1 if batch_first else 0)
         for k, state in enumerate([*states, y_last if masked == CARRY else states[0]]):
             if k + 1 < len(node.outputs) and node.outputs[k + 1]:
                 final = state
-                if S != H:
+                if S != H or seen is not None:
                     final = emit.scratch((B, H), dtype)
                     emit.host(np.copyto, final, state[:, :H])
+                if seen is not None:
+                    emit.host(_zero_rows_not_in, seen, final)
                 emit.alias(outs[k + 1], final)
 
     def _state(self, node, role, start: Value | None, B, H, S, dtype, emit: Emit) -> np.ndarray:
@@ -190,10 +202,12 @@ class Recurrent(Op):
         raise AssertionError("subclasses emit their kernel")
 
 
-def _zero_empty_rows(mask: np.ndarray, time_axis: int, *states: np.ndarray) -> None:
-    empty = ~mask.astype(bool).any(axis=time_axis)
-    for state in states:
-        state[empty] = 0
+def _note_valid_rows(seen: np.ndarray, mask: np.ndarray, time_axis: int) -> None:
+    seen |= mask.any(axis=time_axis)[:, None]
+
+
+def _zero_rows_not_in(seen: np.ndarray, final: np.ndarray) -> None:
+    final[~seen[:, 0]] = 0
 
 
 def _attributes(*activations: str) -> dict[str, Attribute]:

@@ -125,7 +125,10 @@ class Case:
         W, R = a["W"][d], a["R"][d]
         H = R.shape[1]
         order = [0, 2, 3, 1] if self.op == "LSTM" else list(range(gates))  # i o f c -> i f c o
-        W, R = (np.concatenate(np.split(m, gates)[:] if gates == 1 else [np.split(m, gates)[g] for g in order]).T for m in (W, R))
+        W, R = (
+            np.concatenate(np.split(m, gates)[:] if gates == 1 else [np.split(m, gates)[g] for g in order]).T
+            for m in (W, R)
+        )
         B = a["B"][d] if "B" in a else np.zeros(2 * gates * H, x.dtype)
         Wb, Rb = ([np.split(half, gates)[g] for g in order] for half in np.split(B, 2))
         options: dict[str, Any] = {
@@ -147,9 +150,6 @@ class Case:
             return naive.gru(x, W, R, b, Rb[2], **options)
         b += np.concatenate(Rb)
         return naive.lstm(x, W, R, b, **options) if self.op == "LSTM" else naive.rnn(x, W, R, b, **options)
-
-
-
 
 
 def draw_sizes(rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -184,7 +184,11 @@ def _draw(rng: np.random.Generator, op: str | None, engine: bool) -> Case:
     def array(*shape: int, gain: float = 0.6) -> Array:
         return (gain * rng.standard_normal(shape)).astype(dtype)
 
-    arrays = {"X": array(T, B, I, gain=1), "W": array(D, gates * H, I), "R": array(D, gates * H, H, gain=min(0.6, 1 / H**0.5))}
+    arrays = {
+        "X": array(T, B, I, gain=1),
+        "W": array(D, gates * H, I),
+        "R": array(D, gates * H, H, gain=min(0.6, 1 / H**0.5)),
+    }
     if rng.random() < 0.8:
         arrays["B"] = array(D, 2 * gates * H)
     if rng.random() < 0.4:
@@ -208,7 +212,9 @@ def _draw(rng: np.random.Generator, op: str | None, engine: bool) -> Case:
         arrays |= {name: arrays[name].swapaxes(0, 1).copy() for name in ("X", *STATES) if name in arrays}
     run_time = ["X"] + [name for name in arrays if name != "X" and rng.random() < 0.25]
     kept = [name for name in OUTPUTS[op] if rng.random() < 0.7]
-    return Case(op, arrays, attributes, tuple(run_time), tuple(kept) or (OUTPUTS[op][-1],), opset, bool(rng.random() < 0.5))
+    return Case(
+        op, arrays, attributes, tuple(run_time), tuple(kept) or (OUTPUTS[op][-1],), opset, bool(rng.random() < 0.5)
+    )
 
 
 def draw_activations(rng: np.random.Generator, count: int, explicit: bool) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from fastlstm.ops.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.skipif(not (target.X86 or target.ARM), reason="no mode register that we know")
 STATUS = 0x3F if target.X86 else 0  # sticky exception flags of MXCSR, which any operation may raise
+DOWN = 0x2000 if target.X86 else 1 << 23  # round towards minus infinity
 FLUSH = 0x8040 if target.X86 else 1 << 24
 PATH = os.pathsep.join(path for path in sys.path if path)
 TINY = float(np.finfo(np.float32).smallest_subnormal)
@@ -155,7 +156,7 @@ def test_the_mode_is_kept_in_every_thread_also_where_the_caller_chose_another():
                 wrong.append((extra, mode(), chosen))
         set_mode(before)
 
-    extras = [0, FLUSH, 0x2000 if target.X86 else 1 << 22]  # nothing, flushing, rounding down
+    extras = [0, FLUSH, DOWN]  # nothing, flushing, rounding down
     threads = [threading.Thread(target=work, args=(extra,)) for extra in extras * 2]
     for thread in threads:
         thread.start()
@@ -163,6 +164,17 @@ def test_the_mode_is_kept_in_every_thread_also_where_the_caller_chose_another():
         thread.join()
     work(0)
     assert not wrong
+
+
+def test_bits_do_not_depend_on_the_rounding_mode_of_the_caller():
+    """Same call, same bits: kernels round to nearest whatever the thread that calls them has set."""
+    net = models.network("lstm")
+    session, x = fastlstm.Session(net), models.inputs_for(net, np.random.default_rng(0), 3, 5)
+    want, before = session.run({"x": x}), mode()
+    set_mode(before | DOWN)
+    got = session.run({"x": x})
+    set_mode(before)
+    assert all(models.same_bits(got[k], want[k]) for k in want)
 
 
 def test_worker_threads_of_a_session_keep_their_mode_and_flush_all_the_same():

@@ -9,7 +9,13 @@ import os
 import subprocess
 import sys
 
+import models
+import naive
+import numpy as np
 import pytest
+
+import fastlstm
+from fastlstm.graph import Node
 
 SCRIPT = """
 import ctypes, faulthandler, mmap, sys
@@ -84,3 +90,31 @@ def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory
         [sys.executable, "-c", SCRIPT, what], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
     )
     assert result.stdout == "inside\n", result.stderr[-3000:]
+
+
+def test_a_weight_read_under_two_shapes_is_packed_for_each():
+    """A view of a weight has its address and size: one packing for both reads past the smaller."""
+    rng = np.random.default_rng(0)
+    W, x = rng.standard_normal((4, 8)).astype("f4"), rng.standard_normal((3, 4)).astype("f4")
+    nodes = [
+        Node("turn", "Reshape", ("W", "shape"), ("V",)),
+        Node("a", "Dense", ("x", "W"), ("y",)),
+        Node("b", "Dense", ("y", "V"), ("z",)),
+    ]
+    net = models.model(nodes, [("x", "float32", ("B", 4))], ["y", "z"], {"W": W, "shape": np.array([8, 4])})
+    got = fastlstm.Session(net).run({"x": x})
+    np.testing.assert_allclose(got["z"], x @ W @ W.reshape(8, 4), rtol=1e-4, atol=1e-4)
+
+
+def test_a_kernel_shared_by_convolutions_of_other_groups_is_packed_for_each():
+    rng = np.random.default_rng(0)
+    W, b = rng.standard_normal((2, 3, 400)).astype("f4"), np.zeros(400)
+    x, wide = rng.standard_normal((2, 7, 3)).astype("f4"), rng.standard_normal((2, 7, 6)).astype("f4")
+    nodes = [
+        Node("grouped", "Conv1D", ("wide", "W"), ("z",), {"groups": 2, "dilation": 2}),
+        Node("whole", "Conv1D", ("x", "W"), ("y",), {"dilation": 2}),
+    ]
+    inputs = [("x", "float32", ("B", "T", 3)), ("wide", "float32", ("B", "T", 6))]
+    got = fastlstm.Session(models.model(nodes, inputs, ["y", "z"], {"W": W})).run({"x": x, "wide": wide})
+    np.testing.assert_allclose(got["y"], naive.conv1d(x, W, b, dilation=2), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(got["z"], naive.conv1d(wide, W, b, dilation=2, groups=2), rtol=1e-4, atol=1e-4)

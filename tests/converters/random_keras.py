@@ -1,0 +1,426 @@
+"""Random small Keras models over the layers that fastlstm knows, for Keras 3 or tf_keras (the module is an argument).
+
+A `Net` is a model with distinct random weights and a way to draw its inputs. Sizes are odd and unequal; masks have holes at the
+start, inside and at the end, and whole rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray
+Rng = np.random.Generator
+
+ACTIVATIONS = (
+    "linear", "relu", "relu6", "elu", "selu", "sigmoid", "hard_sigmoid", "tanh", "softsign", "softplus", "exponential",
+    "swish", "gelu", "mish", "leaky_relu", "softmax",
+)  # fmt: skip
+NEW_ACTIVATIONS = ("celu", "hard_tanh", "log_sigmoid", "hard_silu", "squareplus")  # of Keras 3
+CELL_ACTIVATIONS = ("tanh", "tanh", "tanh", "sigmoid", "softsign", "hard_sigmoid", "elu")
+MASK_VALUE = -1.5
+
+
+@dataclass
+class Net:
+    """A model, and how to draw its inputs for a batch of a number of steps; `steps` is set where the model fixes it."""
+
+    model: Any
+    draw: Callable[[int, int], list[Array]]
+    steps: int | None = None
+    about: str = ""
+
+
+def is_keras3(K: Any) -> bool:
+    return int(K.__version__.split(".")[0]) >= 3
+
+
+def randomise(K: Any, model: Any, rng: Rng) -> None:
+    """Give every weight distinct random values; variances positive."""
+    for weight in model.weights:
+        path = getattr(weight, "path", weight.name)
+        if "seed" in path:
+            continue
+        values = rng.normal(0, 0.5, weight.shape)
+        if "variance" in path:
+            values = rng.uniform(0.3, 2, weight.shape)
+        weight.assign(values.astype(str(np.dtype(getattr(weight.dtype, "name", weight.dtype)))))
+
+
+def one(rng: Rng, values: Any) -> Any:
+    return values[int(rng.integers(len(values)))]
+
+
+def flip(rng: Rng, share: float = 0.5) -> bool:
+    return bool(rng.random() < share)
+
+
+def activation(K: Any, rng: Rng, cells: bool = False) -> str:
+    if cells:
+        return one(rng, CELL_ACTIVATIONS)
+    return one(rng, ACTIVATIONS + NEW_ACTIVATIONS if is_keras3(K) else ACTIVATIONS)
+
+
+def features(rng: Rng, width: int, holes: bool = False) -> Callable[[int, int], Array]:
+    """Return a function that draws (batch, steps, width), with masked steps where asked for."""
+
+    def draw(batch: int, steps: int) -> Array:
+        x = rng.normal(0, 1, (batch, steps, width)).astype("f4")
+        if holes:
+            x[hole_pattern(rng, batch, steps)] = MASK_VALUE
+        return x
+
+    return draw
+
+
+def ids(rng: Rng, size: int) -> Callable[[int, int], Array]:
+    def draw(batch: int, steps: int) -> Array:
+        return np.where(hole_pattern(rng, batch, steps), 0, rng.integers(1, size, (batch, steps))).astype("i4")
+
+    return draw
+
+
+def hole_pattern(rng: Rng, batch: int, steps: int) -> Array:
+    """Return (batch, steps) booleans: right padding, left padding, holes anywhere, all or nothing."""
+    holes = np.zeros((batch, steps), bool)
+    for row in holes:
+        kind, cut = rng.integers(5), int(rng.integers(0, steps + 1))
+        row[:] = [np.arange(steps) >= cut, np.arange(steps) < cut, rng.random(steps) < 0.4, np.ones(steps, bool), np.zeros(steps, bool)][kind]
+    if batch > 1 and holes.all():
+        holes[0] = False
+    return holes
+
+
+# ---- layers -------------------------------------------------------------------------------------------
+def recurrent_options(K: Any, rng: Rng) -> dict[str, Any]:
+    options: dict[str, Any] = {"activation": activation(K, rng, True)}
+    if flip(rng, 0.2):
+        options["use_bias"] = False
+    return options
+
+
+def recurrent(K: Any, rng: Rng, **options: Any) -> Any:
+    """Return LSTM, GRU (either reset), SimpleRNN, or an RNN over one or more cells."""
+    kind, units = int(rng.integers(6)), int(rng.integers(1, 10))
+    if flip(rng, 0.25):
+        options["go_backwards"] = not options.get("go_backwards", False)
+    if kind >= 4:
+        cells = [cell(K, rng) for _ in range(1 if kind == 4 else int(rng.integers(2, 4)))]
+        return K.layers.RNN(cells[0] if kind == 4 else cells, **options)
+    made, own = cell_class(K, rng, int(rng.integers(3)), "")
+    if flip(rng, 0.15):
+        options["unroll"] = True
+    return made(units, **own, **options)
+
+
+def cell_class(K: Any, rng: Rng, kind: int, suffix: str) -> tuple[Any, dict[str, Any]]:
+    own = recurrent_options(K, rng)
+    if kind < 2:
+        own["recurrent_activation"] = one(rng, ("sigmoid", "hard_sigmoid", "tanh"))
+    if kind == 1:
+        own["reset_after"] = flip(rng)
+    return getattr(K.layers, ("LSTM", "GRU", "SimpleRNN")[kind] + suffix), own
+
+
+def cell(K: Any, rng: Rng) -> Any:
+    made, own = cell_class(K, rng, int(rng.integers(3)), "Cell")
+    return made(int(rng.integers(1, 8)), **own)
+
+
+def bidirectional(K: Any, rng: Rng, sequences: bool) -> Any:
+    merge = one(rng, ("concat", "sum", "mul", "ave"))
+    if flip(rng, 0.2):
+        units = int(rng.integers(1, 8))  # Keras takes the backward layer to have as many
+        backward = K.layers.GRU(units, return_sequences=sequences, go_backwards=True, name="other_way")
+        return K.layers.Bidirectional(K.layers.LSTM(units, return_sequences=sequences), merge, backward_layer=backward)
+    return K.layers.Bidirectional(recurrent(K, rng, return_sequences=sequences), merge)
+
+
+def stepwise(K: Any, rng: Rng, width: int) -> Any:
+    """Return a layer that acts on each step alone, or on each element."""
+    L, kind = K.layers, int(rng.integers(15))
+    if kind == 0:
+        return L.Dense(int(rng.integers(1, 9)), activation=activation(K, rng), use_bias=flip(rng, 0.8))
+    if kind == 1:
+        return L.TimeDistributed(L.Dense(int(rng.integers(1, 9)), activation=activation(K, rng)))
+    if kind == 2:
+        return L.BatchNormalization(epsilon=float(one(rng, (1e-3, 0.05))), center=flip(rng, 0.8), scale=flip(rng, 0.8))
+    if kind == 3:
+        return L.LayerNormalization(epsilon=float(one(rng, (1e-3, 0.05))), center=flip(rng, 0.8), scale=flip(rng, 0.8))
+    if kind == 4:
+        return L.Activation(activation(K, rng))
+    if kind == 5:
+        return L.Dropout(0.4)
+    if kind == 6:
+        return L.LeakyReLU(**{"negative_slope" if is_keras3(K) else "alpha": 0.17})
+    if kind == 7:
+        return one(rng, (L.ReLU(), L.ReLU(max_value=6.0), L.ReLU(negative_slope=0.1)))
+    if kind == 8:
+        return L.ELU(0.7)
+    if kind == 9:
+        return L.GaussianNoise(0.3)
+    if kind == 10:
+        return L.ActivityRegularization(l2=0.1)
+    if kind == 11:
+        return L.TimeDistributed(one(rng, (L.Activation("tanh"), L.Dropout(0.2), L.LayerNormalization(), L.BatchNormalization())))
+    if kind == 12:
+        return L.GaussianDropout(0.3)
+    if kind == 13:
+        return L.AlphaDropout(0.2)
+    return L.SpatialDropout1D(0.2)
+
+
+def convolution(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
+    padding = one(rng, ("valid", "same", "causal"))
+    strided = flip(rng, 0.25) and (padding != "same" or steps is not None)
+    groups = 2 if width % 2 == 0 and flip(rng, 0.3) else 1
+    return K.layers.Conv1D(
+        int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), padding=padding, groups=groups,
+        strides=2 if strided else 1, dilation_rate=1 if strided else int(rng.integers(1, 3)),
+        activation=activation(K, rng), use_bias=flip(rng, 0.8),
+    )  # fmt: skip
+
+
+def start(K: Any, rng: Rng, steps: int | None, batch: int | None = None, name: str | None = None) -> tuple[Any, Any, Callable, str]:
+    """Return an input, its sequence (B, T, F), how to draw it, and what it is."""
+    L, kind = K.layers, int(rng.integers(5))
+    if kind == 0:
+        size = int(rng.integers(4, 12))
+        zero = flip(rng, 0.6)
+        x = K.Input((steps,), dtype=one(rng, ("int32", "float32")), name=name)
+        return x, L.Embedding(size, int(rng.integers(1, 6)), mask_zero=zero)(x), ids(rng, size), f"ids mask_zero={zero}"
+    width = int(rng.integers(1, 6))
+    x = K.Input((steps, width), name=name)
+    if kind < 3:
+        return x, L.Masking(MASK_VALUE)(x), features(rng, width, True), "masked"
+    return x, x, features(rng, width), "plain"
+
+
+def sequential(K: Any, rng: Rng) -> Net:
+    """A chain of random layers, as a Sequential model or a functional one."""
+    steps = int(rng.integers(4, 8)) if flip(rng, 0.4) else None
+    L = K.layers
+    x, y, draw, about = start(K, rng, steps)
+    words = [about]
+
+    def put(layer: Any) -> None:
+        nonlocal y
+        y = layer(y)
+        words.append(layer.name)
+
+    for _ in range(int(rng.integers(1, 5))):
+        kind = rng.random()
+        if kind < 0.35:
+            put(recurrent(K, rng, return_sequences=True, **({"zero_output_for_mask": True} if flip(rng, 0.15) else {})))
+        elif kind < 0.5:
+            put(bidirectional(K, rng, True))
+        elif kind < 0.62:
+            put(convolution(K, rng, y.shape[-1], y.shape[1]))
+        else:
+            put(stepwise(K, rng, y.shape[-1]))
+    end = rng.random()
+    if end < 0.45:
+        put(recurrent(K, rng))
+    elif end < 0.65:
+        put(bidirectional(K, rng, False))
+    elif end < 0.75 and y.shape[1] is not None:
+        put(one(rng, (L.Flatten(), L.Reshape((-1,)), L.Permute((2, 1)))))
+    if len(y.shape) == 2 and flip(rng, 0.4) and y.shape[1] is not None:
+        put(L.RepeatVector(int(rng.integers(1, 5))))
+        put(recurrent(K, rng, return_sequences=flip(rng)))
+    if flip(rng, 0.5):
+        put(L.Dense(int(rng.integers(1, 6)), activation=activation(K, rng)))
+    if flip(rng, 0.2):
+        put(L.Softmax() if getattr(y, "_keras_mask", None) is None else L.Activation("softmax"))
+    model = K.Model(x, y)
+    if flip(rng) and about == "plain":
+        model = K.Sequential([K.Input(x.shape[1:]), *model.layers[1:]])
+    return Net(model, lambda batch, n: [draw(batch, n)], steps, " ".join(words))
+
+
+# ---- functional models --------------------------------------------------------------------------------
+def merged(K: Any, rng: Rng) -> Net:
+    """Two inputs, their own layers, and a merge that joins them (masks too) before one more recurrence."""
+    L = K.layers
+    parts = [start(K, rng, None, name=f"in{k}") for k in range(2)]
+    units = int(rng.integers(1, 6))
+    tracks = [L.GRU(units, return_sequences=True)(y) for _, y, _, _ in parts]
+    name = one(rng, ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
+    y = getattr(L, name)(**({"axis": one(rng, (-1, 2))} if name == "Concatenate" else {}))(tracks)
+    outputs = [recurrent(K, rng, return_sequences=flip(rng))(y), L.Dense(2)(y)]
+    return Net(K.Model([x for x, *_ in parts], outputs), lambda b, n: [draw(b, n) for _, _, draw, _ in parts], None, name)
+
+
+def merged_ranks(K: Any, rng: Rng) -> Net:
+    """A sequence and a vector: Keras puts the vector's new axis after the batch."""
+    L = K.layers
+    x, y, draw, about = start(K, rng, None)
+    units = int(rng.integers(1, 6))
+    a, b = L.LSTM(units, return_sequences=True)(y), L.GRU(units)(y)
+    order = [a, b] if flip(rng) else [b, a]
+    name = one(rng, ("Add", "Multiply", "Average", "Maximum", "Subtract"))
+    return Net(K.Model(x, getattr(L, name)()(order)), lambda batch, n: [draw(batch, n)], None, f"{name} of ranks {about}")
+
+
+def encoder_decoder(K: Any, rng: Rng) -> Net:
+    """States of one recurrence start another, over an input of its own length."""
+    L, units = K.layers, int(rng.integers(1, 7))
+    x, y, draw, about = start(K, rng, None, name="source")
+    x2, y2, draw2, about2 = start(K, rng, None, name="target")
+    kind = int(rng.integers(3))
+    if kind == 0:
+        _, *states = L.LSTM(units, return_state=True)(y)
+        out = L.LSTM(units, return_sequences=True, return_state=True, go_backwards=flip(rng, 0.3))(y2, initial_state=states)
+    elif kind == 1:
+        _, state = L.GRU(units, return_state=True, return_sequences=True)(y)
+        out = L.GRU(units, return_sequences=flip(rng), return_state=True)(y2, initial_state=state)
+    else:
+        _, fh, fc, bh, bc = L.Bidirectional(L.LSTM(units, return_state=True, return_sequences=flip(rng)))(y)
+        states = [L.Concatenate()([fh, bh]), L.Concatenate()([fc, bc])]
+        out = L.LSTM(2 * units, return_sequences=flip(rng), return_state=True)(y2, initial_state=states)
+    outputs = [L.Dense(3, activation="softmax")(out[0]), *out[1:]]
+
+    def both(batch: int, steps: int) -> list[Array]:
+        return [draw(batch, steps), draw2(batch, max(1, steps - 2))]
+
+    return Net(K.Model([x, x2], outputs), both, None, f"encoder-decoder {kind} {about}, {about2}")
+
+
+def bidirectional_states(K: Any, rng: Rng) -> Net:
+    """Bidirectional with initial states, states among the outputs, and outputs merged or apart."""
+    L, units = K.layers, int(rng.integers(1, 6))
+    x, y, draw, about = start(K, rng, None)
+    made, count = one(rng, ((L.LSTM, 4), (L.GRU, 2), (L.SimpleRNN, 2)))
+    merge = one(rng, ("concat", "sum", "ave", "mul", None))
+    layer = L.Bidirectional(made(units, return_sequences=flip(rng), return_state=flip(rng, 0.7)), merge)
+    given = [K.Input((units,), name=f"state{k}") for k in range(count if flip(rng, 0.6) else 0)]
+    out = layer(y, initial_state=given) if given else layer(y)
+    outputs = list(out) if isinstance(out, tuple | list) else [out]
+
+    def arrays(batch: int, steps: int) -> list[Array]:
+        return [draw(batch, steps), *(rng.normal(0, 1, (batch, units)).astype("f4") for _ in given)]
+
+    return Net(K.Model([x, *given], outputs), arrays, None, f"Bidirectional {made.__name__} {merge} states={len(given)} {about}")
+
+
+def recurrent_states(K: Any, rng: Rng) -> Net:
+    """Initial states from inputs, states among the outputs; one cell, or cells stacked in one layer."""
+    L, units = K.layers, int(rng.integers(1, 6))
+    x, y, draw, about = start(K, rng, None)
+    options = {"return_sequences": flip(rng), "return_state": True, "go_backwards": flip(rng, 0.3)}
+    kind = int(rng.integers(4))
+    if kind == 3:
+        layer, nested = L.RNN([L.LSTMCell(units), L.GRUCell(units + 1)], **options), True
+        given = [K.Input((w,), name=f"state{k}") for k, w in enumerate((units, units, units + 1))]
+    else:
+        layer, nested = (L.LSTM, L.GRU, L.SimpleRNN)[kind](units, **options), False
+        given = [K.Input((units,), name=f"state{k}") for k in range(2 if kind == 0 else 1)]
+    if flip(rng, 0.3):
+        given = []
+    states = [given[:2], given[2]] if nested and given else given
+    out = layer(y, initial_state=states) if given else layer(y)
+    flat = [part for o in out for part in (o if isinstance(o, tuple | list) else [o])]
+
+    def arrays(batch: int, steps: int) -> list[Array]:
+        return [draw(batch, steps), *(rng.normal(0, 1, (batch, s.shape[1])).astype("f4") for s in given)]
+
+    return Net(K.Model([x, *given], flat), arrays, None, f"{layer.name} states={len(given)} {about} {options}")
+
+
+def shared(K: Any, rng: Rng) -> Net:
+    """One layer called on two inputs, and on its own output."""
+    L, units = K.layers, int(rng.integers(1, 6))
+    width = units
+    layer = L.Bidirectional(L.LSTM(units, return_sequences=True), "sum") if flip(rng) else L.GRU(units, return_sequences=True)
+    a, b = (K.Input((None, width), name=name) for name in ("a", "b"))
+    one_, two = layer(L.Masking(MASK_VALUE)(a)), layer(b)
+    three = layer(two)
+    draw = features(rng, width, True)
+    return Net(K.Model([a, b], [L.Concatenate()([one_, three]), two]), lambda n, t: [draw(n, t), draw(n, t)], None, "shared")
+
+
+def nested(K: Any, rng: Rng) -> Net:
+    """Models inside models, sequential and functional, one called twice; a mask goes through them."""
+    L = K.layers
+    width = int(rng.integers(1, 5))
+    inner = K.Sequential([K.Input((None, width)), L.Dense(width, activation="tanh"), recurrent(K, rng, return_sequences=True), L.Dense(width)], name="inner")
+    i = K.Input((None, width))
+    two = K.Model(i, [L.LSTM(3, return_sequences=True)(inner(i)), L.BatchNormalization()(i)], name="two")
+    x = K.Input((None, width))
+    y = L.Masking(MASK_VALUE)(x) if flip(rng) else x
+    a, b = two(y)
+    c = two(b)[0]
+    tail = K.Sequential([K.Input((None, 3)), L.GRU(4), L.Dense(2)], name="tail")
+    draw = features(rng, width, True)
+    return Net(K.Model(x, [tail(a), recurrent(K, rng)(c)]), lambda n, t: [draw(n, t)], None, "nested")
+
+
+def masked_argument(K: Any, rng: Rng) -> Net:
+    """A mask given by hand."""
+    L, width = K.layers, int(rng.integers(1, 5))
+    x, m = K.Input((None, width), name="x"), K.Input((None,), dtype="bool", name="m")
+    first = L.LSTM(3, return_sequences=True, go_backwards=flip(rng, 0.3))(x, mask=m)
+    out = L.Bidirectional(L.GRU(4, return_sequences=flip(rng)))(x, mask=m)
+    draw = features(rng, width)
+    return Net(K.Model([x, m], [first, out]), lambda n, t: [draw(n, t), ~hole_pattern(rng, n, t)], None, "mask argument")
+
+
+def fixed(K: Any, rng: Rng) -> Net:
+    """A known number of steps, which the arithmetic may need: Flatten, Permute, strides, normalisation over time."""
+    L, steps, width = K.layers, int(rng.integers(4, 8)), int(rng.integers(1, 5))
+    x = K.Input((steps, width))
+    y = one(rng, (lambda y: y, L.BatchNormalization(axis=1), L.LayerNormalization(axis=[1, 2]), L.Permute((2, 1)), L.Reshape((-1, 1)), L.Reshape((steps * width,))))(x)
+    if len(y.shape) == 3:
+        y = one(rng, (L.LSTM(3, return_sequences=True), L.Conv1D(4, 3, strides=2, padding="same"), L.Conv1D(2, 3, padding="causal", strides=2)))(y)
+        if flip(rng, 0.4):
+            y = L.TimeDistributed(L.Reshape((1, -1)))(y)
+            y = L.TimeDistributed(L.Flatten())(y)
+        y = one(rng, (L.Flatten(), L.GRU(3), L.Softmax(axis=1)))(y)
+    draw = features(rng, width)
+    return Net(K.Model(x, L.Dense(3)(y)), lambda n, t: [draw(n, t)], steps, "fixed steps")
+
+
+def joined_in_time(K: Any, rng: Rng) -> Net:
+    """Sequences one after the other."""
+    L, width = K.layers, int(rng.integers(1, 5))
+    parts = [K.Input((None, width), name=f"part{k}") for k in range(2)]
+    masked = [L.Masking(MASK_VALUE)(p) if flip(rng) else p for p in parts]
+    y = L.Concatenate(axis=1)([L.Dense(3)(m) for m in masked])
+    draw = features(rng, width, True)
+    return Net(K.Model(parts, [L.LSTM(3)(y)]), lambda n, t: [draw(n, t), draw(n, t + 1)], None, "joined in time")
+
+
+KINDS: dict[str, tuple[int, Callable[[Any, Rng], Net]]] = {
+    "sequential": (8, sequential),
+    "merged": (3, merged),
+    "merged_ranks": (1, merged_ranks),
+    "encoder_decoder": (2, encoder_decoder),
+    "bidirectional_states": (2, bidirectional_states),
+    "recurrent_states": (2, recurrent_states),
+    "shared": (1, shared),
+    "nested": (1, nested),
+    "masked_argument": (1, masked_argument),
+    "fixed": (2, fixed),
+    "joined_in_time": (1, joined_in_time),
+}
+
+
+def draw(K: Any, rng: Rng, kind: str | None = None) -> Net:
+    """Return a random net; drawn again where Keras itself cannot build it."""
+    while True:
+        names = [name for name, (share, _) in KINDS.items() for _ in range(share)]
+        chosen = kind or one(rng, names)
+        try:
+            net = KINDS[chosen][1](K, rng)
+        except (ValueError, TypeError, AttributeError, NotImplementedError):
+            continue
+        randomise(K, net.model, rng)
+        net.about = f"{chosen}: {net.about}"
+        return net
+
+
+def outputs_of(net: Net, arrays: list[Array]) -> list[Array]:
+    """Return the engine's outputs, flat."""
+    result = net.model(arrays if len(arrays) > 1 else arrays[0], training=False)
+    return [np.asarray(part) for part in (result if isinstance(result, list | tuple) else [result])]
