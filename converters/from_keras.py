@@ -193,6 +193,13 @@ class _Reader:
             for layer in config["layers"]
             for k, node in enumerate(layer.get("inbound_nodes", []))
         ]
+        outputs_at = [_key(k) for k in _keys(config["output_layers"])]
+        mentioned = {key[:2] for key in (*outputs_at, *(key for *_, node in waiting for key in node.keys))}
+        # in Keras 2 the calls of a nested model count from 1: the first was its own making
+        waiting = [
+            (layer, k + (layer["class_name"] in MODELS and (layer_name(layer), len(layer["inbound_nodes"])) in mentioned), node)
+            for layer, k, node in waiting
+        ]
         while waiting:
             ready = [entry for entry in waiting if all(key in values for key in entry[2].keys)]
             if not ready:
@@ -206,7 +213,7 @@ class _Reader:
                     values[layer_name(layer), k, i] = tensor
             done = {id(entry[2]) for entry in ready}
             waiting = [entry for entry in waiting if id(entry[2]) not in done]
-        return [values[_key(k)] for k in _keys(config["output_layers"])]
+        return [values[key] for key in outputs_at]
 
 
 def _first_shape(model: Config) -> Any:
@@ -290,18 +297,32 @@ def _node(node: Any, layer: Config) -> _Node:
                 )
         x = args[0]
     else:
-        entries = [node] if node and isinstance(node[0], str) else node
-        keys = [_key(entry) for entry in entries]
-        x = keys[0] if len(keys) == 1 else keys
-        arguments = {}
-        for entry in entries:
-            for k, v in (entry[3] if len(entry) > 3 and entry[3] else {}).items():
-                arguments[k] = [_key(s) for s in v] if k == "initial_state" and v and isinstance(v[0], list) else v
+        x = _keras2_tensors(node)
+        x = x[0] if isinstance(x, list) and len(x) == 1 else x
+        arguments = {
+            k: _keras2_tensors(v) if k in ("initial_state", "mask") else v
+            for entry in _keras2_calls(node)
+            for k, v in (entry[3] if len(entry) > 3 and entry[3] else {}).items()
+        }
     kept = {k: v for k, v in arguments.items() if v is not None and v is not False and v != []}
     for k, v in kept.items():
         if k not in ("initial_state", "mask") or not list(_find_keys(v)):
             raise UnsupportedError(f"layer {name!r} is called with {k}={v!r}, which is not supported")
     return _Node(x, kept)
+
+
+def _keras2_calls(node: Any) -> list[Any]:
+    """Return the [layer, call, output, ...] of a structure of Keras 2, in order."""
+    if not isinstance(node, list) or not node:
+        return []
+    return [node] if isinstance(node[0], str) else [entry for part in node for entry in _keras2_calls(part)]
+
+
+def _keras2_tensors(value: Any) -> Any:
+    """Return an argument of Keras 2 with keys for its tensors."""
+    if not isinstance(value, list) or not value:
+        return value
+    return _key(value) if isinstance(value[0], str) else [_keras2_tensors(part) for part in value]
 
 
 def _tensors(value: Any) -> Any:

@@ -112,8 +112,8 @@ def _mixes(op: Op, node: Node, args: list[Value | None], outs: list[Value], symb
         out.shape is None or any(isinstance(d, str) and symbol in d and d != symbol for d in out.shape) for out in outs
     ):
         return True
-    # an axis that meets another of a fixed size, or is dropped, is not kept apart
-    return not isinstance(op, Recurrent | ShapeOp) and any(symbol not in (out.shape or ()) for out in outs)
+    # an axis that is dropped, meets one of a fixed size, or crosses itself, is not kept apart
+    return not isinstance(op, Recurrent | ShapeOp) and any((out.shape or ()).count(symbol) != 1 for out in outs)
 
 
 def _order(op: Op, node: Node, symbol: str) -> list[tuple[int, int]]:

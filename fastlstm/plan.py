@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import LimitError, UnsupportedError
+from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.kernels import activations, dense, gru, lstm, rnn, rows, target, tile
 from fastlstm.ops import inference
@@ -83,8 +83,13 @@ class Frame:
         frame = self
         while True:
             start_states(frame)
-            for step, args in frame.steps:
-                step(*args)
+            try:
+                for step, args in frame.steps:
+                    step(*args)
+            except FastLSTMError:
+                raise
+            except Exception as error:  # NumPy's own, of inputs that make no sense to a step
+                raise GraphError(f"a step of the model cannot run on these values: {error}") from error
             if frame.waits_for is None:
                 return frame
             frame = frame._continue()
@@ -165,14 +170,16 @@ class Plan:
             node = self.graph.nodes[index]
             args = inference.arguments(node, values)
             try:
-                outs = inference.infer_node(node, args)
+                outs = inference.infer_node(node, args, binder.fold_limit)
             except NeedsValue as needed:
                 self._wait(index, node.inputs[needed.index], values, frame, binder)
                 return frame
             if any(out.shape is None for out in outs):
                 raise UnsupportedError(f"node {node.name!r}: the shape of its output is not known before it runs")
             if any(out.data is None for out in outs):
-                find(node.op, node.name).lower(node, args, outs, binder)
+                _lower(node, args, outs, binder)
+            else:
+                binder.charge(sum(out.data.nbytes for out in outs if out.data is not None))
             for name, out in zip(node.outputs, outs, strict=False):
                 if name:
                     values[name] = Value(out.dtype, out.shape, out.data, out.data if out.array is None else out.array)
@@ -203,6 +210,15 @@ class Plan:
         return name if name is not None and value.data.nbytes == self.weights[name].data.nbytes else None  # type: ignore[union-attr]
 
 
+def _lower(node: Node, args: list[Value | None], outs: list[Value], binder: "_Binder") -> None:
+    try:
+        find(node.op, node.name).lower(node, args, outs, binder)
+    except FastLSTMError:
+        raise
+    except Exception as error:  # what NumPy raises for shapes that make no sense is not ours to list
+        raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
+
+
 class _Binder:
     """The Emit that ops lower themselves to: collects steps, buffers and states of one frame."""
 
@@ -229,14 +245,23 @@ class _Binder:
     def host(self, step: Callable[..., None], *args: Any) -> None:
         self._steps.append((step, args))
 
+    @property
+    def fold_limit(self) -> int:
+        """How many elements of 8 bytes may still be computed ahead of time."""
+        return min(inference.FOLD_LIMIT, max(0, self._plan.max_scratch - self._bytes) // 8)
+
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        self._bytes += prod(shape) * dtype.itemsize
+        self.charge(prod(shape) * dtype.itemsize)
+        return aligned(shape, dtype)
+
+    def charge(self, size: int) -> None:
+        """Count bytes before they are allocated. Raise LimitError beyond what a call may use."""
+        self._bytes += size
         if self._bytes > self._plan.max_scratch:
             raise LimitError(
                 f"a call of this size needs more than {self._plan.max_scratch / 2**20:.0f} MiB of buffers; "
                 "pass fewer rows or steps, or a larger max_scratch to Session"
             )
-        return aligned(shape, dtype)
 
     def state(
         self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int

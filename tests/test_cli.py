@@ -82,7 +82,7 @@ def refused(capsys, *arguments: object) -> str:
     before = {path: path.stat().st_mtime_ns for path in Path().rglob("*")}
     code, out, err = ran(capsys, *arguments)
     *progress, line = err
-    assert code == 1
+    assert code == 1, err
     assert out == ""
     assert line.startswith(f"fastlstm {arguments[0]}: ")
     assert all(said.endswith(" ...") for said in progress), err
@@ -707,8 +707,10 @@ def test_ctrl_c_while_llvm_compiles_is_not_lost(here, tmp_path):
     code = """
 import os, signal
 from llvmlite.binding import ExecutionEngine
-usual = ExecutionEngine._raw_object_cache_notify
-ExecutionEngine._raw_object_cache_notify = lambda *args: (os.kill(os.getpid(), signal.SIGINT), usual(*args))[1]
+usual = ExecutionEngine.set_object_cache
+def interrupted(notify):
+    return lambda *args: (os.kill(os.getpid(), signal.SIGINT), notify(*args))
+ExecutionEngine.set_object_cache = lambda self, notify, get: usual(self, interrupted(notify), get)
 """
     environment = command.environment(FASTLSTM_CACHE_DIR=str(tmp_path / "cache"))
     done = command.run(command.python(code + command.MAIN, *COMMANDS["run"]), here, env=environment)

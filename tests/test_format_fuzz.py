@@ -256,7 +256,6 @@ def test_a_mutated_graph_that_loads_runs_or_gives_our_error(path, data):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", "int8", "uint64", "bool"])
-@pytest.mark.xfail(reason="what NumPy raises in a step of a run is not yet an error of ours", strict=False)
 def test_every_op_over_every_dtype_runs_or_gives_our_error(dtype):
     for name in registered():
         op = find(name)

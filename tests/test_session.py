@@ -16,6 +16,12 @@ from fastlstm.graph import Node
 
 I, H, N = 3, 7, 2
 RNG = np.random.default_rng(0)
+SEED = RNG.bit_generator.state
+
+
+@pytest.fixture(autouse=True)
+def the_same_numbers_in_any_order_of_tests():
+    RNG.bit_generator.state = SEED
 
 
 def weights(*shape: int, dtype: str = "float32", seed: int = 0) -> np.ndarray:

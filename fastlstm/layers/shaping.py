@@ -228,10 +228,12 @@ class TimeDistributed(Layer):
 
     def call(self, x: Tensor) -> Tensor:
         bare = x.with_mask(None)
-        stepwise = isinstance(self.layer, self._stepwise)
         axis = getattr(self.layer, "axis", -1)
-        if stepwise and axis in (-1, [-1]):
-            return self.layer(bare)
+        last = (-1, len(x.shape) - 2)  # of the layer's own input, which has no axis for time
+        if isinstance(self.layer, self._stepwise) and (axis in last or axis in ([a] for a in last)):
+            if hasattr(self.layer, "axis"):
+                self.layer.axis = [-1] if isinstance(axis, list) else -1
+            return self.layer(bare).with_mask(None)  # its own mask is not passed on
         if isinstance(self.layer, Flatten):
             return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, -1)])
         if isinstance(self.layer, Reshape):

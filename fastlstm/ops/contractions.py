@@ -149,6 +149,8 @@ class MatMul(Op):
         y = emit.scratch(outs[0].shape, a.dtype)  # type: ignore[arg-type]
         emit.alias(outs[0], y)
         M, K, N = left[-2], left[-1], right[-1]
+        if y.size == 0:
+            return
         if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2):
             matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
             emit_dense(
@@ -207,7 +209,9 @@ class Gemm(Op):
         if not agree(K, rows):
             raise shape_error(node, "input B", b.shape, f"K = {K} to match A {a.shape}")
         if len(args) > 2 and args[2] is not None:
-            broadcast(node, [args[2].shape, (M, N)])
+            whole = broadcast(node, [args[2].shape, (M, N)])
+            if whole is not None and not (len(whole) == 2 and agree(whole[0], M) and agree(whole[1], N)):
+                raise shape_error(node, "input C", args[2].shape, f"a shape that broadcasts to ({M}, {N})")
         return M, K, N
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:

@@ -53,7 +53,7 @@ class Conv1D(Op):
         if W.shape is None or len(W.shape) != 3:
             raise shape_error(node, "weight W", W.shape, "(K, C / groups, F)")
         K, C, F = (int(d) for d in W.shape)
-        if F % groups:
+        if F % groups or groups > max(F, 1):
             raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
         expect_shape(node, args, 2, "bias b", (F,))
         if x.shape is None or len(x.shape) != 3 or not agree(x.shape[2], C * groups):

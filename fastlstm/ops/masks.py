@@ -56,7 +56,8 @@ class AnyNotEqual(HostOp):
 
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         assert arrays[0] is not None
-        return [(arrays[0] != arrays[0].dtype.type(self.get(node, "value"))).any(axis=-1)]
+        with np.errstate(over="ignore"):
+            return [(arrays[0] != arrays[0].dtype.type(self.get(node, "value"))).any(axis=-1)]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(0, len(required(args).shape or ()) - 1)]

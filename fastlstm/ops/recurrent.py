@@ -203,7 +203,7 @@ class Recurrent(Op):
 
 
 def _note_valid_rows(seen: np.ndarray, mask: np.ndarray, time_axis: int) -> None:
-    seen |= mask.any(axis=time_axis)[:, None]
+    np.logical_or(seen, mask.any(axis=time_axis, keepdims=False).reshape(-1, 1), out=seen)
 
 
 def _zero_rows_not_in(seen: np.ndarray, final: np.ndarray) -> None:
