@@ -13,7 +13,16 @@ if __name__ != "fastlstm.converters":
         f"import this package as fastlstm.converters, not as {__name__}: its registries would exist twice"
     )
 
-from fastlstm.errors import GraphError, InputError, ModelFileError, ShapeError, UnsupportedError, one_of
+from fastlstm.errors import (
+    DTypeError,
+    GraphError,
+    InputError,
+    LimitError,
+    ModelFileError,
+    ShapeError,
+    UnsupportedError,
+    one_of,
+)
 from fastlstm.format import Example
 from fastlstm.model import Model
 
@@ -61,7 +70,7 @@ def convert(
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
     try:
         model = _convert(data, inputs or {}, architecture, custom or {})
-    except (GraphError, ModelFileError, ShapeError, UnsupportedError) as error:
+    except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
         raise type(error)(f"{path}: {error}") from error
     model = replace(model, metadata={**model.metadata, "source_name": path.name})
     return model if example is None else replace(model, example=read_example(example, model))

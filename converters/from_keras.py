@@ -1,17 +1,20 @@
 """Keras files as models: layers of ours, called as the file's Sequential or functional configuration calls them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastlstm import layers
 from fastlstm.axes import find_axes
 from fastlstm.converters._keras_config import MODELS, Config, layer_name
 from fastlstm.converters.keras_file import KerasFile, read_keras_file
-from fastlstm.converters.keras_layers import Context, Custom, layer_from_config
+from fastlstm.converters.keras_layers import Context, Custom, check_dtype, check_origin, layer_from_config
 from fastlstm.converters.keras_operations import is_operation, operate
 from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
 from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Layer, Tensor
+from fastlstm.layers.recurrent import Recurrent
+from fastlstm.layers.shaping import Joining
 from fastlstm.model import Model
 from fastlstm.ops.inference import infer
 
@@ -37,8 +40,7 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
         _distinct(build, outputs),
         {"source": "keras", "source_format": file.format, "keras_version": file.keras_version},
     )
-
-    return with_free_time(model)
+    return model if build.steps_matter else with_free_time(model)
 
 
 def with_free_time(model: Model) -> Model:
@@ -52,17 +54,19 @@ def with_free_time(model: Model) -> Model:
     if not fixed:
         return model
     symbols = {name: "time" if len(set(fixed.values())) == 1 else f"time_{name}" for name in fixed}
-    longer, free = (
-        tuple(
-            TensorSpec(
-                s.name,
-                s.dtype,
-                tuple(new(s.name, d) if k == axes.time.get(s.name, -1) else d for k, d in enumerate(s.shape or ())),
+
+    def along_time(new: Callable[[str, Dim], Dim]) -> tuple[TensorSpec, ...]:
+        """Return the inputs with other sizes along time."""
+        return tuple(
+            replace(
+                s,
+                shape=tuple(new(s.name, d) if k == axes.time.get(s.name) else d for k, d in enumerate(s.shape or ())),
             )
             for s in graph.inputs
         )
-        for new in (lambda name, d: d + 1 if name in fixed else d, lambda name, d: symbols.get(name, d))
-    )
+
+    longer = along_time(lambda name, d: d + 1 if isinstance(d, int) else d)
+    free = along_time(lambda name, d: symbols.get(name, d))
     try:
         infer(graph, model.weights, longer)
         values = infer(graph, model.weights, free)
@@ -98,6 +102,11 @@ class _Reader:
         if path not in self._layers:
             made = layer_from_config(config, self.context)
             weights = [array for _, array in self.file.layer_weights(path)]
+            if made.roles and not weights:
+                raise UnsupportedError(
+                    f"layer {path!r}: the file holds no weights for it; a model that several others share is not supported in .keras "
+                    "files, save it as .h5"
+                )
             if weights or made.roles:
                 made.set_weights(weights)
             self._layers[path] = made
@@ -119,11 +128,13 @@ class _Reader:
             )
             # the batch is free even where the file fixes it: a row does not see the others
             dims.append(symbol if size is None or axis == 0 else int(size))
+        check_dtype(name, dtype)
         dtype = dtype if isinstance(dtype, str) else "float32"
         return self.build.input(name, dtype, tuple(dims))
 
     def call_model(self, model: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
         """Call a model (given: a nested one) on tensors and return its outputs."""
+        check_origin(model)
         if model["class_name"] == "Sequential":
             return [self._sequential(model["config"], path, None if given is None else given[0])]
         return self._functional(model["config"], path, given)
@@ -158,19 +169,22 @@ class _Reader:
             outputs = self.call_model(layer, inner, _masked(x, arguments.get("mask")))
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         made = self.layer(layer, inner)
-        if isinstance(x, list | tuple) and not hasattr(made, "op") and len(x) == 1:
+        if isinstance(made, Recurrent | layers.RNN | layers.Bidirectional):
+            return self._recur(made, x, arguments)
+        if isinstance(x, list | tuple) and len(x) == 1 and not isinstance(made, Joining):
             x = x[0]
-        if isinstance(x, list | tuple) and hasattr(made, "run"):
-            x, *states = x  # Keras 2 passes initial states as further inputs
-            arguments = arguments | ({"initial_state": states} if states else {})
-        elif isinstance(x, list | tuple) and type(made).__name__ == "Bidirectional":
-            x, *states = x
-            arguments = arguments | ({"initial_state": states} if states else {})
-        if "initial_state" in arguments:
-            arguments = arguments | {"initial_state": _flat(arguments["initial_state"])}
-            if self.context.major >= 3 and "mask" not in arguments and x.mask is not None:
-                # Keras 3 gives implicit masks to calls of one tensor alone; the output has it all the same
-                return _remasked(made(x.with_mask(None), **arguments), made, x.mask)
+        return made(x, **arguments)
+
+    def _recur(self, made: Any, x: Any, arguments: dict[str, Any]) -> Any:
+        """Call a recurrent layer: Keras 2 passes initial states as further inputs, stacked cells nest theirs."""
+        x, *states = _flat(x)
+        states += _flat(arguments.get("initial_state", []))
+        if not states:
+            return made(x, **arguments)
+        arguments = arguments | {"initial_state": states}
+        if self.context.major >= 3 and "mask" not in arguments and x.mask is not None:
+            # Keras 3 gives implicit masks to calls of one tensor alone; the output has it all the same
+            return _remasked(made(x.with_mask(None), **arguments), made, x.mask)
         return made(x, **arguments)
 
     def _functional(self, config: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
@@ -197,7 +211,11 @@ class _Reader:
         mentioned = {key[:2] for key in (*outputs_at, *(key for *_, node in waiting for key in node.keys))}
         # in Keras 2 the calls of a nested model count from 1: the first was its own making
         waiting = [
-            (layer, k + (layer["class_name"] in MODELS and (layer_name(layer), len(layer["inbound_nodes"])) in mentioned), node)
+            (
+                layer,
+                k + (layer["class_name"] in MODELS and (layer_name(layer), len(layer["inbound_nodes"])) in mentioned),
+                node,
+            )
             for layer, k, node in waiting
         ]
         while waiting:
@@ -239,7 +257,11 @@ def _remasked(y: Any, made: Any, mask: Tensor) -> Any:
     if not part.return_sequences:
         return y
     count = 2 if getattr(made, "merge_mode", "") is None else 1
-    return tuple(t.with_mask(mask) if k < count else t for k, t in enumerate(y)) if isinstance(y, tuple) else y.with_mask(mask)
+    return (
+        tuple(t.with_mask(mask) if k < count else t for k, t in enumerate(y))
+        if isinstance(y, tuple)
+        else y.with_mask(mask)
+    )
 
 
 def _flat(value: Any) -> list[Any]:
@@ -252,8 +274,10 @@ def _key(value: Any) -> Key:
 
 
 def _keys(value: Any) -> list[Any]:
-    """Return a list of [layer, call, output], which Keras writes bare where there is one."""
-    return [value] if value and isinstance(value[0], str) else list(value)
+    """Return a list of [layer, call, output] out of any structure; Keras writes one bare."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [value] if value and isinstance(value[0], str) else [key for part in value for key in _keys(part)]
 
 
 class _Node:

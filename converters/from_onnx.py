@@ -169,7 +169,9 @@ class _Importer:
             shape = [int(d.dim_value) if d.HasField("dim_value") else None for d in kind.shape.dim]
             if array.size == 1 and all(d in (None, 1) for d in shape):
                 array = array.reshape((1,) * len(shape))
-            if len(shape) != array.ndim or any(d not in (None, size) for d, size in zip(shape, array.shape, strict=True)):
+            if len(shape) != array.ndim or any(
+                d not in (None, size) for d, size in zip(shape, array.shape, strict=True)
+            ):
                 raise InputError(f"inputs: {name!r} has shape {array.shape}, expected {shape}")
         return array
 

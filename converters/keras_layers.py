@@ -21,6 +21,7 @@ TRAINING = {
     "stddev", "l1", "l2", "ragged", "sparse", "synchronized", "lora_rank", "lora_alpha", "autocast", "sparse_labels",
     "kernel_size_multiplier", "renorm_clipping", "renorm_momentum", "build_config", "cache_size", "input_spec", "module", "registered_name",
 }  # fmt: skip
+PACKAGES = ("keras", "keras_core", "tensorflow", "tf_keras")
 TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -63,7 +64,7 @@ class Keys:
         self.name = layer_name(layer) or self.class_name.lower()
         self._context = context
         self._asked: set[str] = set()
-        _check_dtype(self.name, self.config.get("dtype"))
+        check_dtype(self.name, self.config.get("dtype"))
 
     def take(self, key: str, default: Any = None) -> Any:
         """Return a value and note that it is honoured."""
@@ -86,12 +87,23 @@ class Keys:
                 raise self.refuse(key)
 
 
-def _check_dtype(name: str, dtype: Any) -> None:
+def check_dtype(name: str, dtype: Any) -> None:
+    """Raise UnsupportedError, naming the layer, for a dtype or a policy that is not supported."""
     while isinstance(dtype, Mapping):
         dtype = dtype.get("config", {}).get("name") if "config" in dtype else dtype.get("name")
     if dtype not in (None, "float32", "float64", "int32", "int64", "int8", "int16", "uint8", "bool"):
         raise UnsupportedError(
             f"layer {name!r}: dtype={dtype!r} is not supported, only float32 and float64; save it with a float32 policy"
+        )
+
+
+def check_origin(layer: Config) -> None:
+    """Raise UnsupportedError if a file says that a class with the name of one of Keras's is someone's own."""
+    if "module" in layer and str(layer["module"]).split(".")[0] not in PACKAGES:
+        name, module = layer.get("registered_name") or layer["class_name"], layer["module"]
+        raise UnsupportedError(
+            f"layer {layer_name(layer)!r}: class {name!r} of module {module!r} is not Keras's own {layer['class_name']}; pass "
+            f"custom={{{layer['class_name']!r}: builder}}, where builder(config) returns a fastlstm.layers layer"
         )
 
 
@@ -113,7 +125,9 @@ def layer_from_config(layer: Config, context: Context) -> Any:
     keys = Keys(layer, context)
     if keys.class_name in context.custom:
         return context.custom[keys.class_name](keys.config)
-    if keys.class_name not in _handlers:
+    if keys.class_name in _handlers:
+        check_origin(layer)
+    else:
         raise UnsupportedError(
             f"layer {keys.name!r}: class {keys.class_name!r} is not supported; known: {one_of(_handlers)}. For a class of your own pass "
             f"custom={{{keys.class_name!r}: builder}}, where builder(config) returns a fastlstm.layers layer"
@@ -162,6 +176,8 @@ def _elu(keys: Keys, context: Context) -> layers.Layer:
 
 @handler("Softmax")
 def _softmax(keys: Keys, context: Context) -> layers.Layer:
+    if not isinstance(keys.take("axis", -1), int):
+        raise keys.refuse("axis")
     return layers.Softmax(name=keys.name, **keys.options("axis"))
 
 
@@ -258,11 +274,13 @@ def _bidirectional(keys: Keys, context: Context) -> layers.Layer:
         **forward,
         "config": {**forward["config"], "go_backwards": not forward["config"].get("go_backwards", False)},
     }
-    parts = [layer_from_config(part, context) for part in (forward, backward)]
-    for part, direction in zip(parts, ("forward", "backward"), strict=True):
+    parts = []
+    for config, direction in ((forward, "forward"), (backward, "backward")):
+        part = layer_from_config(config, context)
         if not isinstance(part, Recurrent | layers.RNN):
             raise UnsupportedError(f"layer {keys.name!r}: Bidirectional({type(part).__name__}) is not supported")
         part.name = f"{keys.name}/{direction}"
+        parts.append(part)
     return layers.Bidirectional(*parts, merge_mode=keys.take("merge_mode", "concat"), name=keys.name)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.converters._keras_config import MODELS, Config, layer_name
+from fastlstm.converters._keras_config import Config, layer_name
 from fastlstm.errors import UnsupportedError, one_of
 from fastlstm.layers import Build, Tensor
 
@@ -19,12 +19,12 @@ _handlers: dict[str, Handler] = {}
 def is_operation(layer: Config) -> bool:
     """Tell whether a serialized layer is a function of keras.ops: some have the names of layers.
 
-    An .h5 file leaves the module out; there an operation has none of what every layer's configuration holds.
+    An .h5 file leaves the module out; there an operation lacks what the layer of its name would have.
     """
     if layer.get("module"):
         return ".ops." in f"{layer['module']}."
     calls = layer.get("inbound_nodes") or [None]
-    return isinstance(calls[0], dict) and layer["class_name"] not in MODELS and "trainable" not in layer["config"]
+    return isinstance(calls[0], dict) and layer["class_name"] in _handlers and "trainable" not in layer["config"]
 
 
 class Operation:

@@ -166,8 +166,9 @@ def find_axes(graph: Graph, weights: Mapping[str, Weight]) -> Axes:
             continue  # arithmetic that needs the declared sizes
     if not claimed:
         # a model without time: its batch is the free axis that all inputs start with
-        first = {spec.shape[0] if spec.shape else None for spec in graph.inputs}
-        claimed = {(s.name, 0): BATCH for s in graph.inputs if len(first) == 1 and isinstance(*first, str)}
+        first = {spec.shape[0] if spec.shape else 0 for spec in graph.inputs}
+        if len(first) == 1 and all(isinstance(dim, str) for dim in first):
+            claimed = {(spec.name, 0): BATCH for spec in graph.inputs}
     specs = [
         TensorSpec(
             s.name,
@@ -218,10 +219,6 @@ def check_streams(axes: Axes) -> None:
                 raise StreamError(
                     f"the model cannot stream: node {node.name!r} starts from {computed[0]!r}, which is computed"
                 )
-            if starts and op.get(node, "empty_state") == "zero" and any(node.inputs[op.mask_slot :]):
-                raise StreamError(
-                    f"the model cannot stream: node {node.name!r} zeroes the state of rows that no step of all time is valid for"
-                )
             summaries.update(name for name in node.outputs[1:] if name)
         if summary:
             summaries.update(name for name in node.outputs if name)
@@ -234,8 +231,7 @@ def check_streams(axes: Axes) -> None:
 def _carries(op: Op, node: Node, axes: Axes) -> bool:
     """Tell whether a node leaves a state for the next step."""
     if isinstance(op, Conv1D):
-        kernel = axes.values[node.inputs[1]].shape
-        return kernel is None or (int(kernel[0]) > 1 and op.causal(node, int(kernel[0])))
+        return op.get(node, "pads")[0] > 0 and (0, 1) not in op.mixed(node, inference.arguments(node, axes.values))
     return isinstance(op, Recurrent)
 
 

@@ -141,18 +141,20 @@ class Plan:
         return frame
 
     def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
-        """Keep a frame for the next call of these shapes, the longest unused ones giving way."""
+        """Keep a frame for the next call of these shapes; where too much is kept, the oldest shapes give way."""
         self._frames.setdefault(shapes, deque()).append(frame)
         self._kept_bytes += frame.scratch_bytes
         if self._kept_bytes <= KEPT_BYTES and len(self._frames) <= KEPT_SHAPES:
             return
         try:
             self._frames.move_to_end(shapes)
+            # counted afresh: threads that borrow meanwhile leave the running count a little off
+            self._kept_bytes = sum(one.scratch_bytes for kept in list(self._frames.values()) for one in list(kept))
             while len(self._frames) > 1 and (self._kept_bytes > KEPT_BYTES or len(self._frames) > KEPT_SHAPES):
                 _, dropped = self._frames.popitem(last=False)
                 self._kept_bytes -= sum(one.scratch_bytes for one in dropped)
-        except KeyError:
-            pass  # another thread dropped it first
+        except (KeyError, RuntimeError):
+            pass  # another thread dropped it, or appends to it
 
     def bind(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
         """Return a new frame for inputs of these shapes. Raise ShapeError, LimitError."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
-from fastlstm.axes import TIME, Axes, check_streams
+from fastlstm.axes import BATCH, TIME, Axes, check_streams
 from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
@@ -92,6 +92,11 @@ class Stream:
         if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
             raise StreamError(f"batch={batch!r}: expected a whole number of at least 1")
         check_streams(axes)
+        mixing = axes.mixing(BATCH) if batch > 1 else None
+        if mixing is not None:
+            raise StreamError(
+                f"the model cannot stream several rows: node {mixing.name!r} ({mixing.op}) mixes them; use batch=1"
+            )
         self.batch = batch
         self._plan, self._axes, self._inputs, self._outputs = plan, axes, tuple(inputs), tuple(outputs)
         self._busy = threading.Lock()
@@ -166,9 +171,9 @@ class Stream:
         """Return the kind of call and its arrays; a kind that was checked before is not checked again."""
         try:
             key = (rows, *[(name, array.shape, array.dtype) for name, array in given.items()])
-        except AttributeError:
+            call = self._calls.get(key)
+        except (AttributeError, TypeError):
             return self._checked(given, rows)
-        call = self._calls.get(key)
         if call is not None:
             return call, [given[spec.name] for spec in self._inputs]
         call, arrays = self._checked(given, rows)

@@ -96,9 +96,10 @@ def test_inputs_with_batches_of_their_own_are_not_split_at_one_s_bounds():
         ["y", "v"],
         {"W": weights(4, 16), "U": weights(4, 16)},
     )
-    given = {"x": weights(4, 5, 4), "z": weights(9, 3, 4)}
-    want, got = fastlstm.Session(net).run(given), fastlstm.Session(net, threads=2).run(given)
-    assert all(models.same_bits(got[k], want[k]) for k in want)
+    for rows in ((8, 16), (16, 8), (3, 0)):
+        given = {"x": weights(rows[0], 5, 4), "z": weights(rows[1], 3, 4)}
+        want, got = fastlstm.Session(net).run(given), fastlstm.Session(net, threads=2).run(given)
+        assert all(models.same_bits(got[k], want[k]) for k in want)
 
 
 def test_an_error_in_one_thread_reaches_the_caller_and_the_session_goes_on():

@@ -8,51 +8,92 @@ from command import python, run
 
 import fastlstm
 
-FOREIGN = {"onnx", "onnxruntime", "pyfive", "h5py", "keras", "tf_keras", "tensorflow", "torch", "matplotlib", "rich", "google.protobuf"}
-LOADED = "import sys; print(*sorted({name.split('.')[0] for name in sys.modules} | {'google.protobuf'} & set(sys.modules)))"
+FOREIGN = {
+    "onnx", "onnxruntime", "pyfive", "h5py", "keras", "tf_keras", "tensorflow", "torch", "matplotlib", "rich", "google.protobuf",
+}  # fmt: skip
+NUMBA = {"numba", "llvmlite"}
+LOADED = "import sys; print(*sorted({name.split('.')[0] for name in sys.modules} | {'google.protobuf', 'fastlstm.converters'} & set(sys.modules)))"
 
 
-def _loaded(code: str, folder: Path) -> set[str]:
-    done = run(python(f"{code}\n{LOADED}"), folder)
+def _loaded(code: str, folder: Path, hidden: tuple[str, ...] = ()) -> set[str]:
+    done = run(python(f"{code}\n{LOADED}", hidden=hidden), folder)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, demo_models) -> Path:
+    """A folder with the saved model m.safetensors."""
+    pytest.importorskip("pyfive")
+    folder = tmp_path_factory.mktemp("saved")
+    fastlstm.convert(demo_models / "sunspots.keras").save(folder / "m.safetensors")
+    return folder
 
 
 def test_importing_fastlstm_loads_neither_foreign_packages_nor_numba(tmp_path):
     loaded = _loaded("import fastlstm", tmp_path)
     assert "fastlstm" in loaded
-    assert not loaded & (FOREIGN | {"numba", "llvmlite"})
+    assert not loaded & (FOREIGN | NUMBA)
 
 
-def test_running_a_saved_model_loads_no_foreign_package(tmp_path, demo_models):
-    fastlstm.convert(demo_models / "sunspots.keras").save(tmp_path / "m.safetensors")
-    code = "import fastlstm, numpy as np\nm = fastlstm.load('m.safetensors')\nfastlstm.Session(m).run(np.zeros((1, 12, 1)))"
-    loaded = _loaded(code, tmp_path)
-    assert "numba" in loaded
-    assert not loaded & FOREIGN
+def test_loading_and_saving_a_model_loads_no_numba_and_no_converter(saved):
+    loaded = _loaded("import fastlstm\nfastlstm.load('m.safetensors').save('again', weights='int8')", saved)
+    assert not loaded & (FOREIGN | NUMBA | {"fastlstm.converters"})
 
 
-@pytest.mark.parametrize(("name", "allowed"), [("sunspots.keras", "pyfive"), ("chars.h5", "pyfive"), ("co2_season.onnx", "onnx")])
+def test_running_a_saved_model_needs_no_foreign_package_and_no_converter(saved):
+    code = "import fastlstm, numpy as np\nm = fastlstm.load('m.safetensors')\ns = fastlstm.Session(m)\ns.run(np.zeros((1, 12, 1)))\ns.stream().step(np.zeros((1, 1)))"
+    hidden = tuple(name.split(".")[0] for name in FOREIGN)
+    for hide in ((), hidden):
+        loaded = _loaded(code, saved, hide)
+        assert "numba" in loaded
+        assert not loaded & (FOREIGN | {"fastlstm.converters"})
+
+
+@pytest.mark.parametrize("command", [["--version"], ["info", "m.safetensors"]])
+def test_commands_that_compute_nothing_load_no_numba(saved, command):
+    code = f"from fastlstm.cli import main\ntry: main({command!r})\nexcept SystemExit: pass"
+    assert not _loaded(code, saved) & (FOREIGN | (NUMBA if command == ["--version"] else set()))
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"), [("sunspots.keras", "pyfive"), ("chars.h5", "pyfive"), ("co2_season.onnx", "onnx")]
+)
 def test_converting_loads_the_reader_of_that_format_alone(tmp_path, demo_models, name, allowed):
+    pytest.importorskip(allowed)
     loaded = _loaded(f"import fastlstm\nfastlstm.convert({str(demo_models / name)!r})", tmp_path)
-    assert allowed in loaded
+    assert {allowed, "fastlstm.converters"} <= loaded
     unwanted = FOREIGN - {allowed, "google.protobuf", "h5py"}
-    assert not loaded & unwanted
-    assert "numba" not in loaded
+    assert not loaded & (unwanted | NUMBA)
 
 
 def test_the_converters_cannot_be_imported_under_another_name(tmp_path):
-    root = Path(fastlstm.__file__).resolve().parents[1]
-    if not (root / "converters").is_dir():
-        pytest.skip("an installed package has no folder of that name")
-    done = run(python("import converters"), root)
+    folder = Path(fastlstm.__file__).parent / "converters"
+    (tmp_path / "converters").symlink_to(folder.resolve())
+    done = run(python("import sys; sys.path.insert(0, '')\nimport converters"), tmp_path)
     assert done.returncode != 0
-    assert "fastlstm.converters" in done.stderr
+    assert "import this package as fastlstm.converters, not as converters" in done.stderr
+
+
+def test_no_file_is_loaded_under_two_names():
+    import fastlstm.converters.from_keras
+    import fastlstm.converters.from_onnx
+
+    names: dict[Path, list[str]] = {}
+    home = Path(fastlstm.__file__).resolve().parent
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and name != "__main__":
+            names.setdefault(Path(file).resolve(), []).append(name)
+    ours = {path: found for path, found in names.items() if home in path.parents or path.parent.name == "converters"}
+    assert any(path.name == "from_onnx.py" for path in ours)
+    assert {path.name: found for path, found in ours.items() if len(found) > 1} == {}
 
 
 def test_every_public_name_is_there():
     for name in fastlstm.__all__:
         assert getattr(fastlstm, name) is not None
-    assert sys.modules["fastlstm"].__version__
+    assert fastlstm.__version__
+    assert dir(fastlstm) == sorted(fastlstm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'sesion'"):
         fastlstm.sesion  # noqa: B018

@@ -543,6 +543,14 @@ def test_a_list_is_refused_where_no_batch_axis_is_known():
         fastlstm.Session(net).run([np.zeros(3, "f4")])
 
 
+def test_a_list_frees_the_steps_that_a_model_fixes_and_only_for_lists():
+    session, free = fastlstm.Session(network(steps=5)), fastlstm.Session(network())
+    x = RNG.standard_normal((1, 4, I)).astype("f4")
+    assert bits(session.run([x[0]])[0], free.run(x)[0])
+    with pytest.raises(fastlstm.ShapeError, match=r"expected \['batch', 5, 3\]"):
+        session.run(x)
+
+
 def test_a_wrong_sequence_of_a_list_is_told_by_its_place(session):
     good = np.zeros((4, I), "f4")
     for bad in (np.zeros(I, "f4"), np.zeros((1, 4, I), "f4"), np.float32(3), [1.0, 2.0]):

@@ -6,6 +6,7 @@ import struct
 import threading
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import models
 import numpy as np
@@ -240,6 +241,26 @@ def test_learned_initial_states_are_where_streams_start(through):
     assert models.same_bits(stream.step(x[:, 0])["y"], first["y"])
 
 
+@pytest.mark.parametrize("kind", models.GATES)
+def test_a_row_without_a_valid_step_so_far_has_the_state_that_run_gives_it(kind):
+    """empty_state="zero": the learned start is kept for the steps to come, while the state given out is zeros."""
+    states = ("constant",) * len(models.STATES[kind])
+    case = models.Recurrence(
+        kind, 6, 1, I, H, 0, batch_first=True, mask="mask", empty_state="zero", states=states, outputs=("Y", "h")
+    )
+    session, x = fastlstm.Session(case.model()), case.feeds()["x"]
+    for valid in ("000000", "001100", "110000", "000001"):
+        stream, m = session.stream(), np.array([[v == "1" for v in valid]])
+        for start, end in ((0, 1), (1, 3), (3, 4), (4, 6)):
+            got = stream.step({"x": x[:, start:end], "m": m[:, start:end]})
+            want = session.run({"x": x[:, :end], "m": m[:, :end]})
+            assert models.same_bits(got["Y"], want["Y"][:, start:end].copy()), (valid, end)
+            assert models.same_bits(got["h"], want["h"]), (valid, end)
+            saved = fastlstm.State.from_bytes(stream.state.to_bytes())
+            stream.reset()
+            stream.state = saved
+
+
 # ---- rows ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["stacked", "masking", "convolution 4/5"])
 def test_only_the_rows_that_arrive_advance_in_the_order_given(name):
@@ -347,6 +368,10 @@ def test_any_layout_and_dtype_gives_the_same_bits(single):
         assert models.same_bits(stream.step(Like(x.astype("f4"))), want)
 
 
+class Strange:
+    shape, dtype = [B, I], np.dtype("f4")
+
+
 BAD_INPUTS = {
     "no axes": (np.float32(1), fastlstm.ShapeError),
     "one axis": (np.zeros(I, "f4"), fastlstm.ShapeError),
@@ -359,6 +384,7 @@ BAD_INPUTS = {
     "complex": (np.zeros((B, I), "c8"), fastlstm.DTypeError),
     "objects": (np.zeros((B, I), object), fastlstm.DTypeError),
     "ragged": ([[1.0], [2.0, 3.0]], fastlstm.InputError),
+    "a strange shape": (Strange(), fastlstm.DTypeError),
     "unknown name": ({"y": np.zeros((B, I), "f4")}, fastlstm.InputError),
     "no name": ({}, fastlstm.InputError),
 }
@@ -717,9 +743,6 @@ REFUSED: dict[str, tuple[Callable[[], fastlstm.Model], str]] = {
     ),
     "rows and steps as one": (lambda: graph([FIRST, Node("flat", "Reshape", ("s", "all"), ("y",))], ["y"], all=np.array([-1, H])), "node 'flat'"),
     "no recurrence": (lambda: sequential(dense(I, 2)), "no input has a time axis"),
-    "rows that end zeroed": (
-        lambda: models.Recurrence("GRU", T, B, I, H, 0, batch_first=True, mask="mask", empty_state="zero", states=("constant",)).model(), "node 'net'",
-    ),
 }  # fmt: skip
 
 
@@ -730,6 +753,30 @@ def test_what_needs_all_of_time_is_refused_by_the_name_of_its_node(case):
     for batch in (1, 3):
         with pytest.raises(fastlstm.StreamError, match=f"the model cannot stream: .*{words}"):
             session.stream(batch=batch)
+
+
+MIXES = {
+    "softmax over rows": [FIRST, Node("mix", "Softmax", ("s",), ("y",), {"axis": 0})],
+    "some of the rows": [
+        FIRST,
+        Node("mix", "Slice", ("s", "one", "many", "zero"), ("z",)),
+        Node("net", "LSTM", ("z", "W2", "U2"), ("y",), {"batch_first": True}),
+    ],
+    "one row for all": [FIRST, Node("mix", "Squeeze", ("s", "zero"), ("y",))],
+}
+
+
+@pytest.mark.parametrize("case", MIXES)
+def test_rows_that_a_model_mixes_stream_one_at_a_time_or_not_at_all(case):
+    net = graph(MIXES[case], ["y"], zero=np.array([0]), one=np.array([0]), many=np.array([2]))
+    session, x = fastlstm.Session(net), weights(1, T, I)
+    with pytest.raises(
+        fastlstm.StreamError, match=r"cannot stream several rows: node 'mix' .* mixes them; use batch=1"
+    ):
+        session.stream(batch=2)
+    stream = session.stream()
+    got = np.concatenate([stream.step(x[:, :4]), stream.step(x[:, 4:])], axis=-2)
+    assert models.same_bits(got, session.run(x))
 
 
 def test_an_input_without_time_is_refused_by_its_name():
@@ -824,3 +871,127 @@ def test_streams_of_one_session_know_nothing_of_each_other():
     want, streams = session.run(x), [session.stream() for _ in range(4)]
     for t, (k, stream) in itertools.product(range(T), enumerate(streams)):
         assert models.same_bits(stream.step(x[k : k + 1, t]), want[k : k + 1, t].copy())
+
+
+# ---- random graphs ------------------------------------------------------------------------------------
+class RandomGraph:
+    """A GRU over x (6, 5, 3) and up to four random nodes after it, with the sizes that every value has."""
+
+    def __init__(self, seed: int):
+        self.rng, self.nodes, self.constants = np.random.default_rng(seed), [], {}
+        self.sizes: dict[str, tuple[int, ...]] = {"x": (6, 5, 3)}
+        self.recurrent("x", True)
+        for _ in range(self.rng.integers(1, 5)):
+            x = str(self.rng.choice(list(self.sizes)[-4:]))
+            with suppress(ValueError, IndexError):  # sizes that this op cannot take
+                self.grow(x, self.sizes[x])
+
+    def weight(self, *shape: int) -> str:
+        return self.constant((self.rng.standard_normal(shape) / 2).astype("f4"))
+
+    def constant(self, array: Array) -> str:
+        name = f"w{len(self.constants)}"
+        self.constants[name] = abs(array) if array.ndim == 1 and array.dtype.kind == "f" else array
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], *shapes: Sequence[int], **attributes) -> None:
+        name = f"n{len(self.nodes)}"
+        outs = tuple(f"{name}.{k}" for k in range(len(shapes)))
+        self.nodes.append(Node(name, op, tuple(inputs), outs, attributes))
+        self.sizes |= {out: tuple(map(int, shape)) for out, shape in zip(outs, shapes, strict=True)}
+
+    def recurrent(self, x: str, batch_first: bool) -> None:
+        a, b, i = self.sizes[x]
+        h = int(self.rng.integers(2, 5))
+        shapes = (a, b, h), ((a if batch_first else b), h)
+        direction = "reverse" if self.rng.random() < 0.1 else "forward"
+        self.node(
+            "GRU",
+            [x, self.weight(i, 3 * h), self.weight(h, 3 * h)],
+            *shapes,
+            batch_first=batch_first,
+            direction=direction,
+        )
+
+    def grow(self, x: str, s: tuple[int, ...]) -> None:
+        rng, axis = self.rng, int(self.rng.integers(len(s)))
+        some = tuple(d if rng.random() < 0.4 else 1 for d in s)[axis:]
+        other = str(rng.choice(list(self.sizes)))
+        put = lambda n: (*s[:axis], n, *s[axis + 1 :])
+        match rng.integers(15):
+            case 0:
+                self.recurrent(x, bool(rng.random() < 0.6))
+            case 1:
+                self.node("Add", [x, self.weight(*some)], s)
+            case 2:
+                self.node("Mul", [x, other], np.broadcast_shapes(s, self.sizes[other]))
+            case 3:
+                perm = tuple(int(k) for k in rng.permutation(len(s)))
+                self.node("Transpose", [x], [s[k] for k in perm], perm=perm)
+            case 4:
+                self.node("Concat", [x, x], put(2 * s[axis]), axis=axis)
+            case 5:
+                start, end = int(rng.integers(2)), int(rng.choice([1, 3, -1, 2**31]))
+                bounds = [self.constant(np.array([k])) for k in (start, end, axis)]
+                self.node("Slice", [x, *bounds], put(len(range(s[axis])[start:end])))
+            case 6:
+                self.node("Softmax", [x], s, axis=axis)
+            case 7:
+                self.node("LayerNormalization", [x], s, axis=axis)
+            case 8:
+                wanted = [(0, -1), (-1, s[-1]), (0, 0, -1, 1), s][int(rng.integers(4))]
+                sizes = [s[k] if d == 0 else d for k, d in enumerate(wanted)]
+                self.node("Reshape", [x, self.constant(np.array(wanted))], np.empty(s).reshape(sizes).shape)
+            case 9:
+                self.node("Reverse", [x], s, axis=axis)
+            case 10:
+                self.node("Unsqueeze", [x, self.constant(np.array([axis]))], (*s[:axis], 1, *s[axis:]))
+            case 11:
+                self.node("MatMul", [x, other], np.matmul(np.empty(s), np.empty(self.sizes[other])).shape)
+            case 12 if len(s) == 3:
+                kernel = int(rng.integers(1, 4))
+                self.node("Conv1D", [x, self.weight(kernel, s[2], 2)], (*s[:2], 2), pads=(kernel - 1, 0))
+            case 13:
+                self.node("BatchNormalization", [x, "", "", self.weight(s[axis]), self.weight(s[axis])], s, axis=axis)
+            case 14:
+                count = len(self.nodes)
+                self.node("Shape", [x], (1,), start=axis, end=axis + 1)
+                self.node("Cast", [f"n{count}.0"], (1,), to="float32")
+                del self.sizes[f"n{count}.0"], self.sizes[f"n{count + 1}.0"]
+                self.node("Div", [x, f"n{count + 1}.0"], s)
+
+    def model(self) -> fastlstm.Model:
+        used = {name for node in self.nodes for name in node.inputs}
+        constants = {name: array for name, array in self.constants.items() if name in used}
+        return models.model(self.nodes, [("x", "float32", ("B", "T", 3))], [list(self.sizes)[-1]], constants)
+
+
+def test_random_graphs_split_list_and_stream_as_they_run_or_are_refused():
+    """What is found of axes (`fastlstm/axes.py`) decides what may be split, stacked and cut; a wrong finding is a wrong result."""
+    x, did = np.random.default_rng(1).standard_normal((6, 5, 3)).astype("f4"), {"split": 0, "streamed": 0, "refused": 0}
+    for seed in range(400):
+        try:
+            net = RandomGraph(seed).model()
+            session = fastlstm.Session(net)
+            want = session.run(x)
+        except fastlstm.FastLSTMError:
+            continue
+        what = (seed, [(n.op, n.inputs, dict(n.attributes)) for n in net.graph.nodes])
+        did["split"] += session.axes.rows_are_apart
+        assert models.same_bits(fastlstm.Session(net, threads=3).run(x), want), what
+        name, alone = net.graph.outputs[0].name, session.run(x[1:2]) if session.axes.rows_are_apart else None
+        if alone is not None:
+            assert models.same_bits(session.run(list(x))[1], alone.take(0, axis=session.axes.axis(name, "«batch»"))), (
+                what
+            )
+        try:
+            stream = session.stream(batch=6)
+        except fastlstm.StreamError:
+            did["refused"] += 1
+            continue
+        did["streamed"] += 1
+        time = session.axes.axis(name, "«time»")
+        for start, end in ((0, 1), (1, 3), (3, 5)):
+            got, whole = stream.step(x[:, start:end]), session.run(x[:, :end])
+            assert models.same_bits(got, whole if time is None else whole.take(range(start, end), axis=time)), what
+    assert min(did.values()) > 50, did  # each was met

@@ -61,7 +61,9 @@ def read_arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     with opened(path) as (file, _):
         start = file.peek(6)[:6]
         if not start.startswith((b"\x93NUMPY", b"PK")):
-            raise InputError(f"not an .npy or .npz file: it starts with {start!r}; numpy.save and numpy.savez write them")
+            raise InputError(
+                f"not an .npy or .npz file: it starts with {start!r}; numpy.save and numpy.savez write them"
+            )
         try:
             content: Any = np.load(file, allow_pickle=False)
             if not isinstance(content, np.ndarray):
@@ -100,5 +102,3 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = BytesIO()
     np.lib.format.write_array(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-

@@ -47,6 +47,7 @@ class Build:
         self.inputs: list[TensorSpec] = []
         self.weights: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {}
+        self.steps_matter = False  # whether a layer's numbers hold for the declared number of steps alone
         self._node_names: set[str] = set()
         self._value_names: set[str] = {""}
 
@@ -145,6 +146,11 @@ class Layer:
         """The names of the layer's weights, in Keras's order."""
         return ()
 
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """The shapes of weights by role, None for a size that the input decides."""
+        return {}
+
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Take the layer's weights, in Keras's order. Raise ShapeError if there are more or fewer."""
         if len(weights) != len(self.roles):
@@ -152,7 +158,17 @@ class Layer:
             raise ShapeError(
                 f"layer {self.name!r} ({type(self).__name__}) takes {len(self.roles)} weights {list(self.roles)}, got {len(weights)}: {shapes}"
             )
-        self.weights = list(weights)
+        for role, array in zip(self.roles, weights, strict=True):
+            wanted = self.weight_shapes.get(role)
+            shape = np.shape(array)
+            fits = wanted is None or (
+                len(shape) == len(wanted) and all(w in (None, d) for w, d in zip(wanted, shape, strict=True))
+            )
+            if not fits:
+                raise ShapeError(
+                    f"layer {self.name!r} ({type(self).__name__}): {role} has shape {shape}, expected {wanted}"
+                )
+        self.weights = [np.asarray(array) for array in weights]
 
     def weight(self, role: str) -> np.ndarray | None:
         """Return one weight by its role, None if the layer has none of that name. Raise InputError if it is not set."""

@@ -51,7 +51,12 @@ class Conv1D(Layer):
         total = max(0, (-(-steps // self.stride) - 1) * self.stride + span + 1 - steps)
         return total // 2, total - total // 2
 
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        return {"kernel": (self.kernel_size, None, self.filters), "bias": (self.filters,)}
+
     def call(self, x: Tensor) -> Tensor:
+        x.build.steps_matter |= self.padding == "same" and self.stride > 1
         W = self.add_weight(x.build, "W", self.weight("kernel"))
         b = self.add_weight(x.build, "b", self.weight("bias"))
         attributes = {

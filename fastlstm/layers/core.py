@@ -24,6 +24,10 @@ class Dense(Layer):
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "bias") if self.use_bias else ("kernel",)
 
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        return {"kernel": (None, self.units), "bias": (self.units,)}
+
     def call(self, x: Tensor) -> Tensor:
         W = self.add_weight(x.build, "W", self.weight("kernel"))
         b = self.add_weight(x.build, "b", self.weight("bias"))
@@ -43,6 +47,10 @@ class Embedding(Layer):
     @property
     def roles(self) -> tuple[str, ...]:
         return ("embeddings",)
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        return {"embeddings": (self.input_dim, self.output_dim)}
 
     def call(self, x: Tensor) -> Tensor:
         table = self.add_weight(x.build, "table", self.weight("embeddings"))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastlstm.errors import ShapeError, UnsupportedError
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.activations import activation
 from fastlstm.layers.build import Build, Layer, Tensor
 from fastlstm.ops.activations import Activation
@@ -41,6 +41,12 @@ class Recurrent(Layer):
     @property
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "recurrent_kernel", "bias") if self.use_bias else ("kernel", "recurrent_kernel")
+
+    @property
+    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+        gates = {"LSTM": 4, "GRU": 3}.get(self.op, 1) * self.units
+        bias = (2, gates) if getattr(self, "reset_after", False) else (gates,)
+        return {"kernel": (None, gates), "recurrent_kernel": (self.units, gates), "bias": bias}
 
     def call(self, x: Tensor, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
         initial = [initial_state] if isinstance(initial_state, Tensor) else list(initial_state or [])
@@ -152,10 +158,6 @@ class GRU(Recurrent):
     def biases(self, build: Build) -> list[Tensor | None]:
         b, bn = self.weight("bias"), None
         if b is not None and self.reset_after:
-            if b.ndim != 2:
-                raise ShapeError(
-                    f"layer {self.name!r}: bias has shape {b.shape}, expected (2, {3 * self.units}) with reset_after=True"
-                )
             b, bn = split_reset_after_bias(b)
         return [self.add_weight(build, "b", b), self.add_weight(build, "bn", bn)]
 
@@ -228,7 +230,11 @@ class RNN(Layer):
         rest = list(initial)
         y, last = x, x
         for k, cell in enumerate(self.cells):
-            cell.go_backwards, cell.zero_output_for_mask, cell.unroll = self.go_backwards, self.zero_output_for_mask, self.unroll
+            cell.go_backwards, cell.zero_output_for_mask, cell.unroll = (
+                self.go_backwards,
+                self.zero_output_for_mask,
+                self.unroll,
+            )
             own, rest = rest[: cell.states], rest[cell.states :]
             y, last, final = cell.run(y.with_mask(x.mask), own, sequences or k < len(self.cells) - 1)
             states += final

@@ -213,7 +213,6 @@ class TimeDistributed(Layer):
     """A layer applied to every step. Layers that act on the last axis alone apply as they are; others on (B * T, ...)."""
 
     supports_masking = True
-    _stepwise = (Dense, Activation, Identity, Embedding, LayerNormalization, BatchNormalization)
 
     def __init__(self, layer: Layer, name: str | None = None):
         super().__init__(name)
@@ -226,14 +225,24 @@ class TimeDistributed(Layer):
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         self.layer.set_weights(weights)
 
+    def _acts_on_last_axis(self, rank: int) -> bool:
+        """Tell whether the layer, whose own inputs have `rank` axes, acts on the last alone: it then counts from the end."""
+        if isinstance(self.layer, LayerNormalization) and [axis % rank for axis in self.layer.axis] == [rank - 1]:
+            self.layer.axis = [-1]
+            return True
+        if isinstance(self.layer, BatchNormalization) and self.layer.axis % rank == rank - 1:
+            self.layer.axis = -1
+            return True
+        return isinstance(self.layer, Dense | Activation | Identity | Embedding)
+
     def call(self, x: Tensor) -> Tensor:
         bare = x.with_mask(None)
-        axis = getattr(self.layer, "axis", -1)
-        last = (-1, len(x.shape) - 2)  # of the layer's own input, which has no axis for time
-        if isinstance(self.layer, self._stepwise) and (axis in last or axis in ([a] for a in last)):
-            if hasattr(self.layer, "axis"):
-                self.layer.axis = [-1] if isinstance(axis, list) else -1
-            return self.layer(bare).with_mask(None)  # its own mask is not passed on
+        if getattr(self.layer, "mask_zero", False):
+            raise UnsupportedError(
+                f"layer {self.name!r}: TimeDistributed(Embedding) with mask_zero=True is not supported"
+            )
+        if self._acts_on_last_axis(len(x.shape) - 1):
+            return self.layer(bare)
         if isinstance(self.layer, Flatten):
             return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, -1)])
         if isinstance(self.layer, Reshape):

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from fastlstm.errors import DTypeError
 from fastlstm.graph import Node
 from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, at, axis_of, expect_shape, register
 
@@ -101,6 +102,8 @@ class BatchNormalization(HostOp):
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         x = args[0]
         assert x is not None
+        if x.dtype.kind != "f":
+            raise DTypeError(f"node {node.name!r}: BatchNormalization runs on floats, its input is {x.dtype}")
         if x.shape is not None:
             channels = x.shape[axis_of(node, self.get(node, "axis"), len(x.shape))]
             for k, slot in enumerate(self.inputs[1:], 1):
@@ -112,9 +115,9 @@ class BatchNormalization(HostOp):
         assert x is not None and mean is not None and variance is not None
         shape = [1] * x.ndim
         shape[self.get(node, "axis")] = -1
-        factor = 1 / np.sqrt(variance.astype(x.dtype) + x.dtype.type(self.get(node, "epsilon")))
-        factor = factor if scale is None else factor * scale.astype(x.dtype)
         with np.errstate(all="ignore"):
+            factor = 1 / np.sqrt(variance.astype(x.dtype) + x.dtype.type(self.get(node, "epsilon")))
+            factor = factor if scale is None else factor * scale.astype(x.dtype)
             y = (x - mean.astype(x.dtype).reshape(shape)) * factor.reshape(shape)
             return [y if shift is None else y + shift.astype(x.dtype).reshape(shape)]
 

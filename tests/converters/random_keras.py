@@ -86,7 +86,13 @@ def hole_pattern(rng: Rng, batch: int, steps: int) -> Array:
     holes = np.zeros((batch, steps), bool)
     for row in holes:
         kind, cut = rng.integers(5), int(rng.integers(0, steps + 1))
-        row[:] = [np.arange(steps) >= cut, np.arange(steps) < cut, rng.random(steps) < 0.4, np.ones(steps, bool), np.zeros(steps, bool)][kind]
+        row[:] = [
+            np.arange(steps) >= cut,
+            np.arange(steps) < cut,
+            rng.random(steps) < 0.4,
+            np.ones(steps, bool),
+            np.zeros(steps, bool),
+        ][kind]
     if batch > 1 and holes.all():
         holes[0] = False
     return holes
@@ -163,7 +169,9 @@ def stepwise(K: Any, rng: Rng, width: int) -> Any:
     if kind == 10:
         return L.ActivityRegularization(l2=0.1)
     if kind == 11:
-        return L.TimeDistributed(one(rng, (L.Activation("tanh"), L.Dropout(0.2), L.LayerNormalization(), L.BatchNormalization())))
+        return L.TimeDistributed(
+            one(rng, (L.Activation("tanh"), L.Dropout(0.2), L.LayerNormalization(), L.BatchNormalization()))
+        )
     if kind == 12:
         return L.GaussianDropout(0.3)
     if kind == 13:
@@ -182,7 +190,9 @@ def convolution(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
     )  # fmt: skip
 
 
-def start(K: Any, rng: Rng, steps: int | None, batch: int | None = None, name: str | None = None) -> tuple[Any, Any, Callable, str]:
+def start(
+    K: Any, rng: Rng, steps: int | None, batch: int | None = None, name: str | None = None
+) -> tuple[Any, Any, Callable, str]:
     """Return an input, its sequence (B, T, F), how to draw it, and what it is."""
     L, kind = K.layers, int(rng.integers(5))
     if kind == 0:
@@ -249,18 +259,23 @@ def merged(K: Any, rng: Rng) -> Net:
     name = one(rng, ("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"))
     y = getattr(L, name)(**({"axis": one(rng, (-1, 2))} if name == "Concatenate" else {}))(tracks)
     outputs = [recurrent(K, rng, return_sequences=flip(rng))(y), L.Dense(2)(y)]
-    return Net(K.Model([x for x, *_ in parts], outputs), lambda b, n: [draw(b, n) for _, _, draw, _ in parts], None, name)
+    return Net(
+        K.Model([x for x, *_ in parts], outputs), lambda b, n: [draw(b, n) for _, _, draw, _ in parts], None, name
+    )
 
 
 def merged_ranks(K: Any, rng: Rng) -> Net:
     """A sequence and a vector: Keras puts the vector's new axis after the batch."""
     L = K.layers
     x, y, draw, about = start(K, rng, None)
-    units = int(rng.integers(1, 6))
+    # with one unit, Keras on TensorFlow takes the vector for a bias over time wherever batch and steps are equal
+    units = int(rng.integers(2, 6))
     a, b = L.LSTM(units, return_sequences=True)(y), L.GRU(units)(y)
     order = [a, b] if flip(rng) else [b, a]
     name = one(rng, ("Add", "Multiply", "Average", "Maximum", "Subtract"))
-    return Net(K.Model(x, getattr(L, name)()(order)), lambda batch, n: [draw(batch, n)], None, f"{name} of ranks {about}")
+    return Net(
+        K.Model(x, getattr(L, name)()(order)), lambda batch, n: [draw(batch, n)], None, f"{name} of ranks {about}"
+    )
 
 
 def encoder_decoder(K: Any, rng: Rng) -> Net:
@@ -271,7 +286,9 @@ def encoder_decoder(K: Any, rng: Rng) -> Net:
     kind = int(rng.integers(3))
     if kind == 0:
         _, *states = L.LSTM(units, return_state=True)(y)
-        out = L.LSTM(units, return_sequences=True, return_state=True, go_backwards=flip(rng, 0.3))(y2, initial_state=states)
+        out = L.LSTM(units, return_sequences=True, return_state=True, go_backwards=flip(rng, 0.3))(
+            y2, initial_state=states
+        )
     elif kind == 1:
         _, state = L.GRU(units, return_state=True, return_sequences=True)(y)
         out = L.GRU(units, return_sequences=flip(rng), return_state=True)(y2, initial_state=state)
@@ -301,7 +318,12 @@ def bidirectional_states(K: Any, rng: Rng) -> Net:
     def arrays(batch: int, steps: int) -> list[Array]:
         return [draw(batch, steps), *(rng.normal(0, 1, (batch, units)).astype("f4") for _ in given)]
 
-    return Net(K.Model([x, *given], outputs), arrays, None, f"Bidirectional {made.__name__} {merge} states={len(given)} {about}")
+    return Net(
+        K.Model([x, *given], outputs),
+        arrays,
+        None,
+        f"Bidirectional {made.__name__} {merge} states={len(given)} {about}",
+    )
 
 
 def recurrent_states(K: Any, rng: Rng) -> Net:
@@ -332,19 +354,33 @@ def shared(K: Any, rng: Rng) -> Net:
     """One layer called on two inputs, and on its own output."""
     L, units = K.layers, int(rng.integers(1, 6))
     width = units
-    layer = L.Bidirectional(L.LSTM(units, return_sequences=True), "sum") if flip(rng) else L.GRU(units, return_sequences=True)
+    layer = (
+        L.Bidirectional(L.LSTM(units, return_sequences=True), "sum")
+        if flip(rng)
+        else L.GRU(units, return_sequences=True)
+    )
     a, b = (K.Input((None, width), name=name) for name in ("a", "b"))
     one_, two = layer(L.Masking(MASK_VALUE)(a)), layer(b)
     three = layer(two)
     draw = features(rng, width, True)
-    return Net(K.Model([a, b], [L.Concatenate()([one_, three]), two]), lambda n, t: [draw(n, t), draw(n, t)], None, "shared")
+    return Net(
+        K.Model([a, b], [L.Concatenate()([one_, three]), two]), lambda n, t: [draw(n, t), draw(n, t)], None, "shared"
+    )
 
 
 def nested(K: Any, rng: Rng) -> Net:
     """Models inside models, sequential and functional, one called twice; a mask goes through them."""
     L = K.layers
     width = int(rng.integers(1, 5))
-    inner = K.Sequential([K.Input((None, width)), L.Dense(width, activation="tanh"), recurrent(K, rng, return_sequences=True), L.Dense(width)], name="inner")
+    inner = K.Sequential(
+        [
+            K.Input((None, width)),
+            L.Dense(width, activation="tanh"),
+            recurrent(K, rng, return_sequences=True),
+            L.Dense(width),
+        ],
+        name="inner",
+    )
     i = K.Input((None, width))
     two = K.Model(i, [L.LSTM(3, return_sequences=True)(inner(i)), L.BatchNormalization()(i)], name="two")
     x = K.Input((None, width))
@@ -363,16 +399,35 @@ def masked_argument(K: Any, rng: Rng) -> Net:
     first = L.LSTM(3, return_sequences=True, go_backwards=flip(rng, 0.3))(x, mask=m)
     out = L.Bidirectional(L.GRU(4, return_sequences=flip(rng)))(x, mask=m)
     draw = features(rng, width)
-    return Net(K.Model([x, m], [first, out]), lambda n, t: [draw(n, t), ~hole_pattern(rng, n, t)], None, "mask argument")
+    return Net(
+        K.Model([x, m], [first, out]), lambda n, t: [draw(n, t), ~hole_pattern(rng, n, t)], None, "mask argument"
+    )
 
 
 def fixed(K: Any, rng: Rng) -> Net:
     """A known number of steps, which the arithmetic may need: Flatten, Permute, strides, normalisation over time."""
     L, steps, width = K.layers, int(rng.integers(4, 8)), int(rng.integers(1, 5))
     x = K.Input((steps, width))
-    y = one(rng, (lambda y: y, L.BatchNormalization(axis=1), L.LayerNormalization(axis=[1, 2]), L.Permute((2, 1)), L.Reshape((-1, 1)), L.Reshape((steps * width,))))(x)
+    y = one(
+        rng,
+        (
+            lambda y: y,
+            L.BatchNormalization(axis=1),
+            L.LayerNormalization(axis=[1, 2]),
+            L.Permute((2, 1)),
+            L.Reshape((-1, 1)),
+            L.Reshape((steps * width,)),
+        ),
+    )(x)
     if len(y.shape) == 3:
-        y = one(rng, (L.LSTM(3, return_sequences=True), L.Conv1D(4, 3, strides=2, padding="same"), L.Conv1D(2, 3, padding="causal", strides=2)))(y)
+        y = one(
+            rng,
+            (
+                L.LSTM(3, return_sequences=True),
+                L.Conv1D(4, 3, strides=2, padding="same"),
+                L.Conv1D(2, 3, padding="causal", strides=2),
+            ),
+        )(y)
         if flip(rng, 0.4):
             y = L.TimeDistributed(L.Reshape((1, -1)))(y)
             y = L.TimeDistributed(L.Flatten())(y)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 
+import onnx
 import random_onnx
 from onnx import TensorProto, helper
 from onnx_rows import LAST, ROWS, Row, ints
@@ -155,7 +156,7 @@ def test_one_directions_functions_serve_both_unless_coefficients_are_given():
     it.attributes["activations"] = it.attributes["activations"][:2]
     assert_close("Y", session(it.proto()).run(it.feeds())["Y"], want["Y"])
     it.attributes["activation_alpha"] = [0.3]
-    with pytest.raises(UnsupportedError, match="'node': GRU.*activations"):
+    with pytest.raises(UnsupportedError, match=r"'node': GRU.*activations"):
         session(it.proto())
 
 
@@ -171,7 +172,7 @@ def test_clip_bounds_the_input_of_every_activation(op):
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
 def test_a_clip_that_bounds_nothing_is_refused(value):
-    with pytest.raises(UnsupportedError, match="'node': LSTM .*clip="):
+    with pytest.raises(UnsupportedError, match=r"'node': LSTM .*clip="):
         session(case("LSTM", clip=value).proto())
 
 
@@ -322,7 +323,7 @@ def test_control_flow_sparse_and_external_data_are_refused():
     with pytest.raises(UnsupportedError, match="'w': external data"):
         session(proto)
     constant = helper.make_node("Constant", [], ["w"], "held", value=tensor)
-    with pytest.raises(UnsupportedError, match="'held'.*external data"):
+    with pytest.raises(UnsupportedError, match=r"'held'.*external data"):
         session(model([constant, node], {"x": ("f4", (2,))}, ["y"]))
     body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "body", [], [proto.graph.output[0]])
     branch = helper.make_node("Identity", ["x"], ["y"], "branch", then_branch=body)
@@ -370,7 +371,7 @@ def test_a_bound_value_that_does_not_fit_is_an_input_error(value):
 
 
 def test_binding_an_unknown_input_lists_what_exists():
-    with pytest.raises(InputError, match="'speed'.*'rate'"):
+    with pytest.raises(InputError, match=r"'speed'.*'rate'"):
         session(bound_proto(), speed=3)
 
 
@@ -430,7 +431,8 @@ def test_an_operator_agrees_with_onnx_runtime_in_every_opset(ort, part):
                 results = session(proto).run(feeds)
             except FastLSTMError as error:
                 # sizes that an operator needs may be unknown; then it says so
-                assert declared != "constants" and "'node'" in str(error), f"opset {opset}, {declared}: {error}"
+                if declared == "constants" or "'node'" not in str(error):
+                    raise
                 continue
             for name in outputs:
                 assert results[name].dtype == want[name].dtype, f"opset {opset}, {declared}"
@@ -449,7 +451,8 @@ def test_random_recurrent_nodes_agree_with_onnx_runtime(ort):
         try:
             want = engine_outputs(ort, data, it.feeds())
         except Exception as error:
-            assert "activation" in str(error), error  # its RNN knows fewer functions
+            if "activation" not in str(error):  # its RNN knows fewer functions
+                raise
             continue
         exact = it.expected()
         results = session(it.proto()).run(it.feeds())
@@ -577,8 +580,7 @@ def test_dynamo_exports_run(torch, name):
 def ours_or_a_model(data: bytes) -> fastlstm.Model | None:
     try:
         return from_onnx(data, {})
-    except FastLSTMError as error:
-        assert str(error)
+    except FastLSTMError:
         return None
 
 
@@ -648,13 +650,11 @@ def broken_graphs() -> dict[str, Any]:
 @pytest.mark.parametrize("name", broken_graphs())
 def test_a_malformed_graph_ends_in_one_clear_error(name):
     proto = broken_graphs()[name]
-    with pytest.raises(FastLSTMError) as caught:
-        feeds = {
-            spec.name: np.ones([d.dim_value for d in spec.type.tensor_type.shape.dim], "f4")
-            for spec in proto.graph.input
-        }
+    feeds = {
+        spec.name: np.ones([d.dim_value for d in spec.type.tensor_type.shape.dim], "f4") for spec in proto.graph.input
+    }
+    with pytest.raises(FastLSTMError):
         session(proto).run(feeds)
-    assert str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08", b"not a graph", b"\x08\x0a" * 50, bytes(range(256))])
@@ -678,7 +678,7 @@ def test_truncated_and_mutated_files_end_in_our_errors_or_a_model(demo_models):
     for _ in range(20000 if FULL else 1500):
         changed = bytearray(skeleton)
         for _ in range(int(draw_byte.integers(1, 4))):
-            place = places[int(draw_byte.integers(len(places)))]
+            place = places[int(draw_byte.integers(len(places)))] % len(changed)
             kind = draw_byte.integers(3)
             if kind == 0:
                 changed[place] = int(draw_byte.integers(256))

@@ -12,7 +12,7 @@ DTYPES = ("float32", "float64")
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
 NAMES = sorted(ACTIVATIONS)
 # Where an equation cancels, its float rounds as the operands do, so the bound grows with |x| (in half units of the last place).
-GROWS = {"Gelu": 8, "GeluTanh": 6, "Mish": 4, "Squareplus": 1}
+GROWS = {("Squareplus", "float32"): 1, ("Squareplus", "float64"): 1, ("Gelu", "float64"): 1, ("Mish", "float64"): 1}
 
 
 def call(
@@ -73,7 +73,7 @@ def test_error_is_a_few_units_in_the_last_place_of_max_1_y(name, dtype):
     inside = np.abs(want) < float(np.finfo(dtype).max)
     if name == "Exp":
         inside &= x < (88 if dtype == "float32" else 709)  # the next test
-    bound = 8 * UNIT[dtype] * (np.maximum(1, np.abs(want)) + GROWS.get(name, 0) * np.abs(x))
+    bound = 8 * UNIT[dtype] * (np.maximum(1, np.abs(want)) + GROWS.get((name, dtype), 0) * np.abs(x))
     assert np.all(np.abs(run(name, x)[inside] - want[inside]) <= bound[inside])
 
 

@@ -3,8 +3,8 @@
 Rule: the error is at most 4 times that of the same equations in float32 NumPy, plus 2e-6 * max(1, |y|); in float64 at
 most 1e-12 * max(1, |y|). Errors are counted relative to max(1, |y|) and the largest of one output is compared.
 
-Rejected draws: pre-activations within 1e-4 of a jump, outputs above 1e3, and unstable networks: those that amplify a
-change of half a float32 unit in the weights more than 20 times. There the luck of one rounding decides, not the kernel:
+Rejected draws: pre-activations within 1e-4 of a jump, outputs above 100, and unstable networks: those that amplify a
+change of half a float32 unit in the weights more than 12 times. There the luck of one rounding decides, not the kernel:
 float32 NumPy itself moves by a factor of 10 when its units are put in another order. `test_rejected_draws_are_few` counts.
 
 The number of cases is 200 a kind times FASTLSTM_CASES_SCALE.
@@ -90,12 +90,12 @@ def wants(case: models.Recurrence) -> tuple[dict, dict] | None:
     whole = replace(case, outputs=models.OUTPUTS[case.kind][: 1 + len(models.STATES[case.kind])])
     with models.watch_jumps() as nearest:
         truth = whole.expected()
-    if nearest[0] < 1e-4 or not all(np.all(np.abs(v) < 1e3) for v in truth.values()):
+    if nearest[0] < 1e-4 or not all(np.all(np.abs(v) < 100) for v in truth.values()):
         return None
     data, rng = case.data, np.random.default_rng(0)
     moved = {k: data[k] * (1 + HALF_UNIT * rng.choice([-1, 1], data[k].shape)) for k in ("W", "U", "b")}
     shaken = whole.expected(**moved)
-    if not all(off(shaken[name], truth[name]) < 20 * HALF_UNIT for name in truth):
+    if not all(off(shaken[name], truth[name]) < 12 * HALF_UNIT for name in truth):
         return None
     return case.expected(), case.expected(np.float32)
 
@@ -178,7 +178,7 @@ def test_time_in_several_projected_runs_is_right(kind):
             rng = np.random.default_rng(T)
             assert check(
                 models.draw_recurrence(
-                    rng, kind, 9, T=T, B=B, H=H, reverse=reverse, reset=reset, activations=(), clip=0.0
+                    rng, kind, 9, T=T, B=B, H=H, reverse=reverse, reset=reset, activations=(), clip=0.0, peepholes=False
                 )
             )
 
