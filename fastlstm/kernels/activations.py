@@ -3,7 +3,8 @@
     sigmoid(x) = 1 / (1 + e^-x)          tanh(x) = (1 - e^-2x) / (1 + e^-2x)
     softplus(x) = max(x, 0) + log(1 + e^-|x|)
 
-Absolute error of sigmoid and tanh in float32: below 3e-7. NaN stays NaN, infinities saturate.
+Absolute error of sigmoid and tanh in float32: below 3e-7. NaN stays NaN; infinities give what the
+equation gives (x * 0 is NaN in Silu, Gelu and Mish at minus infinity).
 """
 
 from fastlstm.kernels.exponential import exp, exp_bounded
@@ -13,6 +14,7 @@ from fastlstm.kernels.simd import (
     absolute,
     clamp,
     fma,
+    is_single,
     lanes,
     load,
     load_part,
@@ -123,6 +125,28 @@ def erf(x):
 
 
 @inline
+def erfc_single(z):
+    """1 - erf(z) for z >= 0 in float32: t e^(P(t) - z^2) with t = 1 / (1 + z/2), P interpolating at Chebyshev nodes for z <= 10.5."""
+    t = 1.0 / (0.5 * z + 1.0)
+    p = splat(z, 0.1522794838)
+    for coefficient in (
+        -0.7204177114, 1.248708987, -0.8168191284, 0.01766405861, -0.04968026769, 0.05150814697, 0.3832025478, 0.9990203459, -1.26546641,
+    ):  # fmt: skip
+        p = fma(p, t, splat(z, coefficient))
+    return t * exp(fma(-z, z, p))
+
+
+@inline
+def gelu(x):
+    """x (1 + erf(x / sqrt 2)) / 2; the tail of a negative x without cancellation."""
+    half = 0.5 * x
+    if is_single(x):
+        tail = erfc_single(absolute(x * 0.7071067811865476))
+        return where_less(x, splat(x, 0.0), half * tail, half * (2.0 - tail))
+    return half * (erf(x * 0.7071067811865476) + 1.0)
+
+
+@inline
 def expm1_negative(x):
     """e^min(x, 0) - 1."""
     return exp(clamp(x, -1e30, 0.0)) - 1.0
@@ -163,7 +187,7 @@ def activate(code, alpha, beta, x):
         root = exp(0.5 * x)
         return root * root
     if code == GELU:
-        return 0.5 * x * (erf(x * 0.7071067811865476) + 1.0)
+        return gelu(x)
     if code == GELU_TANH:
         return 0.5 * x * (tanh(0.7978845608028654 * fma(x * x * x, splat(x, 0.044715), x)) + 1.0)
     if code == SELU:

@@ -65,7 +65,7 @@ def exp(typingctx, x):
 
 @intrinsic
 def exp_bounded(typingctx, x):
-    """Return e^min(x, 40): finite, so that (1 - e) / (1 + e) is -1 and not NaN for a large x."""
+    """Return e^min(x, bound): finite, so that (1 - e) / (1 + e) is -1 and not NaN; the bound rounds that to -1."""
     if not isinstance(x, Vector):
         return None
-    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], 40.0)
+    return x(x), lambda context, builder, sig, args: _exp(builder, x, args[0], 20.0 if x.dtype.bitwidth == 32 else 40.0)

@@ -276,6 +276,16 @@ def fma(typingctx, a, b, c):
 
 
 @intrinsic
+def is_single(typingctx, x):
+    """Return whether a vector holds float32: a constant."""
+    if not isinstance(x, Vector):
+        return None
+    return types.boolean(x), lambda context, builder, sig, args: context.get_constant(
+        types.boolean, x.dtype == types.float32
+    )
+
+
+@intrinsic
 def absolute(typingctx, a):
     """Return |a|."""
     return a(a), lambda context, builder, sig, args: call(builder, "fabs", *args)
