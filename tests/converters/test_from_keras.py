@@ -201,10 +201,7 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "threshold": (lambda L: L.ReLU(threshold=0.5), ("threshold=0.5",)),
     "max_value": (lambda L: L.ReLU(max_value=3.0), ("max_value=3.0",)),
     "dtype": (lambda L: L.LSTM(2, dtype="mixed_float16"), ("dtype='mixed_float16'",)),
-    "activation": (
-        lambda L: L.Dense(2, activation="softmax", name="d") and L.Activation("hard_shrink"),
-        ("hard_shrink",),
-    ),
+    "activation": (lambda L: L.Activation("hard_shrink"), ("hard_shrink",)),
     "channels_first": (lambda L: L.Conv1D(2, 1, data_format="channels_first"), ("data_format='channels_first'",)),
     "TimeDistributed": (lambda L: L.TimeDistributed(L.Conv1D(2, 1)), ("TimeDistributed(Conv1D)",)),
 }
