@@ -111,7 +111,9 @@ class Recurrent(Op):
         if len(names) != count:
             raise shape_error(node, "attribute 'activations'", (len(names),), f"{count} entries")
         if self.get(node, "clip") < 0:
-            raise GraphError(f"node {node.name!r}: attribute 'clip' is {self.get(node, 'clip')}, expected a bound above 0, or 0 for none")
+            raise GraphError(
+                f"node {node.name!r}: attribute 'clip' is {self.get(node, 'clip')}, expected a bound above 0, or 0 for none"
+            )
         wants_last = len(node.outputs) == len(self.outputs) and bool(node.outputs[-1])
         masked = self.mask_slot < len(node.inputs) and bool(node.inputs[self.mask_slot])
         if wants_last and masked and self.get(node, "masked_output") == "zero":
