@@ -54,12 +54,10 @@ class Elementwise(HostOp):
 
 def _divide(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") -> np.ndarray:
     if np.issubdtype(np.asarray(a).dtype, np.integer):
-        # ONNX divides integers towards zero
-        quotient = np.trunc(np.true_divide(a, b)).astype(np.asarray(a).dtype)
-        if out is None:
-            return quotient
-        np.copyto(out, quotient)
-        return out
+        # ONNX divides integers towards zero, NumPy downwards
+        quotient = np.floor_divide(a, b, out=out)
+        inexact = (np.multiply(quotient, b) != a) & ((np.less(a, 0)) != np.less(b, 0))
+        return np.add(quotient, inexact, out=out, casting="unsafe")
     return np.true_divide(a, b, out=out)
 
 

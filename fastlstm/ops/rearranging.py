@@ -164,6 +164,14 @@ class Split(HostOp):
         return [(0, self.get(node, "axis") % rank)] if rank else []
 
 
+def _clamped(cut: slice, size: int) -> slice:
+    """Return a slice as ONNX clamps it: backwards, a start before the first element is the first, an end there is past it."""
+    if cut.step > 0:
+        return cut
+    stop = None if cut.stop is None or cut.stop < -size else cut.stop
+    return slice(max(cut.start, -size), stop, cut.step)
+
+
 @register
 class Slice(HostOp):
     """X[starts:ends:steps] along the axes given, as Python slices; out of range is cut."""
@@ -195,8 +203,7 @@ class Slice(HostOp):
         for axis, cut in self._slices(node, len(shape), *given).items():
             size = shape[axis]
             if isinstance(size, int):
-                lowest = -size - 1 if cut.stop is not None and cut.step < 0 and cut.stop < -size else cut.stop
-                shape[axis] = len(range(*slice(cut.start, lowest, cut.step).indices(size)))
+                shape[axis] = len(range(size)[_clamped(cut, size)])
             elif not (cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= 2**31 - 1):
                 reverses = cut.step == -1 and cut.start in (-1, 2**31 - 1, 2**63 - 1) and cut.stop is None
                 shape[axis] = size if reverses else dims.apply(f"slice{cut.start}:{cut.stop}:{cut.step}", size)
@@ -208,10 +215,7 @@ class Slice(HostOp):
         index = [slice(None)] * x.ndim
         given = [arrays[k] if k < len(arrays) else None for k in range(1, 5)]
         for axis, cut in self._slices(node, x.ndim, *given).items():
-            stop = cut.stop
-            if stop is not None and cut.step < 0 and stop < -x.shape[axis]:
-                stop = None
-            index[axis] = slice(cut.start, stop, cut.step)
+            index[axis] = _clamped(cut, x.shape[axis])
         return [x[tuple(index)]]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
