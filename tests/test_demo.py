@@ -106,3 +106,15 @@ def test_without_a_reader_it_prints_the_install_line(package, extra, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.splitlines()[-1].endswith(f"pip install 'fastlstm[{extra}]'")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["sunspots.keras", "co2_season.onnx", "chars.h5"])
+def test_every_bundled_model_gives_its_engines_outputs(name, demo_models):
+    model = fastlstm.convert(demo_models / name)
+    with np.load((demo_models / name).with_suffix(".npz")) as record:
+        given = {k.removeprefix("in_"): record[k] for k in record.files if k.startswith("in_")}
+        expected = {k.removeprefix("out_"): record[k] for k in record.files if k.startswith("out_")}
+    session = fastlstm.Session(model)
+    results = session.run({s.name: given.get(s.name, given.get("0")) for s in session.inputs})
+    assert len(expected) == 1
+    np.testing.assert_allclose(results[session.outputs[0].name], next(iter(expected.values())), rtol=0, atol=1e-5)

@@ -238,7 +238,7 @@ class Gemm(Op):
                 emit.host(_scaled, c.array, np.asarray(beta, a.dtype), y)
         emit_dense(
             emit, x, b, None, y, (1, M, K, N), accumulate=c is not None, part=("gemm", alpha, transposed),
-            take=lambda w: (w.T if transposed else w) * np.asarray(alpha, a.dtype),
+            take=lambda w: _scaled_matrix(w.T if transposed else w, alpha, a.dtype),
         )  # fmt: skip
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
@@ -246,6 +246,11 @@ class Gemm(Op):
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return 2 * prod(outs[0].shape) * int(self._dims(node, args)[1])  # type: ignore[arg-type]
+
+
+def _scaled_matrix(matrix: np.ndarray, alpha: float, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return matrix * np.asarray(alpha, dtype)
 
 
 def _scaled(c: np.ndarray, beta: np.ndarray, out: np.ndarray) -> None:
