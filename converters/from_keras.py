@@ -11,6 +11,7 @@ from fastlstm.converters.keras_file import KerasFile, read_keras_file
 from fastlstm.converters.keras_layers import Context, Custom, check_dtype, check_origin, layer_from_config
 from fastlstm.converters.keras_operations import is_operation, operate
 from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
+from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Layer, Tensor
 from fastlstm.layers.recurrent import Recurrent
@@ -73,7 +74,9 @@ def with_free_time(model: Model) -> Model:
     except FastLSTMError:
         return model
     outputs = tuple(TensorSpec(s.name, s.dtype, values[s.name].shape) for s in graph.outputs)
-    return replace(model, graph=Graph(graph.nodes, free, outputs))
+    # the source engine still wants the steps that the file fixes
+    metadata = {**model.metadata, "source_steps": canonical(fixed)}
+    return replace(model, graph=Graph(graph.nodes, free, outputs), metadata=metadata)
 
 
 def _distinct(build: Build, outputs: Sequence[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ A crash, a thread pool or a few hundred megabytes of a foreign engine stay out o
 """
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import VerificationError
+from fastlstm.errors import FastLSTMError, VerificationError
 
 TIMEOUT = 600  # seconds
 
@@ -101,14 +102,35 @@ def _run_keras(source: str, module: str, arrays: list[np.ndarray]) -> tuple[list
     return [np.asarray(result) for result in flat], f"{module} {keras.__version__}"
 
 
+def _keras_engines(source: str) -> tuple[list[str], list[str]]:
+    """Return the engines to try on a Keras file, the best first, and why others are no reference for it.
+
+    Keras 3 opens some files of Keras 2, but reads their hard_sigmoid with the slope that it has since Keras 3.
+    """
+    from fastlstm.converters.keras_file import read_keras_file
+
+    names = available("keras")
+    try:
+        file = read_keras_file(Path(source))
+    except FastLSTMError:  # the engine may read what we do not
+        return names, []
+    if not file.keras_version.startswith(("1", "2")):
+        return names, []
+    names.sort(key=lambda name: name != "tf_keras")
+    if "keras" in names and "hard_sigmoid" in json.dumps(file.config):
+        names.remove("keras")
+        return names, ["keras: Keras 3 gives hard_sigmoid of older files another slope"]
+    return names, []
+
+
 def _main(source: str, given: str, results: str) -> None:
     with np.load(given, allow_pickle=False) as archive:
         names = [str(name) for name in archive["names"]]
         arrays = [archive[f"in_{k}"] for k in range(len(names))]
     with open(source, "rb") as file:
         keras = file.read(4) in (b"\x89HDF", b"PK\x03\x04")
-    failures = []
-    for engine in available("keras" if keras else "onnx"):
+    engines, failures = _keras_engines(source) if keras else (available("onnx"), [])
+    for engine in engines:
         try:
             outputs, name = _run_keras(source, engine, arrays) if keras else _run_onnxruntime(source, names, arrays)
         except Exception as error:  # a foreign engine fails in ways of its own; its words go into our message

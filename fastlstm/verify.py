@@ -100,7 +100,7 @@ def reference(model: Model, source: str | os.PathLike, batch: int = 3, steps: in
 
     Raise NoReferenceError where no installed engine runs it.
     """
-    inputs = random_inputs(model, batch, steps) if model.example is None else model.example.inputs
+    inputs = source_inputs(model, batch, steps) if model.example is None else model.example.inputs
     names = [spec.name for spec in model.graph.outputs]
     arrays, engine = engines.rerun(source, {**inputs, **bound_inputs(model)})
     if len(arrays) != len(names):
@@ -123,10 +123,17 @@ def bound_inputs(model: Model) -> dict[str, np.ndarray]:
     return {name: np.array(value, dtype) for name, (dtype, value) in bound.items()}
 
 
-def random_inputs(model: Model, batch: int = 3, steps: int = 7, seed: int = 0) -> dict[str, np.ndarray]:
+def source_inputs(model: Model, batch: int = 3, steps: int = 7) -> dict[str, np.ndarray]:
+    """Return random inputs that the source engine takes too: with the number of steps that its file fixes."""
+    return random_inputs(model, batch, steps, fixed=json.loads(model.metadata.get("source_steps", "{}")))
+
+
+def random_inputs(
+    model: Model, batch: int = 3, steps: int = 7, seed: int = 0, fixed: Mapping[str, int] | None = None
+) -> dict[str, np.ndarray]:
     """Return random inputs that fit the model: ids within their tables, lengths within the steps, else normal values.
 
-    Raise LimitError beyond MAX_ELEMENTS.
+    `fixed` gives inputs a number of steps of their own. Raise LimitError beyond MAX_ELEMENTS.
     """
     rng = np.random.default_rng(seed)
     axes = Session(model).axes
@@ -134,7 +141,8 @@ def random_inputs(model: Model, batch: int = 3, steps: int = 7, seed: int = 0) -
     for spec in model.graph.inputs:
         shape = []
         for k, dim in enumerate(spec.shape or ()):
-            free = batch if axes.batch.get(spec.name) == k or (k == 0 and spec.name not in axes.batch) else steps
+            along = steps if fixed is None or axes.time.get(spec.name) != k else fixed.get(spec.name, steps)
+            free = batch if axes.batch.get(spec.name) == k or (k == 0 and spec.name not in axes.batch) else along
             shape.append(free if isinstance(dim, str) else dim)
         if prod(shape) > MAX_ELEMENTS:
             raise LimitError(f"input {spec.name!r} would have shape {shape}: more than {MAX_ELEMENTS:,} elements")

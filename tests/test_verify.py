@@ -19,6 +19,7 @@ from fastlstm.verify import (
     difference,
     random_inputs,
     reference,
+    source_inputs,
     storage,
     verify,
     verify_against,
@@ -311,3 +312,30 @@ def test_runners_that_differ_are_not_timed():
     ):
         with pytest.raises(VerificationError, match="ours and theirs"):
             check_agree(runs(other))
+
+
+def test_keras_3_is_no_reference_for_hard_sigmoid_of_older_files(monkeypatch):
+    """It reads the slope that hard_sigmoid has since Keras 3; tf_keras, where installed, is asked first."""
+    from types import SimpleNamespace
+
+    from fastlstm.converters import keras_file
+
+    def engines_for(version: str, activation: str) -> list[str]:
+        config = {"config": {"layers": [{"config": {"recurrent_activation": activation}}]}}
+        file = SimpleNamespace(keras_version=version, config=config)
+        monkeypatch.setattr(keras_file, "read_keras_file", lambda source: file)
+        return engines._keras_engines("model.h5")[0]
+
+    monkeypatch.setattr(engines, "available", lambda kind: ["keras", "tf_keras"])
+    assert engines_for("2.0.5", "hard_sigmoid") == ["tf_keras"]
+    assert engines_for("2.15.0", "sigmoid") == ["tf_keras", "keras"]
+    assert engines_for("3.9.2", "hard_sigmoid") == ["keras", "tf_keras"]
+
+
+def test_the_source_engine_gets_the_steps_that_its_file_fixes(demo_models):
+    """The converted model runs any number of steps; Keras runs the number that its file declares."""
+    model = fastlstm.convert(demo_models / "sunspots.keras")
+    (spec,) = model.graph.inputs
+    assert spec.shape == ("batch", "time", 1)
+    (given,) = source_inputs(model, batch=2, steps=7).values()
+    assert given.shape == (2, 12, 1)
