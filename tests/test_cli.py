@@ -320,17 +320,23 @@ def test_a_file_that_the_system_refuses_is_one_line(here, capsys, monkeypatch):
     assert "y.npy: cannot be written: Permission denied" in refused(capsys, *COMMANDS["run"])
 
 
-@pytest.mark.parametrize("name", ["convert", "run"])
+@pytest.mark.parametrize(
+    ("name", "output"), [("convert", "new.safetensors"), ("run", "y.npy"), ("run", "y.npz")], ids=lambda word: word
+)
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_output_and_nothing_else(name, call, here, capsys, monkeypatch):
-    output = Path(COMMANDS[name][COMMANDS[name].index("-o") + 1])
+def test_a_full_disk_leaves_the_old_output_and_nothing_else(name, output, call, here, capsys, monkeypatch):
+    output = Path(output)
     output.write_bytes(b"old")
+    arguments = [
+        output if before == "-o" else word
+        for before, word in zip(["", *COMMANDS[name][:-1]], COMMANDS[name], strict=True)
+    ]
 
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(f"fastlstm.container.os.{call}", full)
-    assert "No space left on device" in refused(capsys, *COMMANDS[name])
+    assert "No space left on device" in refused(capsys, *arguments)
     assert output.read_bytes() == b"old"
 
 

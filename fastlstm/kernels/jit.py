@@ -10,16 +10,19 @@ machine code, so a folder that others own or can write is not used; without a fo
 
 import hashlib
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numba
 from numba import njit
-from numba.core import caching, config
+from numba.core import bytecode, caching, config
 
 from fastlstm.kernels import target
 
@@ -35,6 +38,20 @@ def _digest() -> str:
 # A digest of everything that decides what machine code comes out: sources, versions, SIMD width; taken before the other
 # files of this folder are imported.
 STAMP = _digest()
+
+
+def _number_functions_apart() -> None:
+    """Number the functions that this process compiles from a start of its own.
+
+    Closures of one name differ in their symbols by this number alone, and Numba counts it from 1 in each process: of machine
+    code that two processes have cached, one kernel would be linked to the other's tile.
+    """
+    bytecode.FunctionIdentity._unique_ids = count(secrets.randbits(48))
+
+
+_number_functions_apart()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_number_functions_apart)
 
 
 def _private(folder: Path) -> bool:
@@ -84,8 +101,10 @@ class _KernelCache(caching.FunctionCache):
 
     def save_overload(self, sig: Any, data: Any) -> None:
         """Keep machine code, unless a source changed since this process read it."""
-        if _digest() == STAMP:
-            super().save_overload(sig, data)
+        # a full disk costs the next process a compilation, not this one its result
+        with suppress(OSError):
+            if _digest() == STAMP:
+                super().save_overload(sig, data)
 
 
 def kernel(function: Callable) -> Any:
