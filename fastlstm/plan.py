@@ -19,20 +19,13 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.graph import Graph, Node, Weight, widen
-from fastlstm.kernels import activations, dense, gru, lstm, rnn, rows, target, tile
+from fastlstm.kernels import activations, copy, target, tile
 from fastlstm.ops import inference
-from fastlstm.ops.op import NeedsValue, Value, find
+from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
+from fastlstm.program import HostStep, KernelStep, Program
 
-KERNELS: dict[str, Callable[..., None]] = {
-    "activate_forward": activations.activate_forward,
-    "dense_forward": dense.dense_forward,
-    "gru_after_forward": gru.gru_after_forward,
-    "gru_before_forward": gru.gru_before_forward,
-    "lstm_forward": lstm.lstm_forward,
-    "normalise_forward": rows.normalise_forward,
-    "rnn_forward": rnn.rnn_forward,
-    "softmax_forward": rows.softmax_forward,
-}
+FLOAT32 = np.dtype(np.float32)
+TILE_VECTORS = tile.WIDTH * tile.ROWS * tile.PANELS
 KEPT_SHAPES = 16
 KEPT_VALUES = 16
 KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
@@ -68,10 +61,9 @@ class Frame:
     """A program bound to shapes: one call at a time."""
 
     inputs: dict[str, np.ndarray]
-    steps: list[tuple[Callable[..., Any], tuple]] = field(default_factory=list)
+    program: Program = field(default_factory=Program)
     outputs: dict[str, np.ndarray] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
-    kept: list[np.ndarray] = field(default_factory=list)  # what kernels read and write by address
     scratch_bytes: int = 0
     # where binding waits for the contents of a value: that value's buffer, and how to go on
     waits_for: np.ndarray | None = None
@@ -84,8 +76,7 @@ class Frame:
         while True:
             start_states(frame)
             try:
-                for step, args in frame.steps:
-                    step(*args)
+                frame.program.run()
             except FastLSTMError:
                 raise
             except Exception as error:  # NumPy's own, of inputs that make no sense to a step
@@ -116,9 +107,13 @@ class Frame:
 class Plan:
     """A model's weights, packed, and its frames."""
 
-    def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH):
-        self.graph = graph
-        self.max_scratch = max_scratch
+    def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
+        self.graph, self.max_scratch, self.threads = graph, max_scratch, threads
+        self.output_names = frozenset(spec.name for spec in graph.outputs)
+        self.readers: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
         self.weights = {
             name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()
         }
@@ -168,23 +163,26 @@ class Plan:
         return self._bind_from(0, values, Frame(inputs), binder)
 
     def _bind_from(self, first: int, values: dict[str, Value], frame: Frame, binder: "_Binder") -> Frame:
+        waits = None
         for index in range(first, len(self.graph.nodes)):
             node = self.graph.nodes[index]
-            args = inference.arguments(node, values)
             try:
-                outs = inference.infer_node(node, args, binder.fold_limit)
+                outs = inference.infer_node(node, inference.arguments(node, values), binder.fold_limit)
             except NeedsValue as needed:
-                self._wait(index, node.inputs[needed.index], values, frame, binder)
-                return frame
+                waits = index, node.inputs[needed.index]
+                break
             if any(out.shape is None for out in outs):
                 raise UnsupportedError(f"node {node.name!r}: the shape of its output is not known before it runs")
-            if any(out.data is None for out in outs):
-                _lower(node, args, outs, binder)
-            else:
+            if all(out.data is not None for out in outs):
                 binder.charge(sum(out.data.nbytes for out in outs if out.data is not None))
-            for name, out in zip(node.outputs, outs, strict=False):
-                if name:
-                    values[name] = Value(out.dtype, out.shape, out.data, out.data if out.array is None else out.array)
+            values.update((name, out) for name, out in zip(node.outputs, outs, strict=False) if name)
+        # every shape is known from here on: a value can be written where its reader wants it
+        binder.values = values
+        for node in self.graph.nodes[first : waits[0] if waits else None]:
+            binder.lower(node)
+        if waits is not None:
+            self._wait(*waits, values, frame, binder)
+            return frame
         for spec in self.graph.outputs:
             array = values[spec.name].array
             assert array is not None
@@ -212,41 +210,65 @@ class Plan:
         return name if name is not None and value.data.nbytes == self.weights[name].data.nbytes else None  # type: ignore[union-attr]
 
 
-def _lower(node: Node, args: list[Value | None], outs: list[Value], binder: "_Binder") -> None:
-    try:
-        find(node.op, node.name).lower(node, args, outs, binder)
-    except FastLSTMError:
-        raise
-    except Exception as error:  # what NumPy raises for shapes that make no sense is not ours to list
-        raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
-
-
 class _Binder:
-    """The Emit that ops lower themselves to: collects steps, buffers and states of one frame."""
-
-    rows = tile.ROWS
+    """The Emit that ops lower themselves to: collects the program, buffers and states of one frame."""
 
     def __init__(self, plan: Plan, scratch_bytes: int):
         self._plan = plan
-        self._steps: list[tuple[Callable[..., Any], tuple]] = []
+        self._program = Program()
         self._states: list[StateBuffer] = []
-        self._kept: list[np.ndarray] = []
         self._bytes = scratch_bytes
+        self._node: Node | None = None
+        self.values: dict[str, Value] = {}
+        self._places: dict[str, np.ndarray] = {}  # where a value belongs inside what its only reader makes of it
+        self._workspaces: dict[np.dtype, np.ndarray] = {}
+
+    def lower(self, node: Node) -> None:
+        """Let a node's op emit its steps; every output then has its array."""
+        args = inference.arguments(node, self.values)
+        # outputs that nothing names are computed all the same
+        outs = [self.values[name] if name else None for name in node.outputs]
+        for out in outs:
+            if out is not None and out.data is not None:
+                out.array = out.data
+        if all(out is None or out.data is not None for out in outs):
+            return
+        self._node = node
+        try:
+            find(node.op, node.name).lower(node, args, outs, self)
+        except FastLSTMError:
+            raise
+        except Exception as error:  # what NumPy raises for shapes that make no sense is not ours to list
+            raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
 
     def finish(self, frame: Frame) -> None:
-        frame.steps, frame.states, frame.scratch_bytes = self._steps, self._states, self._bytes
-        frame.kept = self._kept
+        self._program.seal()
+        frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
 
-    def kernel(self, name: str, *args: Any) -> None:
-        # kernels take addresses; the frame holds the arrays for as long as it lives
-        arrays = [arg for arg in args if isinstance(arg, np.ndarray)]
-        self._kept += arrays
-        raw = (arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in args)
-        self._steps.append((KERNELS[name], (arrays[0].dtype.type(0), *raw)))
+    # ---- steps --------------------------------------------------------------------------------------
+    def kernel(self, name: str, *args: Any, kind: np.dtype | None = None, narrow: np.dtype | None = None) -> None:
+        flat = [one for arg in args for one in (arg if isinstance(arg, tuple) else (arg,))]
+        kind = kind or next(arg.dtype for arg in flat if isinstance(arg, np.ndarray))
+        assert self._node is not None
+        self._program.steps.append(KernelStep(self._node.name, name, kind, narrow or kind, flat))
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
-        self._steps.append((step, args))
+        assert self._node is not None
+        self._program.steps.append(HostStep(self._node.name, step, args))
 
+    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
+        source = np.broadcast_to(source, target.shape)
+        if target.dtype != source.dtype or target.ndim > copy.RANK:
+            self.host(np.copyto, target, source)
+            return
+        sizes, to, at = _merged_axes(target, source)
+        fill = (copy.RANK - len(sizes)) * (0,)
+        self.kernel(
+            "copy_forward", target, source, target.itemsize, (*(1 for _ in fill), *sizes), (*fill, *to), (*fill, *at),
+            kind=FLOAT32,
+        )  # fmt: skip
+
+    # ---- buffers ------------------------------------------------------------------------------------
     @property
     def fold_limit(self) -> int:
         """How many elements of 8 bytes may still be computed ahead of time."""
@@ -264,6 +286,54 @@ class _Binder:
                 f"a call of this size needs more than {self._plan.max_scratch / 2**20:.0f} MiB of buffers; "
                 "pass fewer rows or steps, or a larger max_scratch to Session"
             )
+
+    def workspace(self, dtype: np.dtype) -> np.ndarray:
+        if dtype not in self._workspaces:
+            self._workspaces[dtype] = self.scratch(
+                (self._plan.threads, TILE_VECTORS, target.lanes(dtype.itemsize)), dtype
+            )
+        return self._workspaces[dtype]
+
+    def output(self, out: Value, accepts: Callable[[np.ndarray], bool] = is_contiguous) -> np.ndarray:
+        assert self._node is not None
+        name = next((name for name in self._node.outputs if name and self.values[name] is out), "")
+        place = self._place(name, out)
+        if place is None or not accepts(place):
+            place = self.scratch(out.shape, out.dtype)  # type: ignore[arg-type]
+        out.array = place
+        return place
+
+    def _place(self, name: str, out: Value) -> np.ndarray | None:
+        """Return where a value belongs inside what its only reader makes of it, None where there is no such place."""
+        if name in self._places:
+            return self._places[name]
+        readers = self._plan.readers.get(name, ())
+        if len(readers) != 1 or name in self._plan.output_names:
+            return None
+        node = readers[0]
+        result = self.values.get(node.outputs[0])
+        if result is None or result.data is not None or result.dtype != out.dtype:
+            return None
+
+        def whole() -> np.ndarray:
+            place = self._place(node.outputs[0], result)
+            if place is None:
+                place = self.scratch(result.shape, result.dtype)  # type: ignore[arg-type]
+                self._places[node.outputs[0]] = place
+            return place
+
+        args = [self.values.get(one) for one in node.inputs]
+        place = find(node.op, node.name).place(node, name, args, whole)
+        if place is not None:
+            self._places[name] = place
+        return place
+
+    def contiguous(self, array: np.ndarray) -> np.ndarray:
+        if is_contiguous(array):
+            return array
+        whole = self.scratch(array.shape, array.dtype)
+        self.copy(whole, array)
+        return whole
 
     def state(
         self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int
@@ -298,6 +368,21 @@ class _Binder:
 
     def activation(self, name: str) -> int:
         return activations.CODES[name]
+
+
+def _merged_axes(target: np.ndarray, source: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+    """Return sizes and strides in bytes of a copy, axes that are contiguous in both merged."""
+    sizes, to, at = [1], [target.itemsize], [target.itemsize]
+    for size, t, s in zip(target.shape[::-1], target.strides[::-1], source.strides[::-1], strict=True):
+        if size == 1:
+            continue
+        if sizes[0] == 1:
+            sizes[0], to[0], at[0] = size, t, s
+        elif t == to[0] * sizes[0] and s == at[0] * sizes[0]:
+            sizes[0] *= size
+        else:
+            sizes, to, at = [size, *sizes], [t, *to], [s, *at]
+    return sizes, to, at
 
 
 def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

@@ -8,10 +8,10 @@ equation gives (x * 0 is NaN in Silu, Gelu and Mish at minus infinity).
 """
 
 from fastlstm.kernels.exponential import exp, exp_bounded
-from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.simd import (
     absolute,
+    arguments,
     clamp,
     fma,
     is_single,
@@ -21,10 +21,11 @@ from fastlstm.kernels.simd import (
     pointers,
     splat,
     square_root,
-    store,
-    store_part,
     where_less,
+    words,
+    write_units,
 )
+from fastlstm.kernels.team import WORKER, WORKERS, share
 
 NAMES = (
     "Identity",
@@ -210,15 +211,12 @@ def activate(code, alpha, beta, x):
 
 
 @kernel
-def activate_forward(kind, x, y, n, code, alpha, beta):
-    """y[k] = activation(x[k]) for k < n; x and y may be the same array."""
-    mode = flush_denormals()
+def activate_forward(kind, narrow, team, args):
+    """y[k] = activation(x[k]) for k < n; x and y may be the same array. Arguments: x, y, n, code; numbers: alpha, beta."""
+    (x, y, n, code), (alpha, beta) = arguments(args, 0, 4, 2)
     x, y = pointers(kind, (x, y))
     L = lanes(x)
-    k = 0
-    while k + L <= n:
-        store(y, k, activate(code, alpha, beta, load(x, k)))
-        k += L
-    if k < n:
-        store_part(y, k, activate(code, alpha, beta, load_part(x, k, n - k, 0.0)), n - k)
-    restore_mode(mode)
+    first, last = share((n + L - 1) // L, words(team)[WORKER], words(team)[WORKERS])
+    for k in range(first * L, min(n, last * L), L):
+        value = load(x, k) if k + L <= n else load_part(x, k, n - k, 0.0)
+        write_units(y, k, activate(code, alpha, beta, value), n - k)

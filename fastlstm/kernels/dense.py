@@ -9,48 +9,65 @@ packed as panels of 4 vectors of columns; init is a bias (row stride 0, packed t
 import numpy as np
 
 from fastlstm.kernels.activations import IDENTITY, activate
-from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import kernel
-from fastlstm.kernels.recurrence import write_units
-from fastlstm.kernels.simd import lanes, load, load_part, pointers
-from fastlstm.kernels.tile import ROWS, dense_one_source
+from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
+from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.tile import PANELS, ROWS, WIDTH, dense_rows, no_source, panels_at_once
 
 
 @kernel
-def dense_forward(
-    kind, x, x_start, x_outer, x_row, W, b, accumulate, y, y_start, y_outer, y_row, z, sizes, code, alpha, beta
-):
-    """sizes (O, M, K, N); scratch z (ROWS, 4, L). With `accumulate`, y holds what the sums start from."""
-    mode = flush_denormals()
-    x, W, b, y, z = pointers(kind, (x, W, b, y, z))
-    O, M, K, N = sizes
+def dense_forward(kind, narrow, team, args):
+    """y = activation(x W + b). With `accumulate`, y holds what the sums start from.
+
+    Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, O, M, K, N, code; numbers: alpha, beta of the activation.
+    """
+    (x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, code), (alpha, beta) = arguments(
+        args, 15, 2
+    )
+    x, b, y, z = pointers(kind, (x, b, y, z))
+    (W,) = pointers(narrow, (W,))
+    worker, workers = words(team)[WORKER], words(team)[WORKERS]
     L, none = lanes(x), np.intp(0)
-    for panel in range((N + 4 * L - 1) // (4 * L)):
-        first = panel * 4 * L
-        for o in range(O):
-            m = 0
-            while m < M:
-                n = min(ROWS, M - m)
-                x0 = x_start + o * x_outer + m * x_row
-                y0 = y_start + o * y_outer + m * y_row + first
+    width = WIDTH * L
+    z0 = worker * ROWS * PANELS * width
+    panels, blocks, rows = (none, (N + width - 1) // width), (none, O), (none, M)
+    if workers <= O:
+        blocks = share(O, worker, workers)
+    elif 2 * ROWS * workers <= M:
+        rows = share(M, worker, workers)
+    else:
+        panels = share(panels[1], worker, workers)
+    count = rows[1] - rows[0]
+    tiles = (count + ROWS - 1) // ROWS
+    at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
+    panel = panels[0]
+    while panel < panels[1]:
+        p = at_once
+        while p > panels[1] - panel:
+            p //= 2
+        first = panel * width
+        for o in range(blocks[0], blocks[1]):
+            for tile in range(tiles):
+                m = rows[0] + count * tile // tiles
+                n = rows[0] + count * (tile + 1) // tiles - m
+                y0 = o * y_outer + m * y_row + first
                 if accumulate:
                     for row in range(n):
-                        for k in range(4):
-                            count = min(N - first - k * L, L)
-                            if count > 0:
-                                start = load_part(y, y0 + row * y_row + k * L, count, 0.0)
-                                write_units(z, (row * 4 + k) * L, start, L)
-                    dense_one_source(n, z, none, 4 * L, x, x0, x_row, K, W, first * K, z, none, 4 * L)
-                else:
-                    dense_one_source(n, b, first, none, x, x0, x_row, K, W, first * K, z, none, 4 * L)
+                        for k in range(p * WIDTH):
+                            left = min(N - first - k * L, L)
+                            if left > 0:
+                                start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
+                                write_units(z, z0 + row * p * width + k * L, start, L)
+                init = (z, z0, p * width) if accumulate else (b, first, none)
+                source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K
+                dense_rows(n, p, init, source, no_source(x, none, none, W), (z, z0, p * width))
                 for row in range(n):
-                    for k in range(4):
-                        count = N - first - k * L
-                        if count <= 0:
+                    for k in range(p * WIDTH):
+                        left = N - first - k * L
+                        if left <= 0:
                             break
-                        value = load(z, (row * 4 + k) * L)
+                        value = load(z, z0 + row * p * width + k * L)
                         if code != IDENTITY:
                             value = activate(code, alpha, beta, value)
-                        write_units(y, y0 + row * y_row + k * L, value, count)
-                m += n
-    restore_mode(mode)
+                        write_units(y, y0 + row * y_row + k * L, value, left)
+        panel += p

@@ -1,7 +1,7 @@
 """How kernels are compiled and where the machine code is kept.
 
-`kernel` compiles an entry point: released GIL, no exceptions, NumPy's rules for division, and a cache on disk.
-`inline` compiles what kernels call. Numba's own cache sees changes in the file of the entry alone; ours is stamped
+`kernel` makes an entry point of a program: one signature for all, so that compiled code calls them through their addresses.
+`entry` compiles what Python calls, `inline` what kernels call. Numba's own cache sees changes in the file of the entry alone; ours is stamped
 with every source of this folder, so a changed intrinsic never meets old machine code.
 
 The cache is a private folder of the user (FASTLSTM_CACHE_DIR, else the platform's cache folder). It holds pickles and
@@ -13,6 +13,7 @@ import os
 import secrets
 import stat
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
-from numba import njit
+from numba import njit, types
 from numba.core import bytecode, caching, config
 
 from fastlstm.kernels import target
@@ -38,6 +39,9 @@ def _digest() -> str:
 # A digest of everything that decides what machine code comes out: sources, versions, SIMD width; taken before the other
 # files of this folder are imported.
 STAMP = _digest()
+
+
+_compiling = threading.Lock()
 
 
 def _number_functions_apart() -> None:
@@ -107,12 +111,41 @@ class _KernelCache(caching.FunctionCache):
                 super().save_overload(sig, data)
 
 
-def kernel(function: Callable) -> Any:
-    """Compile an entry point that Python calls: bare arrays and scalars in, results into given arrays."""
+def entry(function: Callable) -> Any:
+    """Compile a function that Python calls: released GIL, no exceptions, NumPy's rules for division, and a cache on disk."""
     compiled = njit(nogil=True, error_model="numpy")(function)
     if cache_folder() and not config.DISABLE_JIT:
         compiled._cache = _KernelCache(function)
     return compiled
+
+
+class Kernel:
+    """A compiled step of a program: function(kind, narrow, team, args), for the dtypes it is asked for.
+
+    `kind` is the dtype of values and `narrow` that of the weights; `team` is the address of a worker's words
+    (kernels/team.py), `args` that of the step's arguments (`simd.arguments`).
+    """
+
+    def __init__(self, function: Callable):
+        self.name = function.__name__
+        self._compiled = entry(function)
+        self._addresses: dict[tuple[str, str], int] = {}
+
+    def address(self, kind: str, narrow: str) -> int:
+        """Return the address of the machine code for values and weights of these dtypes, compiled when first asked for."""
+        key = (kind, narrow)
+        if key not in self._addresses:
+            numbers = (types.NumberClass(getattr(types, name)) for name in key)
+            with _compiling:
+                self._compiled.compile((*numbers, types.intp, types.intp))
+            compiled = self._compiled.overloads[self._compiled.signatures[-1]]
+            self._addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.mangled_name)
+        return self._addresses[key]
+
+
+def kernel(function: Callable) -> Kernel:
+    """Decorator: a step of a program."""
+    return Kernel(function)
 
 
 def inline(function: Callable) -> Any:

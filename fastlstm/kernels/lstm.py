@@ -8,18 +8,14 @@ dims: x (T, B, I) in any axis order (strides x_t, x_b), W (I, 4H), U (H, 4H) pac
 its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T, B, H) in any axis order.
 """
 
-import numpy as np
-
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.exponential import exp, exp_bounded
-from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
-from fastlstm.kernels.recurrence import UNMASKED, copy_states, make_project, put_units, skip_units
-from fastlstm.kernels.simd import byte_pointer, clamp, lanes, load, pointers, store
-from fastlstm.kernels.tile import ROWS, make_one_source, make_rows
+from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
+from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
+from fastlstm.kernels.tile import dense_rows
 
-gate_rows = make_rows()
-project = make_project(make_one_source(gate_rows))
+CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
 
 @inline
@@ -34,7 +30,7 @@ def lstm_cell(i, f, g, o, c):
 @inline
 def lstm_cell_general(i, f, g, o, c, P, p, S, options, numbers):
     """(h', c') with any activations, peepholes, a bound on every activation's input, and coupled gates."""
-    _, _, _, _, code_f, code_g, code_h, clipped, coupled, peepholes = options
+    code_f, code_g, code_h, clipped, coupled, peepholes = options
     alpha_f, beta_f, alpha_g, beta_g, alpha_h, beta_h, bound = numbers
     if peepholes:
         i = i + load(P, p) * c
@@ -52,78 +48,33 @@ def lstm_cell_general(i, f, g, o, c, P, p, S, options, numbers):
     return activate(code_f, alpha_f, beta_f, o) * activate(code_h, alpha_h, beta_h, squashed), c
 
 
-@kernel
-def lstm_forward(
-    kind,
-    x,
-    x_t,
-    x_b,
-    W,
-    U,
-    b,
-    P,
-    h,
-    c,
-    h_next,
-    y,
-    y_t,
-    y_b,
-    y_last,
-    mask,
-    mask_t,
-    mask_b,
-    z,
-    ahead,
-    sizes,
-    options,
-    numbers,
-):
-    """Run T steps. h and c hold the initial states and receive the final ones.
+@inline
+def lstm_options(kind, narrow, args):
+    """Return c, the peepholes, and what the cell computes: after the loop's arguments, in their order."""
+    (c, P, S, plain), _ = arguments(args, ARGUMENTS, 4, 0)
+    return pointers(kind, (c, P)), S, plain, arguments(args, CODES, 6, 7)
 
-    sizes (T, B, I, H, S, steps projected ahead); options (reverse, has_y, masked, plain, codes of f g h, clipped,
-    coupled, peepholes); numbers (alpha and beta of f g h, bound); scratch z (ROWS, 4, L), ahead (steps, B, 4S).
+
+@inline
+def lstm_units(options, z, k, stride, h, s, at, unit):
+    """One vector of units of one row: c' is stored, h' returned."""
+    (c, P), S, plain, (codes, numbers) = options
+    i, f, g, o = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
+    if plain:
+        value, cell = lstm_cell(i, f, g, o, load(c, at))
+    else:
+        value, cell = lstm_cell_general(i, f, g, o, load(c, at), P, unit, S, codes, numbers)
+    store(c, at, cell)
+    return value
+
+
+steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, 1, make_finish(lstm_units)))
+
+
+@kernel
+def lstm_forward(kind, narrow, team, args):
+    """Run T steps; arguments: those of `recurrence.make_steps`, then c, P, S, plain, codes of f g h, clipped, coupled, peepholes.
+
+    Numbers: alpha and beta of f g h, and the bound.
     """
-    mode = flush_denormals()
-    x, W, U, b, P, h, c, h_next, y, y_last, z, ahead = pointers(
-        kind, (x, W, U, b, P, h, c, h_next, y, y_last, z, ahead)
-    )
-    mask = byte_pointer(mask)
-    T, B, I, H, S, run = sizes
-    reverse, has_y, masked, plain = options[0], options[1], options[2], options[3]
-    L = lanes(x)
-    W_size, U_size = I * 4 * L, H * 4 * L
-    x_step = -x_t if reverse else x_t
-    final, none = h, np.intp(0)
-    for step in range(T):
-        t = T - 1 - step if reverse else step
-        if run > 0 and step % run == 0:
-            project(x, x_step, x_b, t, min(run, T - step), B, I, W, S // L, W_size, b, ahead)
-        for block in range(S // L):
-            unit, count = block * L, H - block * L
-            m = 0
-            while m < B:
-                n = min(ROWS, B - m)
-                init, i0, i_stride, K = b, 4 * unit, none, I
-                if run > 0:
-                    init, i0, i_stride, K = ahead, ((step % run) * B + m) * 4 * S + 4 * unit, 4 * S, none
-                gate_rows(
-                    n, init, i0, i_stride, x, t * x_t + m * x_b, x_b, K, W, block * W_size,
-                    h, m * S, S, H, U, block * U_size, z, none, 4 * L,
-                )  # fmt: skip
-                for row in range(m, m + n):
-                    s, at, k = row * S + unit, t * y_t + row * y_b + unit, (row - m) * 4 * L
-                    if masked != UNMASKED and mask[t * mask_t + row * mask_b] == 0:
-                        skip_units(h, h_next, s, y, at, y_last, count, has_y, masked)
-                        continue
-                    i, f, g, o = load(z, k), load(z, k + L), load(z, k + 2 * L), load(z, k + 3 * L)
-                    if plain:
-                        value, cell = lstm_cell(i, f, g, o, load(c, s))
-                    else:
-                        value, cell = lstm_cell_general(i, f, g, o, load(c, s), P, unit, S, options, numbers)
-                    store(c, s, cell)
-                    put_units(value, h_next, s, y, at, y_last, count, has_y, masked)
-                m += n
-        h, h_next = h_next, h
-    if T % 2:
-        copy_states(h, final, B * S)
-    restore_mode(mode)
+    steps(kind, narrow, team, args)

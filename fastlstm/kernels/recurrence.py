@@ -1,68 +1,269 @@
-"""What the recurrent kernels share: projecting a run of steps ahead of time, and the bookkeeping of a masked step.
+"""The loop over time that every recurrent kernel runs, around its own cell.
 
-dims: T time, B batch, I input, H hidden, L lanes, S = length of a state row = H rounded up to whole vectors.
+A step computes z = b + x W + h U on the register tile, panel by panel, and hands every row and vector of units to the cell. What
+the loop decides changes no bit: whether x W is projected ahead for several steps; in which order panels are taken
+(backwards every other step, so that what the cache still holds is used first); which rows are still active; who of a team does
+which rows, or which panels.
+
+dims: T time, B batch, I input, H hidden, L lanes, S = length of a state row = H rounded up to whole panels' units, C = length of
+a row of z. Steps count in processing order: where the direction is reverse, step s reads time T - 1 - s.
 """
 
 import numpy as np
 
 from fastlstm.kernels.jit import inline
-from fastlstm.kernels.simd import lanes, load, splat, store, store_part
-from fastlstm.kernels.tile import ROWS
+from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
+from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
+from fastlstm.kernels.team import WORKER, WORKERS, share, wait_for_all
+from fastlstm.kernels.tile import PANELS, ROWS, no_source, panels_at_once
 
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
+SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
+ARGUMENTS = 30  # integers that `make_steps` reads; the cell's own follow
+K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
 
 
 @inline
-def write_units(y, at, value, count):
-    """Write one vector of outputs, of which `count` lanes exist."""
-    if count >= lanes(y):
-        store(y, at, value)
-    else:
-        store_part(y, at, value, count)
+def copy_vectors(source, at, target, to, n):
+    """Copy n elements, whole vectors."""
+    for s in range(0, n, lanes(source)):
+        store(target, to + s, load(source, at + s))
 
 
 @inline
-def skip_units(h, h_next, s, y, at, y_last, count, has_y, masked):
-    """A masked step of one row and one vector of units: the state stays, the output is zero or the last one."""
-    kept = load(h, s)
-    store(h_next, s, kept)
-    if has_y:
-        write_units(y, at, load(y_last, s) if masked == CARRY else splat(kept, 0.0), count)
+def masked_output(y, at, y_last, last_at, H, masked):
+    """Write the output of a masked step of one row: zeros, or the last output."""
+    L = lanes(y)
+    for unit in range(0, H, L):
+        last = load(y_last, last_at + unit) if masked == CARRY else splat(load(y_last, 0), 0.0)
+        write_units(y, at + unit, last, H - unit)
 
 
 @inline
-def put_units(value, h_next, s, y, at, y_last, count, has_y, masked):
-    """A valid step of one row and one vector of units."""
-    store(h_next, s, value)
-    if has_y:
-        write_units(y, at, value, count)
-    if masked == CARRY:
-        store(y_last, s, value)
+def row_share(ragged, sorted_rows, B, worker, workers):
+    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow."""
+    if workers == 1 or not sorted_rows:
+        return share(B, worker, workers)
+    total = 0
+    for row in range(B):
+        total += last_of(ragged, B, row) - first_of(ragged, B, row)
+    first, last, done = B, B, 0
+    for position in range(B):
+        if first == B and done * workers >= total * worker:
+            first = position
+        if last == B and done * workers >= total * (worker + 1):
+            last = position
+        row = ragged[ORDER + position]
+        done += last_of(ragged, B, row) - first_of(ragged, B, row)
+    return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
-def make_project(one_source):
-    """Return the function that computes ahead[step, row] = b + x[t + step, row] W, several steps to a tile."""
+def make_sweep(rows, units: int, finish):
+    """Return the function that computes one step of some rows and panels: the product, then `finish` for each vector of units.
+
+    finish(options, place, z, k, stride, s, at, unit, skipped): pre-activations at z[k], z[k + stride] ...; s counts in rows of h, `at`
+    in rows of the caller's order; `place` is what the step reads and writes besides.
+    """
 
     @inline
-    def project(x, x_t, x_b, t, steps, B, I, W, panels, panel_size, b, ahead):
+    def sweep(options, place, part, panels, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b):
+        init, i0, i_stride = init
+        x, x0, x_stride, K, W, W_size = x
+        h, h_stride, depth, U, U_size = h
+        L = lanes(z)
+        count = part[1] - part[0]
+        tiles = (count + ROWS - 1) // ROWS
+        at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
+        done, many = np.intp(0), panels[1] - panels[0]
+        while done < many:
+            p = at_once
+            while p > many - done:
+                p //= 2
+            panel = panels[1] - done - p if backwards else panels[0] + done
+            done += p
+            for tile in range(tiles):
+                m = part[0] + count * tile // tiles
+                n = part[0] + count * (tile + 1) // tiles - m
+                rows(
+                    n, p, (init, i0 + m * i_stride + panel * 4 * L, i_stride),
+                    (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size),
+                    (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size), (z, z0, p * 4 * L),
+                )  # fmt: skip
+                for position in range(m, m + n):
+                    row = ragged[ORDER + position] if permuted else position
+                    skipped = holes and mask[row * mask_b] == 0
+                    for k in range(p * units):
+                        unit = (panel * units + k) * L
+                        if unit < H:
+                            first = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
+                            finish(options, place, z, first, L, position * S + unit, row, unit, skipped)
+
+    return sweep
+
+
+def make_finish(cell):
+    """Return the `finish` of a sweep that ends a step: the cell, the next h, the output.
+
+    cell(options, z, k, stride, h, s, at, unit) is the new h of one vector of units.
+    """
+
+    @inline
+    def finish(options, place, z, k, stride, s, row, unit, skipped):
+        h, h_next, y, y_0, y_b, y_last, S, H, has_y, masked = place
+        at, y_at = row * S + unit, y_0 + row * y_b + unit
+        if skipped:
+            kept = load(h, s)
+            store(h_next, s, kept)
+            if has_y:
+                write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
+            return
+        value = cell(options, z, k, stride, h, s, at, unit)
+        store(h_next, s, value)
+        if has_y:
+            write_units(y, y_at, value, H - unit)
+        if masked == CARRY:
+            store(y_last, at, value)
+
+    return finish
+
+
+def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, last_sweep=None):
+    """Return the function that runs T steps.
+
+    `rows` is the product of `sweep`, with so many vectors of W and of U in a panel that holds `units` vectors of units;
+    `read_options(kind, narrow, args)` gives the cell's own arguments as a tuple. A step may have a second sweep (of four vectors of units a
+    panel), whose source, weights and init begin that tuple.
+    """
+
+    @inline
+    def project(x, x_t, x_b, W, b, ahead, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels):
+        """ahead[s, position] = b + x[step + s] W for the positions and panels of one worker."""
+        L = lanes(x)
+        size = I * gates * L
+        across = part[1] - part[0] >= ROWS and not sorted_rows
+        inner = part[1] - part[0] if across else steps
+        at_once = panels_at_once(min(inner, ROWS))
+        outer = steps if across else part[1] - part[0]
+        for k in range(0, I, K_BLOCK):
+            K = min(K_BLOCK, I - k)
+            panel = panels[0]
+            while panel < panels[1]:
+                p = at_once
+                while p > panels[1] - panel:
+                    p //= 2
+                for o in range(outer):
+                    if across:
+                        first, last = part[0], part[1]
+                        t = T - 1 - step - o if reverse else step + o
+                        x0, x_stride, z0, z_stride = t * x_t, x_b, o * B * C, C
+                    else:
+                        position = part[0] + o
+                        row, first, last = position, np.intp(0), steps
+                        if sorted_rows:
+                            row = ragged[ORDER + position]
+                            first = max(first, first_of(ragged, B, row) - step)
+                            last = min(last, last_of(ragged, B, row) - step)
+                        t = T - 1 - step if reverse else step
+                        x0, x_stride = row * x_b + t * x_t, -x_t if reverse else x_t
+                        z0, z_stride = position * C, B * C
+                    m = first
+                    tiles = (last - first + ROWS - 1) // ROWS
+                    for tile in range(tiles):
+                        m = first + (last - first) * tile // tiles
+                        n = first + (last - first) * (tile + 1) // tiles - m
+                        z = ahead, z0 + m * z_stride + panel * 4 * L, z_stride
+                        init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
+                        source = x, x0 + m * x_stride + k, x_stride, K, W, panel * size + k * gates * L, size
+                        rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
+                panel += p
+
+    @inline
+    def steps(kind, narrow, team, args):
+        (
+            x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
+            T, B, I, H, S, run, reverse, has_y, masked, split,
+        ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
+        options = read_options(kind, narrow, args)
+        x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
+            kind, (x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare)
+        )
+        W, U = pointers(narrow, (W, U))
+        ragged = words(ragged)
+        worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
-        for panel in range(panels):
-            for row in range(B):
-                step = 0
-                while step < steps:
-                    n = min(ROWS, steps - step)
-                    x0 = row * x_b + (t + step) * x_t if x_t > 0 else row * x_b + (t - step) * -x_t
-                    at = (step * B + row) * panels * 4 * L + panel * 4 * L
-                    z_stride = B * panels * 4 * L
-                    one_source(n, b, panel * 4 * L, none, x, x0, x_t, I, W, panel * panel_size, ahead, at, z_stride)
-                    step += n
+        C = S // units * 4
+        W_size, U_size = I * gates * L, H * recurrent_gates * L
+        sorted_rows = masked != UNMASKED and ragged[KIND] == NESTED
+        permuted = sorted_rows and ragged[PERMUTED] != 0
+        holes = masked != UNMASKED and ragged[KIND] == HOLES
+        part, panels, last_panels = (none, B), (none, (H + units * L - 1) // (units * L)), (none, S // (4 * L))
+        if split == SPLIT_ROWS:
+            part = row_share(ragged, sorted_rows, B, worker, workers)
+        else:
+            panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
+        z0 = worker * ROWS * PANELS * 4 * L
+        if permuted:
+            if worker == 0:
+                for position in range(B):
+                    copy_vectors(h, ragged[ORDER + position] * S, spare, position * S, S)
+                copy_vectors(spare, none, h, none, B * S)
+            wait_for_all(team)
+        final, before = h, B
+        for step in range(T):
+            t = T - 1 - step if reverse else step
+            if run > 0 and step % run == 0:
+                project(
+                    x, x_t, x_b, W, b, ahead, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse, part, panels
+                )  # fmt: skip
+            active = active_rows(ragged, B, step) if sorted_rows else B
+            for position in range(max(part[0], active), part[1]):
+                if split == SPLIT_PANELS and worker > 0:
+                    break
+                row = ragged[ORDER + position]
+                if position < before:
+                    copy_vectors(h, position * S, h_next, position * S, S)  # from now on it stays in both
+                if has_y:
+                    masked_output(y, t * y_t + row * y_b, y_last, row * S, H, masked)
+            before = active
+            count = min(active, part[1]) - part[0]
+            source, x0, x_stride = x, t * x_t, x_b
+            if permuted and run == 0:
+                source, x0, x_stride = sorted_x, none, I
+                for position in range(part[0], part[0] + count):
+                    for k in range(I):
+                        sorted_x[position * I + k] = x[t * x_t + ragged[ORDER + position] * x_b + k]
+            init, i0, i_stride, K = b, none, none, I
+            if run > 0:
+                init, i0, i_stride, K = ahead, step % run * B * C, C, none
+            now = part[0], part[0] + count
+            place = h, h_next, y, t * y_t, y_b, y_last, S, H, has_y, masked
+            row_mask = byte_pointer(mask + t * mask_t)
+            sweep(
+                options, place, now, panels, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
+                (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+            )  # fmt: skip
+            if last_sweep is not None:
+                if split == SPLIT_PANELS:
+                    wait_for_all(team)
+                gated, weights, n_x = options[:3]
+                last_sweep(
+                    options, place, now, last_panels, step % 2, (n_x, none, S), (h, none, none, none, weights, none),
+                    (gated, S, H, weights, H * 4 * L), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                )  # fmt: skip
+            if split == SPLIT_PANELS:
+                wait_for_all(team)
+            h, h_next = h_next, h
+        if permuted:
+            wait_for_all(team)
+            if worker == 0:
+                for position in range(B):
+                    copy_vectors(h, position * S, spare, ragged[ORDER + position] * S, S)
+                copy_vectors(spare, none, final, none, B * S)
+        elif T % 2:
+            if split == SPLIT_ROWS:
+                copy_vectors(h, part[0] * S, final, part[0] * S, (part[1] - part[0]) * S)
+            elif worker == 0:
+                copy_vectors(h, none, final, none, B * S)
 
-    return project
-
-
-@inline
-def copy_states(source, target, n):
-    """Copy n elements of state, whole vectors."""
-    for s in range(0, n, lanes(source)):
-        store(target, s, load(source, s))
+    return steps

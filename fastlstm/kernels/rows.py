@@ -7,10 +7,21 @@ The order of each sum depends on the row's length alone: lanes first, then acros
 """
 
 from fastlstm.kernels.exponential import exp
-from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import inline, kernel
-from fastlstm.kernels.recurrence import write_units
-from fastlstm.kernels.simd import fma, lane, lanes, larger, load_part, pointers, splat, square_root
+from fastlstm.kernels.simd import (
+    arguments,
+    fma,
+    lane,
+    lanes,
+    larger,
+    load_part,
+    pointers,
+    splat,
+    square_root,
+    words,
+    write_units,
+)
+from fastlstm.kernels.team import WORKER, WORKERS, share
 
 
 @inline
@@ -33,12 +44,13 @@ def across_max(x, L):
 
 
 @kernel
-def softmax_forward(kind, x, y, rows, n):
-    """y[row] = softmax(x[row]) over n elements, for each of `rows` contiguous rows."""
-    mode = flush_denormals()
+def softmax_forward(kind, narrow, team, args):
+    """y[row] = softmax(x[row]) over n elements, for each of `rows` contiguous rows. Arguments: x, y, rows, n."""
+    (x, y, rows, n), _ = arguments(args, 0, 4, 0)
     x, y = pointers(kind, (x, y))
     L = lanes(x)
-    for row in range(rows):
+    first_row, last_row = share(rows, words(team)[WORKER], words(team)[WORKERS])
+    for row in range(first_row, last_row):
         at = row * n
         best = load_part(x, at, min(L, n), -float("inf"))
         for k in range(L, n, L):
@@ -54,16 +66,19 @@ def softmax_forward(kind, x, y, rows, n):
         for k in range(0, n, L):
             count = n - k if n - k < L else L
             write_units(y, at + k, load_part(y, at + k, count, 0.0) / scale, count)
-    restore_mode(mode)
 
 
 @kernel
-def normalise_forward(kind, x, scale, shift, y, rows, n, epsilon):
-    """y[row] = normalised(x[row]) over n elements, for each of `rows` contiguous rows."""
-    mode = flush_denormals()
+def normalise_forward(kind, narrow, team, args):
+    """y[row] = normalised(x[row]) over n elements, for each of `rows` contiguous rows.
+
+    Arguments: x, scale, shift, y, rows, n; number: epsilon.
+    """
+    (x, scale, shift, y, rows, n), (epsilon,) = arguments(args, 0, 6, 1)
     x, scale, shift, y = pointers(kind, (x, scale, shift, y))
     L = lanes(x)
-    for row in range(rows):
+    first_row, last_row = share(rows, words(team)[WORKER], words(team)[WORKERS])
+    for row in range(first_row, last_row):
         at = row * n
         total = splat(load_part(x, at, min(L, n), 0.0), 0.0)
         for k in range(0, n, L):
@@ -81,4 +96,3 @@ def normalise_forward(kind, x, scale, shift, y, rows, n, epsilon):
             off = load_part(x, at + k, count, 0.0) - mean
             value = fma(off * inverse, load_part(scale, k, count, 0.0), load_part(shift, k, count, 0.0))
             write_units(y, at + k, value, count)
-    restore_mode(mode)

@@ -18,6 +18,7 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 from fastlstm.kernels import target
+from fastlstm.kernels.jit import inline
 
 
 class Vector(types.Type):
@@ -84,6 +85,15 @@ def emit_load(builder, vector: Vector, address):
 
 def emit_store(builder, vector: Vector, value, address):
     builder.store(value, builder.bitcast(address, llvm_type(vector).as_pointer()), align=vector.dtype.bitwidth // 8)
+
+
+def emit_widened(builder, vector: Vector, pointer: types.CPointer, address):
+    """Load a vector of what `pointer` points to (the vector's dtype, or float16) and widen it."""
+    if pointer.dtype == vector.dtype:
+        return emit_load(builder, vector, address)
+    narrow = ir.VectorType(ir.HalfType(), vector.lanes)
+    half = builder.load(builder.bitcast(address, narrow.as_pointer()), align=2)
+    return builder.fpext(half, llvm_type(vector))
 
 
 def _to_dtype(builder, vector: Vector, scalar):
@@ -156,10 +166,10 @@ def _pointers(dtype: types.Type, addresses: types.UniTuple):
 
 @intrinsic
 def pointers(typingctx, like, addresses):
-    """Return a tuple of pointers to elements of the type of the scalar `like` at these addresses."""
-    if like not in (types.float32, types.float64) or not isinstance(addresses, types.UniTuple):
+    """Return a tuple of pointers to elements of the type `like` at these addresses."""
+    if not isinstance(like, types.NumberClass) or not isinstance(addresses, types.UniTuple):
         return None
-    kind, codegen = _pointers(like, addresses)
+    kind, codegen = _pointers(like.instance_type, addresses)
     return kind(like, addresses), codegen
 
 
@@ -172,6 +182,37 @@ def byte_pointer(typingctx, address):
         return builder.inttoptr(args[0], context.get_value_type(kind))
 
     return kind(types.intp), codegen
+
+
+@intrinsic
+def words(typingctx, address):
+    """Return a pointer to the 64-bit integers at this address."""
+    kind = types.CPointer(types.int64)
+
+    def codegen(context, builder, sig, args):
+        return builder.inttoptr(args[0], context.get_value_type(kind))
+
+    return kind(types.intp), codegen
+
+
+@intrinsic(prefer_literal=True)
+def arguments(typingctx, address, start, integers, floats):
+    """Return the arguments of a step from word `start` on: a tuple of so many integers, then a tuple of so many float64."""
+    if not all(isinstance(one, types.IntegerLiteral) for one in (start, integers, floats)):
+        return None
+    kinds = types.UniTuple(types.int64, integers.literal_value), types.UniTuple(types.float64, floats.literal_value)
+
+    def codegen(context, builder, sig, args):
+        word = ir.IntType(64)
+        table = builder.inttoptr(args[0], word.as_pointer())
+        words = range(start.literal_value, start.literal_value + sum(map(len, kinds)))
+        loaded = [builder.load(builder.gep(table, [ir.Constant(word, k)])) for k in words]
+        whole, real = loaded[: len(kinds[0])], loaded[len(kinds[0]) :]
+        real = [builder.bitcast(value, ir.DoubleType()) for value in real]
+        parts = [context.make_tuple(builder, kind, part) for kind, part in zip(kinds, (whole, real), strict=True)]
+        return context.make_tuple(builder, sig.return_type, parts)
+
+    return types.Tuple(kinds)(types.intp, start, integers, floats), codegen
 
 
 @intrinsic
@@ -254,6 +295,15 @@ def store_part(typingctx, array, offset, value, count):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value, types.intp), codegen
+
+
+@inline
+def write_units(y, at, value, count):
+    """Write one vector, of which `count` lanes exist."""
+    if count >= lanes(y):
+        store(y, at, value)
+    else:
+        store_part(y, at, value, count)
 
 
 # ---- lane by lane functions -------------------------------------------------------------------------

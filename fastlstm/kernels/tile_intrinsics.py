@@ -30,31 +30,34 @@ def tile_load(typingctx, array, offset, stride, rows, width):
 
 
 @intrinsic(prefer_literal=True)
-def tile_fma(typingctx, tile, x, x_offset, x_stride, panel, panel_offset, width, columns):
-    """Add x[x_offset + m * x_stride] * panel[panel_offset : + len(columns) * lanes] to every row m of the tile.
+def tile_fma(typingctx, tile, x, x_offset, x_stride, weights, offset, size, panels, width, columns):
+    """Add x[x_offset + m * x_stride] * weights[offset + p * size : + len(columns) * lanes] to every row m and panel p.
 
-    `columns` (a constant tuple) says which of the tile's `width` vectors each vector of the panel goes to.
+    `columns` (a constant tuple) says which of a panel's `width` vectors each vector of its weights goes to.
     """
     if not isinstance(width, types.IntegerLiteral) or not isinstance(columns, types.BaseTuple):
         return None
-    across = width.literal_value
+    count, across = panels.literal_value, width.literal_value
     places = [kind.literal_value for kind in columns.types]
     vector = tile.dtype
 
     def codegen(context, builder, sig, args):
         values = [builder.extract_value(args[0], n) for n in range(len(tile))]
-        weights = []
-        for g in range(len(places)):
-            at = builder.add(args[5], ir.Constant(args[5].type, g * vector.lanes))
-            weights.append(simd.emit_load(builder, vector, simd.address(builder, args[4], at)))
-        for m in range(len(tile) // across):
+        loaded = []
+        for p in range(count):
+            panel = builder.add(args[5], builder.mul(args[6], ir.Constant(args[6].type, p)))
+            for g, place in enumerate(places):
+                at = simd.address(builder, args[4], builder.add(panel, ir.Constant(panel.type, g * vector.lanes)))
+                loaded.append((p * across + place, simd.emit_widened(builder, vector, weights, at)))
+        for m in range(len(tile) // (count * across)):
             row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
             x_m = simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row])))
-            for weight, place in zip(weights, places, strict=True):
-                values[across * m + place] = simd.call(builder, "fma", x_m, weight, values[across * m + place])
+            for place, weight in loaded:
+                n = m * count * across + place
+                values[n] = simd.call(builder, "fma", x_m, weight, values[n])
         return context.make_tuple(builder, sig.args[0], values)
 
-    return tile(tile, x, types.intp, types.intp, panel, types.intp, width, columns), codegen
+    return tile(tile, x, types.intp, types.intp, weights, types.intp, types.intp, panels, width, columns), codegen
 
 
 @intrinsic(prefer_literal=True)

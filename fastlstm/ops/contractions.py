@@ -12,7 +12,18 @@ from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
-from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
+from fastlstm.ops.op import (
+    Attribute,
+    Emit,
+    Op,
+    Slot,
+    Value,
+    at,
+    expect_shape,
+    register,
+    rows_in_place,
+    shape_error,
+)
 from fastlstm.ops.packing import pack_columns
 
 PLAIN = ("Identity", 0.0, 0.0)
@@ -35,7 +46,7 @@ def emit_dense(
 ) -> None:
     """Emit y[o, m] = activation(b + x[o, m] W) for sizes (O, M, K, N).
 
-    `x_at`, `y_at`: start, outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix.
+    `x_at`, `y_at`: start (of a contiguous array), outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix.
     """
     _, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
@@ -49,14 +60,38 @@ def emit_dense(
         return row
 
     bias = emit.packed(("bias", width, N, dtype.str, *part), [] if b is None else [b], pad)
-    z = emit.scratch((emit.rows, 4, L), dtype)
-    x_start, x_outer, x_row = x_at or (0, M * K, K)
-    y_start, y_outer, y_row = y_at or (0, M * N, N)
+    x_start, *x_strides = x_at or (0, M * K, K)
+    y_start, *y_strides = y_at or (0, M * N, N)
     name, alpha, beta = activation
     emit.kernel(
-        "dense_forward", x, x_start, x_outer, x_row, packed, bias, int(accumulate), y, y_start, y_outer, y_row, z,
-        sizes, emit.activation(name), float(alpha), float(beta),
+        "dense_forward", x.reshape(-1)[x_start:] if x_start else x, *x_strides, packed, bias, int(accumulate),
+        y.reshape(-1)[y_start:] if y_start else y, *y_strides, emit.workspace(dtype), sizes, emit.activation(name),
+        float(alpha), float(beta),
     )  # fmt: skip
+
+
+def emit_dense_rows(
+    emit: Emit, x: np.ndarray, W: Value, b: Value | None, out: Value, K: int, N: int, **options
+) -> None:
+    """Emit `out` (..., N) from x (..., K), both where they are if their rows allow it."""
+    x_rows = rows_in_place(x)
+    if x_rows is None:
+        x, x_rows = emit.contiguous(x), (1, prod(x.shape[:-1]), 0, K)
+    O, M, *x_strides = x_rows
+    y = emit.output(out, lambda place: _strides(place, O, M) is not None)
+    y_strides = _strides(y, O, M)
+    assert y_strides is not None
+    emit_dense(emit, x, W, b, y, (O, M, K, N), x_at=(0, *x_strides), y_at=(0, *y_strides), **options)
+
+
+def _strides(array: np.ndarray, O: int, M: int) -> tuple[int, int] | None:
+    """Return the strides of rows taken as O blocks of M, None if they do not lie so."""
+    rows = rows_in_place(array)
+    if rows is None:
+        return None
+    if rows[:2] == (O, M):
+        return rows[2:]
+    return (M * rows[3], rows[3]) if rows[0] == 1 and rows[1] == O * M else None
 
 
 @register
@@ -86,19 +121,9 @@ class Dense(Op):
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
         x, W = args[0], args[1]
         assert x is not None and x.array is not None and W is not None and W.shape is not None
-        y = emit.scratch(outs[0].shape, x.dtype)  # type: ignore[arg-type]
-        emit.alias(outs[0], y)
         activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
         K, N = (int(d) for d in W.shape)
-        emit_dense(
-            emit,
-            x.array,
-            W,
-            at(args, 2),
-            y,
-            (1, prod(y.shape[:-1]), K, N),
-            activation=activation,
-        )
+        emit_dense_rows(emit, x.array, W, at(args, 2), outs[0], K, N, activation=activation)
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         rank = len(args[0].shape or ()) if args[0] is not None else 0
@@ -146,30 +171,22 @@ class MatMul(Op):
         a, b = args[0], args[1]
         assert shapes is not None and a is not None and b is not None and a.array is not None
         left, right = (tuple(int(d) for d in shape) for shape in shapes)
-        y = emit.scratch(outs[0].shape, a.dtype)  # type: ignore[arg-type]
-        emit.alias(outs[0], y)
         M, K, N = left[-2], left[-1], right[-1]
-        if y.size == 0:
-            return
-        if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2):
+        if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2) and len(b.shape or ()) > 1:
             matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
-            emit_dense(
-                emit,
-                a.array,
-                matrix,
-                None,
-                y,
-                (1, prod(left[:-1]), K, N),
-                part=("matrix",),
-                take=lambda w: w.reshape(K, N),
-            )
+            x = a.array.reshape(left) if len(a.shape or ()) == 1 else a.array
+            emit_dense_rows(emit, x, matrix, None, outs[0], K, N, part=("matrix",), take=lambda w: w.reshape(K, N))
+            return
+        y = emit.output(outs[0])
+        x = emit.contiguous(a.array)
+        if y.size == 0:
             return
         outer = tuple(int(d) for d in broadcast(node, [left[:-2], right[:-2]]) or ())
         a_index = np.broadcast_to(np.arange(prod(left[:-2])).reshape(left[:-2]), outer).ravel()
         b_index = np.broadcast_to(np.arange(prod(right[:-2])).reshape(right[:-2]), outer).ravel()
         for k, (i, j) in enumerate(zip(a_index.tolist(), b_index.tolist(), strict=True)):
             emit_dense(
-                emit, a.array, b, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
+                emit, x, b, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
                 part=("slice", j), take=lambda w, j=j: w.reshape(-1, K, N)[j],
             )  # fmt: skip
 
@@ -223,17 +240,13 @@ class Gemm(Op):
         M, K, N = (int(d) for d in self._dims(node, args))
         a, b, c = args[0], args[1], at(args, 2)
         assert a is not None and b is not None and a.array is not None
-        x = a.array
-        if self.get(node, "transA"):
-            x = emit.scratch((M, K), a.dtype)
-            emit.host(np.copyto, x, a.array.T)
-        y = emit.scratch((M, N), a.dtype)
-        emit.alias(outs[0], y)
+        x = emit.contiguous(a.array.T if self.get(node, "transA") else a.array)
+        y = emit.output(outs[0])
         alpha, beta, transposed = self.get(node, "alpha"), self.get(node, "beta"), self.get(node, "transB")
         if c is not None:
             assert c.array is not None
             if beta == 1.0:
-                emit.host(np.copyto, y, c.array)
+                emit.copy(y, c.array)
             else:
                 emit.host(_scaled, c.array, np.asarray(beta, a.dtype), y)
         emit_dense(

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from math import prod
 
-import numpy as np
-
 from fastlstm.graph import Node
 from fastlstm.ops import dims
 from fastlstm.ops.activations import ACTIVATIONS
@@ -86,14 +84,14 @@ class Conv1D(Op):
             source = emit.scratch((B, rows, C), x.dtype)
             if self.causal(node, K) and span:
                 history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
-                emit.host(np.copyto, source[:, :before], history)
-                emit.host(np.copyto, source[:, before : before + T], x.array)
-                emit.host(np.copyto, history, source[:, T:])
+                emit.copy(source[:, :before], history)
+                emit.copy(source[:, before : before + T], x.array)
+                emit.copy(history, source[:, T:])
             else:
                 source[:] = 0
-                emit.host(np.copyto, source[:, before : before + T], x.array)
-        y = emit.scratch((B, steps, F), x.dtype)
-        emit.alias(outs[0], y)
+                emit.copy(source[:, before : before + T], x.array)
+        source = emit.contiguous(source)
+        y = emit.output(outs[0])
         activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
         if groups == 1 and dilation == 1:
             # a window of K steps is K * C neighbouring elements: no copy

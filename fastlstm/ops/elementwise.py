@@ -164,6 +164,7 @@ class Identity(ViewOp):
     """X itself; Dropout and noise layers become this."""
 
     name = "Identity"
+    reshapes = True
     inputs = (Slot("X"),)
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
@@ -192,11 +193,9 @@ class ActivationOp(Op):
         known = ACTIVATIONS[self.name]
         alpha = self.get(node, "alpha") if known.has_alpha else known.alpha
         beta = self.get(node, "beta") if known.has_beta else known.beta
-        out = emit.scratch(outs[0].shape, outs[0].dtype)  # type: ignore[arg-type]
-        emit.alias(outs[0], out)
-        emit.kernel(
-            "activate_forward", args[0].array, out, out.size, emit.activation(self.name), float(alpha), float(beta)
-        )
+        out = emit.output(outs[0])
+        x = emit.contiguous(args[0].array)
+        emit.kernel("activate_forward", x, out, out.size, emit.activation(self.name), float(alpha), float(beta))
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []

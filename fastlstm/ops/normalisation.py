@@ -28,16 +28,14 @@ class Softmax(Op):
         assert args[0] is not None and args[0].array is not None
         x = args[0].array
         axis = axis_of(node, self.get(node, "axis"), x.ndim)
-        y = emit.scratch(x.shape, x.dtype)
-        emit.alias(outs[0], y)
         rows = x.size // max(1, x.shape[axis])
         if axis == x.ndim - 1:
-            emit.kernel("softmax_forward", x, y, rows, x.shape[axis])
+            emit.kernel("softmax_forward", emit.contiguous(x), emit.output(outs[0]), rows, x.shape[axis])
             return
         moved = emit.scratch(np.moveaxis(x, axis, -1).shape, x.dtype)
-        emit.host(np.copyto, moved, np.moveaxis(x, axis, -1))
+        emit.copy(moved, np.moveaxis(x, axis, -1))
         emit.kernel("softmax_forward", moved, moved, rows, x.shape[axis])
-        emit.host(np.copyto, np.moveaxis(y, axis, -1), moved)
+        emit.alias(outs[0], np.moveaxis(moved, -1, axis))
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         rank = len(args[0].shape or ()) if args[0] is not None else 0
@@ -79,9 +77,16 @@ class LayerNormalization(Op):
                     lambda *w, neutral=neutral: np.full(n, neutral, x.dtype) if not w else w[0].astype(x.dtype),
                 )
             )
-        y = emit.scratch(x.shape, x.dtype)
-        emit.alias(outs[0], y)
-        emit.kernel("normalise_forward", x, *weights, y, prod(x.shape[:axis]), n, float(self.get(node, "epsilon")))
+        y = emit.output(outs[0])
+        emit.kernel(
+            "normalise_forward",
+            emit.contiguous(x),
+            *weights,
+            y,
+            prod(x.shape[:axis]),
+            n,
+            float(self.get(node, "epsilon")),
+        )
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         rank = len(args[0].shape or ()) if args[0] is not None else 0

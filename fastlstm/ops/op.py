@@ -67,18 +67,40 @@ class Attribute:
 
 
 class Emit(Protocol):
-    """What the plan offers to an op that lowers itself. Arrays are bound buffers, C-contiguous."""
+    """What the plan offers to an op that lowers itself.
 
-    def kernel(self, name: str, *args: Any) -> None:
-        """Append a call of a kernel; arrays are passed by address, the dtype of the first goes ahead."""
+    Arrays are bound buffers of any strides: an op reads and writes them in place where it can, else asks for `contiguous` ones.
+    """
+
+    def kernel(self, name: str, *args: Any, kind: np.dtype | None = None, narrow: np.dtype | None = None) -> None:
+        """Append a call of a kernel for values of `kind` (default: that of the first array) and weights of `narrow`.
+
+        Tuples are taken apart; arrays are passed by address; integers come first, floats last.
+        """
         ...
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
         """Append a NumPy step, called with these arguments at each run."""
         ...
 
+    def copy(self, target: np.ndarray, source: np.ndarray) -> None:
+        """Append a copy, NumPy's `copyto`."""
+        ...
+
+    def output(self, out: Value, accepts: Callable[[np.ndarray], bool] = ...) -> np.ndarray:
+        """Return the buffer to write an output to: where its reader wants it if `accepts` admits that, else a contiguous one."""
+        ...
+
+    def contiguous(self, array: np.ndarray) -> np.ndarray:
+        """Return the array, or where it is not C-contiguous a copy that is made at each run."""
+        ...
+
     def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """Return an uninitialised buffer that lives as long as the bound program."""
+        ...
+
+    def workspace(self, dtype: np.dtype) -> np.ndarray:
+        """Return the buffer that register tiles are stored to, for every worker."""
         ...
 
     def state(
@@ -103,7 +125,31 @@ class Emit(Protocol):
         """Return the kernels' code of an activation."""
         ...
 
-    rows: int  # rows of a register tile
+
+def is_contiguous(array: np.ndarray) -> bool:
+    """Tell whether an array lies in memory in C order without gaps."""
+    return array.flags.c_contiguous
+
+
+def rows_in_place(array: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Return (O, M, outer stride, row stride) of an array (..., K) as O blocks of M rows, strides in elements; None if it is not."""
+    if array.ndim == 0 or (array.shape[-1] > 1 and array.strides[-1] != array.itemsize):
+        return None
+    groups: list[tuple[int, int]] = []
+    for size, stride in zip(array.shape[:-1], array.strides[:-1], strict=True):
+        if size == 1:
+            continue
+        if stride % array.itemsize:
+            return None
+        stride //= array.itemsize
+        if groups and groups[-1][1] == stride * size:
+            groups[-1] = groups[-1][0] * size, stride
+        else:
+            groups.append((size, stride))
+    if len(groups) > 2:
+        return None
+    (O, outer), (M, row) = ([(1, 0)] * 2 + groups)[-2:]
+    return O, M, outer, row
 
 
 class Op:
@@ -120,9 +166,15 @@ class Op:
         """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
         raise GraphError(f"op {self.name} has no shape inference")
 
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
-        """Emit the steps that compute `outs`; every shape is known."""
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
         raise GraphError(f"op {self.name} cannot be lowered")
+
+    def place(
+        self, node: Node, name: str, args: Sequence[Value | None], whole: Callable[[], np.ndarray]
+    ) -> np.ndarray | None:
+        """Return where in `whole()`, the buffer of its output, this node wants its input `name`; None if nowhere."""
+        return None
 
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
         """Return the outputs of constant inputs, or None where only a kernel computes them."""
@@ -185,24 +237,40 @@ class HostOp(Op):
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         return self.compute(node, arrays)
 
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
-        buffers = []
-        for out in outs:
-            buffers.append(emit.scratch(out.shape, out.dtype))  # type: ignore[arg-type]
-            emit.alias(out, buffers[-1])
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        buffers = [None if out is None else emit.output(out, lambda _: True) for out in outs]
         emit.host(self._step, node, [None if arg is None else arg.array for arg in args], buffers)
 
-    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray | None]) -> None:
         for buffer, result in zip(buffers, self.compute(node, arrays), strict=False):
-            np.copyto(buffer, result)
+            if buffer is not None:
+                np.copyto(buffer, result)
 
 
 class ViewOp(HostOp):
-    """A HostOp whose output is its first input under another shape: it costs nothing."""
+    """A HostOp whose outputs are its first input seen otherwise: they are views of it wherever memory allows, and cost nothing."""
 
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
-        assert args[0] is not None and args[0].array is not None
-        emit.alias(outs[0], args[0].array.reshape(outs[0].shape))  # type: ignore[arg-type]
+    reshapes = False  # whether it holds all of the input's elements in their order
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        arrays = [None if arg is None else arg.array for arg in args]
+        assert arrays[0] is not None
+        views = self.compute(node, arrays)
+        if not all(np.may_share_memory(view, arrays[0]) for view in views):
+            arrays[0] = emit.contiguous(arrays[0])
+            views = self.compute(node, arrays)
+        for out, view in zip(outs, views, strict=False):
+            if out is not None:
+                emit.alias(out, view)
+
+    def place(
+        self, node: Node, name: str, args: Sequence[Value | None], whole: Callable[[], np.ndarray]
+    ) -> np.ndarray | None:
+        if name != node.inputs[0] or args[0] is None or not self.reshapes:
+            return None
+        result = whole()
+        place = result.reshape(args[0].shape)  # type: ignore[arg-type]
+        return place if np.may_share_memory(place, result) else None
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return 0

@@ -1,6 +1,6 @@
 """Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice, Reverse."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fastlstm.ops.op import (
     HostOp,
     Slot,
     Value,
+    ViewOp,
     axis_of,
     contents,
     integers,
@@ -26,7 +27,7 @@ from fastlstm.ops.op import (
 
 
 @register
-class Transpose(HostOp):
+class Transpose(ViewOp):
     """X with its axes in the order `perm` (empty: reversed)."""
 
     name = "Transpose"
@@ -49,21 +50,16 @@ class Transpose(HostOp):
         assert arrays[0] is not None
         return [arrays[0].transpose(self._perm(node, arrays[0].ndim))]
 
-    def lower(self, node: Node, args: Args, outs: Sequence[Value], emit: Emit) -> None:
-        array = required(args).array
-        assert array is not None
-        perm = [k for k in self._perm(node, array.ndim) if array.shape[k] != 1]
-        if perm == sorted(perm):
-            emit.alias(outs[0], array.reshape(outs[0].shape))  # type: ignore[arg-type]
-        else:
-            super().lower(node, args, outs, emit)
+    def place(self, node: Node, name: str, args: Args, whole: Callable[[], np.ndarray]) -> np.ndarray:
+        place = whole()
+        return place.transpose(np.argsort(self._perm(node, place.ndim)))
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return []
 
 
 @register
-class Expand(HostOp):
+class Expand(ViewOp):
     """X broadcast against the shape given."""
 
     name = "Expand"
@@ -81,6 +77,12 @@ class Expand(HostOp):
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return []
+
+
+def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
+    return (
+        a.__array_interface__["data"] == b.__array_interface__["data"] and a.strides == b.strides and a.dtype == b.dtype
+    )
 
 
 @register
@@ -112,8 +114,22 @@ class Concat(HostOp):
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         return [np.concatenate([a for a in arrays if a is not None], axis=self.get(node, "axis"))]
 
-    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
-        np.concatenate(arrays, axis=self.get(node, "axis"), out=buffers[0])  # type: ignore[arg-type]
+    def _parts(self, node: Node, args: Args, whole: np.ndarray) -> list[np.ndarray]:
+        axis = self.get(node, "axis") % whole.ndim
+        ends = np.cumsum([arg.shape[axis] for arg in args if arg is not None])  # type: ignore[index]
+        return np.split(whole, ends[:-1], axis)
+
+    def place(self, node: Node, name: str, args: Args, whole: Callable[[], np.ndarray]) -> np.ndarray | None:
+        if any(arg is None or arg.shape is None for arg in args):
+            return None
+        return self._parts(node, args, whole())[node.inputs.index(name)]
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
+        y = emit.output(outs[0], lambda _: True)  # type: ignore[arg-type]
+        for part, arg in zip(self._parts(node, args, y), args, strict=True):
+            assert arg is not None and arg.array is not None
+            if not _same_place(part, arg.array):
+                emit.copy(part, arg.array)
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
@@ -121,7 +137,7 @@ class Concat(HostOp):
 
 
 @register
-class Split(HostOp):
+class Split(ViewOp):
     """X cut along `axis` into parts of the sizes given (absent: equal parts, one for each output)."""
 
     name = "Split"
@@ -173,7 +189,7 @@ def _clamped(cut: slice, size: int) -> slice:
 
 
 @register
-class Slice(HostOp):
+class Slice(ViewOp):
     """X[starts:ends:steps] along the axes given, as Python slices; out of range is cut."""
 
     name = "Slice"
@@ -227,7 +243,7 @@ class Slice(HostOp):
 
 
 @register
-class Reverse(HostOp):
+class Reverse(ViewOp):
     """X in reverse order along `axis`."""
 
     name = "Reverse"

@@ -20,14 +20,16 @@ from fastlstm.ops.packing import pack_columns, pack_panels, pad_units
 UNMASKED, ZERO, CARRY = -1, 0, 1
 
 
-def _steps_ahead(T: int, B: int, size: int) -> int:
-    """Return how many steps to project at once, 0 to project in place: small batches fill tiles with steps instead.
+def _steps_ahead(T: int, B: int, I: int, size: int) -> int:
+    """Return how many steps to project at once, 0 to project in place.
 
-    The bits are the same either way; the buffer stays within 256 KiB, a share of the second-level cache.
+    Small batches fill tiles with steps instead of rows; where I is large, W is read once for many steps. The bits are the same
+    either way; the buffer stays within a share of the second-level cache.
     """
-    if T == 1 or B >= 12:
+    if T == 1 or I == 0 or (B >= 12 and I < 1024):
         return 0
-    return max(1, min(T, 65536 // max(1, B * size)))
+    elements = 65536 if I < 1024 else 196608
+    return max(1, min(T, elements // max(1, B * size)))
 
 
 class Recurrent(Op):
@@ -120,21 +122,28 @@ class Recurrent(Op):
             raise GraphError(f"node {node.name!r}: the output `last` is for masks with masked_output='carry'")
 
     # ---- lowering -----------------------------------------------------------------------------------
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         T, B, I, H = (int(d) for d in self.dims(node, args))
-        x = args[0]
-        assert x is not None and x.array is not None
-        dtype, L = x.dtype, emit.lanes(x.dtype)
-        batch_first = self.get(node, "batch_first")
+        given = args[0]
+        assert given is not None and given.array is not None
+        dtype, L = given.dtype, emit.lanes(given.dtype)
+        time = self.time_axis(node)
         S = self.state_stride(node, H, L)
-        x_t, x_b = (I, T * I) if batch_first else (B * I, I)
-        y_t, y_b = (H, T * H) if batch_first else (B * H, H)
+        x = given.array if _steps_in_place(given.array) else emit.contiguous(given.array)
         nothing = emit.scratch((1,), dtype)
 
         mask = at(args, self.mask_slot)
         masked = UNMASKED if mask is None else CARRY if self.get(node, "masked_output") == "carry" else ZERO
-        mask_array = emit.scratch((1,), np.dtype(np.uint8)) if mask is None else mask.array.view(np.uint8)  # type: ignore[union-attr]
-        mask_t, mask_b = (1, T) if batch_first else (B, 1)
+        reverse = int(self.get(node, "direction") == "reverse")
+        about = (nothing, 0, 0, nothing, nothing, nothing)
+        run = self.steps_ahead(node, T, B, I, S)
+        if mask is not None:
+            assert mask.array is not None
+            valid = mask.array.view(np.uint8)
+            words = emit.scratch((_ragged_words(T, B),), np.dtype(np.int64))
+            emit.kernel("ragged_forward", valid, _two(valid, time), words, T, B, reverse, kind=dtype)
+            x_sorted = nothing if run else emit.scratch((B, I), dtype)
+            about = (valid, *_two(valid, time), words, x_sorted, emit.scratch((B, S), dtype))
 
         states = []
         for k, role in enumerate(self.states):
@@ -142,45 +151,64 @@ class Recurrent(Op):
             states.append(self._state(node, role, start, B, H, S, dtype, emit))
         y_last = emit.state(node, "last", (B, S), dtype, None, H) if masked == CARRY else nothing
 
-        has_y = len(node.outputs) > 0 and bool(node.outputs[0])
-        y = emit.scratch((T, B, H) if not batch_first else (B, T, H), dtype) if has_y else nothing
-        z = emit.scratch((emit.rows, 4, L), dtype)
-        run = self.steps_ahead(node, T, B, S)
-        memory = (x.array, x_t, x_b)
-        after = (emit.scratch((B, S), dtype), y, y_t, y_b, y_last, mask_array, mask_t, mask_b, z)
-        reverse = int(self.get(node, "direction") == "reverse")
-        self.emit_kernel(node, args, emit, memory, states, after, (T, B, I, H, S, run), (reverse, int(has_y), masked))
+        y, y_strides = nothing, (0, 0)
+        if outs[0] is not None:
+            y = emit.output(outs[0], _steps_in_place)
+            y_strides = _two(y, time)
+        has_y = int(outs[0] is not None)
+        W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
+        columns = S if self.gates == 1 else 4 * S
+        ahead = emit.scratch((run, B, columns), dtype) if run else nothing
+        cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
+        emit.kernel(
+            self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
+            emit.workspace(dtype), ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H)),
+            *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
+        )  # fmt: skip
+        self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
 
-        if has_y:
-            emit.alias(outs[0], y)
+    def _lower_states(self, node, outs, emit: Emit, states, last, mask: Value | None, H: int, S: int) -> None:
+        """Bind the outputs after Y: the final states, and the output of the last step."""
         seen = None
         if mask is not None and self.get(node, "empty_state") == "zero":
             # carried by a stream: a row without a valid step in this chunk may have had one before
-            seen = emit.state(node, "seen", (B, 1), np.dtype(bool), None, 1)
-            emit.host(_note_valid_rows, seen, mask.array, 1 if batch_first else 0)
-        for k, state in enumerate([*states, y_last if masked == CARRY else states[0]]):
-            if k + 1 < len(node.outputs) and node.outputs[k + 1]:
-                final = state
-                if S != H or seen is not None:
-                    final = emit.scratch((B, H), dtype)
-                    emit.host(np.copyto, final, state[:, :H])
-                if seen is not None:
-                    emit.host(_zero_rows_not_in, seen, final)
-                emit.alias(outs[k + 1], final)
+            seen = emit.state(node, "seen", (len(last), 1), np.dtype(bool), None, 1)
+            emit.host(_note_valid_rows, seen, mask.array, self.time_axis(node))
+        for out, state in zip(outs[1:], [*states, last], strict=False):
+            if out is not None and seen is None:
+                emit.alias(out, state[:, :H])
+            elif out is not None:
+                final = emit.output(out)
+                emit.copy(final, state[:, :H])
+                emit.host(_zero_rows_not_in, seen, final)
+
+    def kernel(self, node: Node) -> str:
+        """Return the name of the kernel that runs this node."""
+        return f"{self.name.lower()}_forward"
+
+    def split(self, B: int, H: int) -> int:
+        """Return what the workers of a team divide: rows, or where there are few, panels of units."""
+        return 0 if B >= 12 else 1
+
+    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+        """Return W, U and b packed, the cell's own integers (tuples and arrays), and its numbers."""
+        raise AssertionError("subclasses pack their weights")
 
     def _state(self, node, role, start: Value | None, B, H, S, dtype, emit: Emit) -> np.ndarray:
         if start is not None and start.data is not None:
             return emit.state(node, role, (B, S), dtype, pad_units(S, start.data.astype(dtype)), H)
         state = emit.state(node, role, (B, S), dtype, None, H)
         if start is not None:
-            emit.host(np.copyto, state[:, :H], start.array)
+            assert start.array is not None
+            emit.copy(state[:, :H], start.array)
         return state
 
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L
 
-    def steps_ahead(self, node: Node, T: int, B: int, S: int) -> int:
-        return _steps_ahead(T, B, 4 * S)
+    def steps_ahead(self, node: Node, T: int, B: int, I: int, S: int) -> int:
+        """Return how many steps of x W are projected at once, 0 for none."""
+        return _steps_ahead(T, B, I, 4 * S)
 
     def bias(self, emit: Emit, key: str, parts: Sequence[Value | None], build, dtype: np.dtype) -> np.ndarray:
         """Pack the bias from those of its parts that are present."""
@@ -200,8 +228,20 @@ class Recurrent(Op):
         clip = float(self.get(node, "clip"))
         return codes, numbers, int(clip > 0), clip
 
-    def emit_kernel(self, node, args, emit, memory, states, after, sizes, options) -> None:
-        raise AssertionError("subclasses emit their kernel")
+
+def _two(array: np.ndarray, time: int) -> tuple[int, int]:
+    """Return the strides of time and batch in elements."""
+    return array.strides[time] // array.itemsize, array.strides[1 - time] // array.itemsize
+
+
+def _steps_in_place(array: np.ndarray) -> bool:
+    """Tell whether a kernel can read or write an array (T, B, n) or (B, T, n) where it is."""
+    whole = all(stride % array.itemsize == 0 for stride in array.strides)
+    return whole and (array.shape[2] <= 1 or array.strides[2] == array.itemsize)
+
+
+def _ragged_words(T: int, B: int) -> int:
+    return 3 + 3 * B + 2 * T
 
 
 def _note_valid_rows(seen: np.ndarray, mask: np.ndarray, time_axis: int) -> None:
@@ -249,10 +289,8 @@ class LSTM(Recurrent):
         expect_shape(node, args, 6, "peepholes P", (3, dims[3]))
         return dims
 
-    def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        _, B, _, H, S, run = sizes
-        dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
-        every = (0, 1, 2, 3)
+    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+        H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
         W = emit.packed(("panels", 4, L, every, 4), [args[1]], lambda w: pack_panels(4, L, every, 4, w.astype(dtype)))
         U = emit.packed(("panels", 4, L, every, 4), [args[2]], lambda u: pack_panels(4, L, every, 4, u.astype(dtype)))
         zeros = np.zeros(4 * H, dtype)
@@ -266,11 +304,7 @@ class LSTM(Recurrent):
         coupled = int(self.get(node, "input_forget"))
         usual = codes == tuple(emit.activation(name) for name in ("Sigmoid", "Tanh", "Tanh"))
         plain = int(usual and not clipped and not coupled and P is None)
-        ahead = emit.scratch((max(run, 1), B, 4 * S) if run else (1,), dtype)
-        emit.kernel(
-            "lstm_forward", *memory, W, U, b, peepholes, *states, *after, ahead, sizes,
-            (*options, plain, *codes, clipped, coupled, int(P is not None)), (*numbers, bound),
-        )  # fmt: skip
+        return W, U, b, [(peepholes, S, plain), codes, (clipped, coupled, int(P is not None))], (*numbers, bound)
 
 
 @register
@@ -299,18 +333,13 @@ class GRU(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
 
-    def steps_ahead(self, node: Node, T: int, B: int, S: int) -> int:
-        return super().steps_ahead(node, T, B, S) if self.get(node, "reset") == "after" else 0
+    def kernel(self, node: Node) -> str:
+        return f"gru_{self.get(node, 'reset')}_forward"
 
-    def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        _, B, _, H, S, run = sizes
-        dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
-        every, two = (0, 1, 2), (0, 1)
+    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+        H, L, every, two = args[2].shape[0], emit.lanes(dtype), (0, 1, 2), (0, 1)
         codes, numbers, clipped, bound = self.coefficients(node, emit)
         usual = codes == (emit.activation("Sigmoid"), emit.activation("Tanh"))
-        options = (*options, int(usual and not clipped), *codes, clipped)
-        numbers = (*numbers, bound)
-        W = emit.packed(("panels", 3, L, every, 3), [args[1]], lambda w: pack_panels(3, L, every, 3, w.astype(dtype)))
         before = self.get(node, "reset") == "before"
 
         def pack_bias(b: np.ndarray | None, bn: np.ndarray | None) -> np.ndarray:
@@ -319,18 +348,19 @@ class GRU(Recurrent):
             gates[2 if before else 3] += 0 if bn is None else bn
             return pack_panels(4, L, (0, 1, 2, 3), 4, gates.reshape(1, -1))
 
+        W = emit.packed(("panels", 3, L, every, 3), [args[1]], lambda w: pack_panels(3, L, every, 3, w.astype(dtype)))
         b = self.bias(emit, f"gru b {L} {H} {before}", [at(args, 3), at(args, 4)], pack_bias, dtype)
+        cell = (int(usual and not clipped), *codes, clipped)
         if not before:
             U = emit.packed(
                 ("panels", 3, L, every, 3), [args[2]], lambda u: pack_panels(3, L, every, 3, u.astype(dtype))
             )
-            ahead = emit.scratch((max(run, 1), B, 4 * S) if run else (1,), dtype)
-            emit.kernel("gru_after_forward", *memory, W, U, b, *states, *after, ahead, sizes, options, numbers)
-            return
+            return W, U, b, [cell], (*numbers, bound)
         U = emit.packed(("panels", 3, L, two, 2), [args[2]], lambda u: pack_panels(3, L, two, 2, u.astype(dtype)))
         Un = emit.packed(("columns of n", L), [args[2]], lambda u: pack_columns(L, u[:, 2 * H :].astype(dtype)))
-        scratch = [emit.scratch((B, S), dtype) for _ in range(3)]
-        emit.kernel("gru_before_forward", *memory, W, U, Un, b, *states, *after, *scratch, sizes, options, numbers)
+        B = args[0].shape[1 - self.time_axis(node)]
+        reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
+        return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
 
 
 @register
@@ -353,34 +383,16 @@ class RNN(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // (4 * L)) * 4 * L
 
-    def steps_ahead(self, node: Node, T: int, B: int, S: int) -> int:
-        return _steps_ahead(T, B, S)
+    def steps_ahead(self, node: Node, T: int, B: int, I: int, S: int) -> int:
+        return _steps_ahead(T, B, I, S)
 
-    def emit_kernel(self, node, args, emit: Emit, memory, states, after, sizes, options) -> None:
-        _, B, _, H, S, run = sizes
-        dtype, L = memory[0].dtype, emit.lanes(memory[0].dtype)
+    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+        H, L = args[2].shape[0], emit.lanes(dtype)
         W = emit.packed(("columns", L), [args[1]], lambda w: pack_columns(L, w.astype(dtype)))
         U = emit.packed(("columns", L), [args[2]], lambda u: pack_columns(L, u.astype(dtype)))
         zeros = np.zeros(H, dtype)
         b = self.bias(
-            emit,
-            f"rnn b {S} {H}",
-            [at(args, 3)],
-            lambda b: pad_units(S, (zeros if b is None else b)[None]),
-            dtype,
+            emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype
         )
         codes, numbers, clipped, bound = self.coefficients(node, emit)
-        ahead = emit.scratch((max(run, 1), B, S) if run else (1,), dtype)
-        emit.kernel(
-            "rnn_forward",
-            *memory,
-            W,
-            U,
-            b,
-            *states,
-            *after,
-            ahead,
-            sizes,
-            (*options, *codes, clipped),
-            (*numbers, bound),
-        )
+        return W, U, b, [(*codes, clipped)], (*numbers, bound)

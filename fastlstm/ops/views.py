@@ -29,6 +29,7 @@ class Reshape(ViewOp):
     """X under the shape given: 0 copies the dim at its place (unless allowzero), one -1 takes what is left."""
 
     name = "Reshape"
+    reshapes = True
     inputs = (Slot("X"), Slot("shape"))
     attributes = {"allowzero": Attribute(bool, False)}
 
@@ -89,6 +90,7 @@ class Flatten(ViewOp):
     """X as a matrix: the axes before `axis`, and those from it on."""
 
     name = "Flatten"
+    reshapes = True
     inputs = (Slot("X"),)
     attributes = {"axis": Attribute(int, 1)}
 
@@ -118,6 +120,7 @@ class Squeeze(ViewOp):
     """X without the axes given (absent: without every axis of size 1)."""
 
     name = "Squeeze"
+    reshapes = True
     inputs = (Slot("X"), Slot("axes", optional=True))
 
     def _axes(self, node: Node, shape: Shape, axes: np.ndarray | None) -> set[int]:
@@ -158,6 +161,7 @@ class Unsqueeze(ViewOp):
     """X with axes of size 1 inserted where the output has the axes given."""
 
     name = "Unsqueeze"
+    reshapes = True
     inputs = (Slot("X"), Slot("axes"))
 
     def _shape(self, node: Node, shape: Shape, axes: Sequence[int]) -> Shape:

@@ -1,0 +1,106 @@
+"""What a worker of a team knows, and how workers wait for each other.
+
+A worker's words: its number, how many work together, the address of the barrier they share. SOLO is a team of one.
+The barrier's words: how many have arrived, and how often it has opened. Waiting spins for a bounded time, then yields.
+"""
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastlstm.kernels import target
+from fastlstm.kernels.jit import inline
+from fastlstm.kernels.simd import words
+
+WORKER, WORKERS, BARRIER = range(3)
+SPINS = 20_000  # pauses before a waiting worker gives its core away
+
+_solo = np.array([0, 1, 0, 0], np.int64)
+SOLO = _solo.ctypes.data
+
+
+@intrinsic
+def atomic_add(typingctx, words, index, value):
+    """Add to a word and return what it held before."""
+
+    def codegen(context, builder, sig, args):
+        return builder.atomic_rmw("add", builder.gep(args[0], [args[1]]), args[2], "seq_cst")
+
+    return types.int64(words, types.intp, types.int64), codegen
+
+
+@intrinsic
+def atomic_load(typingctx, words, index):
+    """Return a word that other threads write."""
+
+    def codegen(context, builder, sig, args):
+        return builder.load_atomic(builder.gep(args[0], [args[1]]), "acquire", 8)
+
+    return types.int64(words, types.intp), codegen
+
+
+@intrinsic
+def atomic_store(typingctx, words, index, value):
+    """Write a word that other threads read; what was written before is seen by who sees it."""
+
+    def codegen(context, builder, sig, args):
+        builder.store_atomic(args[2], builder.gep(args[0], [args[1]]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp, types.int64), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this thread spins."""
+
+    def codegen(context, builder, sig, args):
+        nothing = ir.FunctionType(ir.VoidType(), [])
+        if target.X86:
+            builder.call(cgutils.get_or_insert_function(builder.module, nothing, "llvm.x86.sse2.pause"), [])
+        elif target.ARM:
+            builder.asm(nothing, "yield", "", [], side_effect=True)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic
+def give_way(typingctx):
+    """Let another thread have this core."""
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@inline
+def share(count, worker, workers):
+    """Return the part [first, last) of `count` things that a worker does."""
+    return count * worker // workers, count * (worker + 1) // workers
+
+
+@inline
+def wait_for_all(team):
+    """Return when every worker of the team has come here."""
+    team = words(team)
+    workers = team[WORKERS]
+    if workers == 1:
+        return
+    barrier = words(team[BARRIER])
+    opened = atomic_load(barrier, 1)
+    if atomic_add(barrier, 0, 1) == workers - 1:
+        atomic_store(barrier, 0, 0)
+        atomic_store(barrier, 1, opened + 1)
+        return
+    spins = 0
+    while atomic_load(barrier, 1) == opened:
+        pause()
+        spins += 1
+        if spins > SPINS:
+            give_way()
