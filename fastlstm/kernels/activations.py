@@ -8,7 +8,7 @@ equation gives (x * 0 is NaN in Silu, Gelu and Mish at minus infinity).
 """
 
 from fastlstm.kernels.exponential import exp, exp_bounded
-from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import (
     absolute,
     arguments,
@@ -94,7 +94,7 @@ def tanh(x):
     return (1.0 - e) / (1.0 + e)
 
 
-@inline
+@routine
 def log1p_unit(u):
     """log(1 + u) for u in [0, 1]: 2 atanh(s) with s = u / (2 + u) <= 1/3, the series to 1e-17."""
     s = u / (u + 2.0)
@@ -105,13 +105,13 @@ def log1p_unit(u):
     return 2.0 * s * p
 
 
-@inline
+@routine
 def softplus(x):
     zero = splat(x, 0.0)
     return where_less(x, zero, zero, x) + log1p_unit(exp(-absolute(x)))
 
 
-@inline
+@routine
 def erf(x):
     """2/sqrt(pi) e^-x^2 sum_k 2^k x^(2k+1) / (2k+1)!!, all terms of one sign; 1 beyond |x| = 6."""
     x = clamp(x, -6.0, 6.0)
@@ -125,7 +125,7 @@ def erf(x):
     return where_less(x, splat(x, -5.95), splat(x, -1.0), y)
 
 
-@inline
+@routine
 def erfc_single(z):
     """1 - erf(z) for z >= 0 in float32: t e^(P(t) - z^2) with t = 1 / (1 + z/2), P interpolating at Chebyshev nodes for z <= 10.5."""
     t = 1.0 / (0.5 * z + 1.0)
@@ -137,7 +137,7 @@ def erfc_single(z):
     return t * exp(fma(-z, z, p))
 
 
-@inline
+@routine
 def gelu(x):
     """x (1 + erf(x / sqrt 2)) / 2; the tail of a negative x without cancellation."""
     half = 0.5 * x
@@ -147,13 +147,13 @@ def gelu(x):
     return half * (erf(x * 0.7071067811865476) + 1.0)
 
 
-@inline
+@routine
 def expm1_negative(x):
     """e^min(x, 0) - 1."""
     return exp(clamp(x, -1e30, 0.0)) - 1.0
 
 
-@inline
+@routine
 def activate(code, alpha, beta, x):
     """Apply the activation `code` to a vector."""
     zero = splat(x, 0.0)

@@ -8,11 +8,11 @@ dims as in lstm.py; W (I, 3H) packed by z r n. Reset after: U (H, 3H) likewise, 
 Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, bn is part of b_n, S is a multiple of 4L.
 """
 
-from fastlstm.kernels.activations import activate
+from fastlstm.kernels.activations import activate, sigmoid, tanh
 from fastlstm.kernels.exponential import exp, exp_bounded
-from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
-from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
+from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
 from fastlstm.kernels.tile import dense_rows, make_rows
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
@@ -39,12 +39,22 @@ def after_options(kind, narrow, args):
 
 
 @inline
+def is_usual(options):
+    (plain, _, _, _), _ = options
+    return plain != 0
+
+
+@inline
 def after_units(options, z, k, stride, h, s, at, unit):
-    """One vector of units of one row, reset after the product."""
-    (plain, code_f, code_g, clipped), (alpha_f, beta_f, alpha_g, beta_g, bound) = options
+    """One vector of units of one row, reset after the product, default activations."""
+    return gru_cell(load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(h, s))
+
+
+@routine
+def after_units_general(options, z, k, stride, h, s, at, unit):
+    """The same with any activations."""
+    (_, code_f, code_g, clipped), (alpha_f, beta_f, alpha_g, beta_g, bound) = options
     update, reset, n_x, n_h = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
-    if plain:
-        return gru_cell(update, reset, n_x, n_h, load(h, s))
     update = gate(update, code_f, alpha_f, beta_f, clipped, bound)
     reset = gate(reset, code_f, alpha_f, beta_f, clipped, bound)
     candidate = gate(n_x + reset * n_h, code_g, alpha_g, beta_g, clipped, bound)
@@ -52,7 +62,8 @@ def after_units(options, z, k, stride, h, s, at, unit):
 
 
 after_rows = make_rows((0, 1, 2), (0, 1, 3))
-after_steps = make_steps(after_rows, 3, 3, 1, after_options, make_sweep(after_rows, 1, make_finish(after_units)))
+after_finish = make_finish(after_units_general, after_units, is_usual, 1)
+after_steps = make_steps(after_rows, 3, 3, 1, after_options, make_sweep(after_rows, after_finish, 1))
 
 
 @kernel
@@ -71,27 +82,54 @@ def before_options(kind, narrow, args):
 
 
 @inline
-def before_gates(options, place, z, k, stride, s, row, unit, skipped):
-    """The first sweep of reset before: z, r h and x W_n + b_n of one vector of units of one row."""
-    reset_h, _, n_x, update, ((_, code_f, _, clipped), (alpha_f, beta_f, _, _, bound)) = options
-    store(update, s, gate(load(z, k), code_f, alpha_f, beta_f, clipped, bound))
-    store(reset_h, s, gate(load(z, k + stride), code_f, alpha_f, beta_f, clipped, bound) * load(place[0], s))
-    store(n_x, s, load(z, k + 2 * stride))
+def before_is_usual(options):
+    ((plain, _, _, _), _) = options[4]
+    return plain != 0
+
+
+@routine
+def before_gates(options, place, z, z0, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+    """The first sweep of reset before ends with z, r h and x W_n + b_n of every row and vector of units of a tile."""
+    reset_h, _, n_x, update, ((plain, code_f, _, clipped), (alpha_f, beta_f, _, _, bound)) = options
+    h, L = place[0], lanes(z)
+    for position in range(m, m + n):
+        for k in range(p):
+            s, at = position * S + first + k * L, z0 + ((position - m) * p + k) * 4 * L
+            if plain:
+                store(update, s, sigmoid(load(z, at)))
+                store(reset_h, s, sigmoid(load(z, at + L)) * load(h, s))
+            else:
+                store(update, s, gate(load(z, at), code_f, alpha_f, beta_f, clipped, bound))
+                store(reset_h, s, gate(load(z, at + L), code_f, alpha_f, beta_f, clipped, bound) * load(h, s))
+            store(n_x, s, load(z, at + 2 * L))
 
 
 @inline
 def before_units(options, z, k, stride, h, s, at, unit):
-    """The second sweep of reset before: h' of one vector of units of one row."""
+    """The second sweep of reset before: h' of one vector of units of one row, tanh."""
+    update = load(options[3], s)
+    return update * load(h, s) + (1.0 - update) * tanh(load(z, k))
+
+
+@routine
+def before_units_general(options, z, k, stride, h, s, at, unit):
+    """The same with any activation."""
     _, _, _, update, ((_, _, code_g, clipped), (_, _, alpha_g, beta_g, bound)) = options
     candidate = gate(load(z, k), code_g, alpha_g, beta_g, clipped, bound)
     return load(update, s) * load(h, s) + (1.0 - load(update, s)) * candidate
 
 
 before_rows = make_rows((0, 1, 2), (0, 1))
+before_finish = make_finish(before_units_general, before_units, before_is_usual, 4)
 before_steps = make_steps(
-    before_rows, 3, 2, 1, before_options, make_sweep(before_rows, 1, before_gates),
-    make_sweep(dense_rows, 4, make_finish(before_units)),
-)  # fmt: skip
+    before_rows,
+    3,
+    2,
+    1,
+    before_options,
+    make_sweep(before_rows, before_gates, 1),
+    make_sweep(dense_rows, before_finish, 4),
+)
 
 
 @kernel

@@ -1,7 +1,7 @@
 """How kernels are compiled and where the machine code is kept.
 
 `kernel` makes an entry point of a program: one signature for all, so that compiled code calls them through their addresses.
-`entry` compiles what Python calls, `inline` what kernels call. Numba's own cache sees changes in the file of the entry alone; ours is stamped
+`entry` compiles what Python calls, `inline` and `routine` the parts of kernels. Numba's own cache sees changes in the file of the entry alone; ours is stamped
 with every source of this folder, so a changed intrinsic never meets old machine code.
 
 The cache is a private folder of the user (FASTLSTM_CACHE_DIR, else the platform's cache folder). It holds pickles and
@@ -149,5 +149,10 @@ def kernel(function: Callable) -> Kernel:
 
 
 def inline(function: Callable) -> Any:
-    """Compile a part of kernels; it lives in the machine code of the entry points that call it."""
+    """Compile a part of kernels into each place that uses it."""
+    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def routine(function: Callable) -> Any:
+    """Compile a part of kernels that is called; it lives in the machine code of the entry points that use it."""
     return njit(nogil=True, error_model="numpy")(function)

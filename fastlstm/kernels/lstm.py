@@ -10,7 +10,7 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.exponential import exp, exp_bounded
-from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
 from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
 from fastlstm.kernels.tile import dense_rows
@@ -56,19 +56,33 @@ def lstm_options(kind, narrow, args):
 
 
 @inline
+def is_usual(options):
+    return options[2] != 0
+
+
+@inline
 def lstm_units(options, z, k, stride, h, s, at, unit):
-    """One vector of units of one row: c' is stored, h' returned."""
-    (c, P), S, plain, (codes, numbers) = options
-    i, f, g, o = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
-    if plain:
-        value, cell = lstm_cell(i, f, g, o, load(c, at))
-    else:
-        value, cell = lstm_cell_general(i, f, g, o, load(c, at), P, unit, S, codes, numbers)
+    """One vector of units of one row, default activations and nothing else: c' is stored, h' returned."""
+    c = options[0][0]
+    value, cell = lstm_cell(
+        load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(c, at)
+    )
     store(c, at, cell)
     return value
 
 
-steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, 1, make_finish(lstm_units)))
+@routine
+def lstm_units_general(options, z, k, stride, h, s, at, unit):
+    """The same with any options."""
+    (c, P), S, _, (codes, numbers) = options
+    i, f, g, o = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
+    value, cell = lstm_cell_general(i, f, g, o, load(c, at), P, unit, S, codes, numbers)
+    store(c, at, cell)
+    return value
+
+
+finish = make_finish(lstm_units_general, lstm_units, is_usual, 1)
+steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, finish, 1))
 
 
 @kernel

@@ -11,7 +11,7 @@ a row of z. Steps count in processing order: where the direction is reverse, ste
 
 import numpy as np
 
-from fastlstm.kernels.jit import inline
+from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
 from fastlstm.kernels.team import WORKER, WORKERS, share, wait_for_all
@@ -31,7 +31,7 @@ def copy_vectors(source, at, target, to, n):
         store(target, to + s, load(source, at + s))
 
 
-@inline
+@routine
 def masked_output(y, at, y_last, last_at, H, masked):
     """Write the output of a masked step of one row: zeros, or the last output."""
     L = lanes(y)
@@ -40,7 +40,7 @@ def masked_output(y, at, y_last, last_at, H, masked):
         write_units(y, at + unit, last, H - unit)
 
 
-@inline
+@routine
 def row_share(ragged, sorted_rows, B, worker, workers):
     """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow."""
     if workers == 1 or not sorted_rows:
@@ -59,14 +59,13 @@ def row_share(ragged, sorted_rows, B, worker, workers):
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
-def make_sweep(rows, units: int, finish):
-    """Return the function that computes one step of some rows and panels: the product, then `finish` for each vector of units.
+def make_sweep(rows, finish, units: int):
+    """Return the function that computes one step of some rows and panels: the product of a tile, then its `finish`.
 
-    finish(options, place, z, k, stride, s, at, unit, skipped): pre-activations at z[k], z[k + stride] ...; s counts in rows of h, `at`
-    in rows of the caller's order; `place` is what the step reads and writes besides.
+    A panel holds `units` vectors of units.
     """
 
-    @inline
+    @routine
     def sweep(options, place, part, panels, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b):
         init, i0, i_stride = init
         x, x0, x_stride, K, W, W_size = x
@@ -90,40 +89,47 @@ def make_sweep(rows, units: int, finish):
                     (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size),
                     (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size), (z, z0, p * 4 * L),
                 )  # fmt: skip
-                for position in range(m, m + n):
-                    row = ragged[ORDER + position] if permuted else position
-                    skipped = holes and mask[row * mask_b] == 0
-                    for k in range(p * units):
-                        unit = (panel * units + k) * L
-                        if unit < H:
-                            first = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
-                            finish(options, place, z, first, L, position * S + unit, row, unit, skipped)
+                finish(options, place, z, z0, m, n, panel * units * L, p, S, H, ragged, permuted, holes, mask, mask_b)
 
     return sweep
 
 
-def make_finish(cell):
-    """Return the `finish` of a sweep that ends a step: the cell, the next h, the output.
+def make_finish(cell, usual_cell, is_usual, units: int):
+    """Return the `finish` that ends a step of one tile: the cell, the next h, the output.
 
-    cell(options, z, k, stride, h, s, at, unit) is the new h of one vector of units.
+    cell(options, z, k, stride, h, s, at, unit) is the new h of the vector of units at `unit` of one row: its pre-activations are at
+    z[k], z[k + stride] ..., its old state at h[s]; s counts in rows of h, `at` in rows of the caller's order. `usual_cell` is the same
+    for the options that `is_usual` tells of, short enough to stand in the loop itself.
     """
 
-    @inline
-    def finish(options, place, z, k, stride, s, row, unit, skipped):
-        h, h_next, y, y_0, y_b, y_last, S, H, has_y, masked = place
-        at, y_at = row * S + unit, y_0 + row * y_b + unit
-        if skipped:
-            kept = load(h, s)
-            store(h_next, s, kept)
-            if has_y:
-                write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
-            return
-        value = cell(options, z, k, stride, h, s, at, unit)
-        store(h_next, s, value)
-        if has_y:
-            write_units(y, y_at, value, H - unit)
-        if masked == CARRY:
-            store(y_last, at, value)
+    @routine
+    def finish(options, place, z, z0, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+        h, h_next, y, y_0, y_b, y_last, has_y, masked = place
+        L = lanes(z)
+        usual = is_usual(options)
+        for position in range(m, m + n):
+            row = ragged[ORDER + position] if permuted else position
+            skipped = holes and mask[row * mask_b] == 0
+            vectors = min(p * units, (H - first + L - 1) // L)
+            for k in range(vectors):
+                unit = first + k * L
+                s, at, y_at = position * S + unit, row * S + unit, y_0 + row * y_b + unit
+                if skipped:
+                    kept = load(h, s)
+                    store(h_next, s, kept)
+                    if has_y:
+                        write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
+                    continue
+                z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
+                if usual:
+                    value = usual_cell(options, z, z_at, L, h, s, at, unit)
+                else:
+                    value = cell(options, z, z_at, L, h, s, at, unit)
+                store(h_next, s, value)
+                if has_y:
+                    write_units(y, y_at, value, H - unit)
+                if masked == CARRY:
+                    store(y_last, at, value)
 
     return finish
 
@@ -136,7 +142,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
     panel), whose source, weights and init begin that tuple.
     """
 
-    @inline
+    @routine
     def project(x, x_t, x_b, W, b, ahead, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels):
         """ahead[s, position] = b + x[step + s] W for the positions and panels of one worker."""
         L = lanes(x)
@@ -178,7 +184,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                         rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
                 panel += p
 
-    @inline
+    @routine
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
@@ -237,7 +243,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
             if run > 0:
                 init, i0, i_stride, K = ahead, step % run * B * C, C, none
             now = part[0], part[0] + count
-            place = h, h_next, y, t * y_t, y_b, y_last, S, H, has_y, masked
+            place = h, h_next, y, t * y_t, y_b, y_last, has_y, masked
             row_mask = byte_pointer(mask + t * mask_t)
             sweep(
                 options, place, now, panels, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),

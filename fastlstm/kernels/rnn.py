@@ -6,7 +6,7 @@ dims as in lstm.py; W (I, H) and U (H, H) packed as panels of 4 vectors of units
 """
 
 from fastlstm.kernels.activations import TANH, activate, tanh
-from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
 from fastlstm.kernels.simd import arguments, clamp, load
 from fastlstm.kernels.tile import dense_rows
@@ -19,16 +19,28 @@ def rnn_options(kind, narrow, args):
 
 
 @inline
+def is_usual(options):
+    (code, clipped), _ = options
+    return code == TANH and clipped == 0
+
+
+@inline
 def rnn_units(options, z, k, stride, h, s, at, unit):
-    """One vector of units of one row."""
+    """One vector of units of one row: tanh."""
+    return tanh(load(z, k))
+
+
+@routine
+def rnn_units_general(options, z, k, stride, h, s, at, unit):
+    """The same with any activation, its input bounded where the model says so."""
     (code, clipped), (alpha, beta, bound) = options
     value = load(z, k)
-    if clipped:
-        value = clamp(value, -bound, bound)
-    return tanh(value) if code == TANH else activate(code, alpha, beta, value)
+    return activate(code, alpha, beta, clamp(value, -bound, bound) if clipped else value)
 
 
-steps = make_steps(dense_rows, 4, 4, 4, rnn_options, make_sweep(dense_rows, 4, make_finish(rnn_units)))
+steps = make_steps(
+    dense_rows, 4, 4, 4, rnn_options, make_sweep(dense_rows, make_finish(rnn_units_general, rnn_units, is_usual, 4), 4)
+)
 
 
 @kernel

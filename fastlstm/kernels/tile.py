@@ -14,7 +14,7 @@ independent as rows are.
 import numpy as np
 
 from fastlstm.kernels import target
-from fastlstm.kernels.jit import inline
+from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.simd import lanes
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 
@@ -27,7 +27,7 @@ def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_colum
     width, x_width, h_width = WIDTH, len(x_columns), len(h_columns)
     vectors = panels * width
 
-    @inline
+    @routine
     def accumulate(init, x, h, z):
         L = lanes(x[0])
         tile = tile_load(init[0], init[1], init[2], rows, vectors)
@@ -60,7 +60,7 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
     one, two, three, one_of_two = tile(1, 1), tile(2, 1), tile(3, 1), tile(1, 2)
     if ROWS == 3:
 
-        @inline
+        @routine
         def few_rows(n, p, init, x, h, z):
             if n == 3:
                 three(init, x, h, z)
@@ -76,7 +76,7 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
     four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
     one_of_four, two_of_two, three_of_two = tile(1, 4), tile(2, 2), tile(3, 2)
 
-    @inline
+    @routine
     def many_rows(n, p, init, x, h, z):
         if n == 6:
             six(init, x, h, z)
