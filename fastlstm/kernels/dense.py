@@ -22,7 +22,7 @@ def dense_forward(kind, narrow, team, args):
     Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, O, M, K, N, code; numbers: alpha, beta of the activation.
     """
     (x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, code), (alpha, beta) = arguments(
-        args, 15, 2
+        args, 0, 15, 2
     )
     x, b, y, z = pointers(kind, (x, b, y, z))
     (W,) = pointers(narrow, (W,))

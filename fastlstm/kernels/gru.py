@@ -9,7 +9,7 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 """
 
 from fastlstm.kernels.activations import activate, sigmoid, tanh
-from fastlstm.kernels.exponential import exp, exp_bounded
+from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
 from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
@@ -21,8 +21,8 @@ CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset b
 @inline
 def gru_cell(z, r, n_x, n_h, h):
     """h' with sigmoid gates and tanh; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation."""
-    e_z = exp_bounded(-z)
-    e_n = exp_bounded((n_x + n_h / (1.0 + exp(-r))) * -2.0)
+    e_z = exp_sigmoid(z)
+    e_n = exp_tanh(n_x + n_h / (1.0 + exp_sigmoid(r)))
     return (h * (1.0 + e_n) + e_z * (1.0 - e_n)) / ((1.0 + e_z) * (1.0 + e_n))
 
 

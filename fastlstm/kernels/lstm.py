@@ -9,7 +9,7 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 """
 
 from fastlstm.kernels.activations import activate
-from fastlstm.kernels.exponential import exp, exp_bounded
+from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
 from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
@@ -21,10 +21,10 @@ CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 @inline
 def lstm_cell(i, f, g, o, c):
     """(h', c') with sigmoid gates and tanh: sigma(i) tau(g) and sigma(o) tau(c') each share one division."""
-    e_g = exp_bounded(g * -2.0)
-    c = c / (1.0 + exp(-f)) + (1.0 - e_g) / ((1.0 + exp(-i)) * (1.0 + e_g))
-    e_c = exp_bounded(c * -2.0)
-    return (1.0 - e_c) / ((1.0 + exp(-o)) * (1.0 + e_c)), c
+    e_g = exp_tanh(g)
+    c = c / (1.0 + exp_sigmoid(f)) + (1.0 - e_g) / ((1.0 + exp_sigmoid(i)) * (1.0 + e_g))
+    e_c = exp_tanh(c)
+    return (1.0 - e_c) / ((1.0 + exp_sigmoid(o)) * (1.0 + e_c)), c
 
 
 @inline

@@ -7,6 +7,7 @@ import pytest
 
 from fastlstm.kernels import activations
 from fastlstm.ops.activations import ACTIVATIONS
+from fastlstm.program import KernelStep, Program
 
 DTYPES = ("float32", "float64")
 UNIT = {"float32": 2.0**-24, "float64": 2.0**-53}
@@ -18,12 +19,14 @@ GROWS = {("Squareplus", "float32"): 1, ("Squareplus", "float64"): 1, ("Gelu", "f
 def call(
     name: str, x: np.ndarray, y: np.ndarray, n: int, alpha: float | None = None, beta: float | None = None
 ) -> None:
-    """Let the kernel write n results to y: kernels take a number of the dtype and addresses."""
+    """Let the kernel write n results to y, as a program of one step."""
     known = ACTIVATIONS[name]
     coefficients = (known.alpha if alpha is None else alpha, known.beta if beta is None else beta)
-    activations.activate_forward(
-        x.dtype.type(0), x.ctypes.data, y.ctypes.data, n, activations.CODES[name], *coefficients
+    program = Program(
+        [KernelStep("", "activate_forward", x.dtype, x.dtype, [x, y, n, activations.CODES[name], *coefficients])]
     )
+    program.seal()
+    program.run()
 
 
 def run(name: str, x: np.ndarray, alpha: float | None = None, beta: float | None = None) -> np.ndarray:
