@@ -13,6 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,10 @@ from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.kernels import activations, copy, target, tile
 from fastlstm.ops import inference
 from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
-from fastlstm.program import HostStep, KernelStep, Program
+from fastlstm.program import DIRECT_BYTES, HostStep, KernelStep, Pace, Port, Program, schedule
 
 FLOAT32 = np.dtype(np.float32)
+TEAM_WORK = 200_000  # floating-point operations from which a team may pay
 TILE_VECTORS = tile.WIDTH * tile.ROWS * tile.PANELS
 KEPT_SHAPES = 16
 KEPT_VALUES = 16
@@ -60,23 +62,34 @@ class StateBuffer:
 class Frame:
     """A program bound to shapes: one call at a time."""
 
-    inputs: dict[str, np.ndarray]
+    inputs: dict[str, Port]
     program: Program = field(default_factory=Program)
-    outputs: dict[str, np.ndarray] = field(default_factory=dict)
+    outputs: dict[str, Port] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
     scratch_bytes: int = 0
+    work: int = 0  # floating-point operations
+    pace: Pace | None = None  # decides whether a team runs it
     # where binding waits for the contents of a value: that value's buffer, and how to go on
     waits_for: np.ndarray | None = None
     resume: Callable[[np.ndarray], "Frame"] | None = None
     continued: "OrderedDict[bytes, Frame]" = field(default_factory=OrderedDict)
+    # for the short way of a call: see `get_ready`
+    is_ready: bool = False
+    input: np.ndarray = field(default_factory=lambda: np.empty(0))
+    output: np.ndarray = field(default_factory=lambda: np.empty(0))
+    program_address: int = 0
 
-    def run(self, start_states: Callable[["Frame"], None]) -> "Frame":
-        """Walk the steps; return the frame in which the outputs and states are (this one, or its continuation)."""
+    def run(self, load_states: "Callable[[Frame], None] | None" = None) -> "Frame":
+        """Run the steps; return the frame in which the outputs and states are (this one, or its continuation).
+
+        States begin at their starts, or as `load_states` leaves them.
+        """
         frame = self
         while True:
-            start_states(frame)
+            if load_states is not None:
+                load_states(frame)
             try:
-                frame.program.run()
+                frame._run(load_states is not None)
             except FastLSTMError:
                 raise
             except Exception as error:  # NumPy's own, of inputs that make no sense to a step
@@ -84,6 +97,25 @@ class Frame:
             if frame.waits_for is None:
                 return frame
             frame = frame._continue()
+
+    def get_ready(self) -> None:
+        """Find out whether a call is one small input, one call into compiled code, and one small output."""
+        ports = [*self.inputs.values(), *self.outputs.values()]
+        call = self.program.only_call
+        small = all(port.buffer.nbytes < DIRECT_BYTES for port in ports)
+        self.is_ready = len(ports) == 2 and len(self.outputs) == 1 and call is not None and small and self.pace is None
+        if self.is_ready:
+            self.input, self.output = (port.buffer for port in ports)
+            self.program_address = call[0]  # type: ignore[index]
+
+    def _run(self, resume: bool) -> None:
+        if self.pace is None:
+            self.program.run(resume)
+            return
+        together = self.pace.together
+        start = perf_counter()
+        self.program.run(resume, together)
+        self.pace.note(together, perf_counter() - start)
 
     def _continue(self) -> "Frame":
         assert self.waits_for is not None and self.resume is not None
@@ -94,14 +126,6 @@ class Frame:
                 self.continued.popitem(last=False)
         self.continued.move_to_end(key)
         return self.continued[key]
-
-    def start(self) -> None:
-        """Give every state its start."""
-        for state in self.states:
-            if state.start is None:
-                state.array.fill(0)
-            else:
-                state.array[...] = state.start
 
 
 class Plan:
@@ -114,6 +138,7 @@ class Plan:
         for node in graph.nodes:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
+        self.ancestors = _ancestors(graph)
         self.weights = {
             name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()
         }
@@ -135,6 +160,10 @@ class Plan:
         self._kept_bytes -= frame.scratch_bytes
         return frame
 
+    def kept(self, shapes: tuple[tuple[int, ...], ...]) -> deque[Frame]:
+        """Return the frames that wait for a call of these shapes; it is emptied where they give way to others."""
+        return self._frames.setdefault(shapes, deque())
+
     def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
         """Keep a frame for the next call of these shapes; where too much is kept, the oldest shapes give way."""
         self._frames.setdefault(shapes, deque()).append(frame)
@@ -148,6 +177,7 @@ class Plan:
             while len(self._frames) > 1 and (self._kept_bytes > KEPT_BYTES or len(self._frames) > KEPT_SHAPES):
                 _, dropped = self._frames.popitem(last=False)
                 self._kept_bytes -= sum(one.scratch_bytes for one in dropped)
+                dropped.clear()
         except (KeyError, RuntimeError):
             pass  # another thread dropped it, or appends to it
 
@@ -158,7 +188,7 @@ class Plan:
         binder = _Binder(self, 0)
         for spec, shape in zip(self.graph.inputs, shapes, strict=True):
             array = binder.scratch(shape, np.dtype(spec.dtype))
-            inputs[spec.name] = array
+            inputs[spec.name] = Port(array)
             values[spec.name] = Value(array.dtype, shape, None, array)
         return self._bind_from(0, values, Frame(inputs), binder)
 
@@ -186,7 +216,7 @@ class Plan:
         for spec in self.graph.outputs:
             array = values[spec.name].array
             assert array is not None
-            frame.outputs[spec.name] = array
+            frame.outputs[spec.name] = Port(array)
         binder.finish(frame)
         return frame
 
@@ -210,12 +240,24 @@ class Plan:
         return name if name is not None and value.data.nbytes == self.weights[name].data.nbytes else None  # type: ignore[union-attr]
 
 
+def _ancestors(graph: Graph) -> dict[str, frozenset[str]]:
+    """Return for each node the names of those it depends on."""
+    producers = {name: node.name for node in graph.nodes for name in node.outputs if name}
+    known: dict[str, frozenset[str]] = {}
+    for node in graph.nodes:
+        parents = {producers[name] for name in node.inputs if name in producers}
+        known[node.name] = frozenset(parents).union(*(known[parent] for parent in parents))
+    return known
+
+
 class _Binder:
     """The Emit that ops lower themselves to: collects the program, buffers and states of one frame."""
 
     def __init__(self, plan: Plan, scratch_bytes: int):
         self._plan = plan
-        self._program = Program()
+        self._program = Program(plan.threads)
+        self._steps = self._program.steps
+        self._work: dict[str, int] = {}
         self._states: list[StateBuffer] = []
         self._bytes = scratch_bytes
         self._node: Node | None = None
@@ -235,26 +277,39 @@ class _Binder:
             return
         self._node = node
         try:
-            find(node.op, node.name).lower(node, args, outs, self)
+            op = find(node.op, node.name)
+            op.lower(node, args, outs, self)
+            self._work[node.name] = int(op.flops(node, args, [out for out in outs if out is not None]))
         except FastLSTMError:
             raise
         except Exception as error:  # what NumPy raises for shapes that make no sense is not ours to list
             raise GraphError(f"node {node.name!r}: {node.op} cannot take these inputs: {error}") from error
 
     def finish(self, frame: Frame) -> None:
-        self._program.seal()
+        """Make the frame's program of what was emitted."""
+        self._node = None
+        for state in self._states:
+            start = np.zeros(state.array.shape, state.array.dtype) if state.start is None else state.start
+            self._steps = self._program.starts  # type: ignore[assignment]
+            self.copy(state.array, start)
+        if self._plan.threads > 1:
+            schedule(self._program.steps, self._plan.ancestors, self._work, self._plan.threads)
+        self._program.seal([*frame.inputs.values(), *frame.outputs.values()])
         frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
+        frame.work = sum(self._work.values())
+        if self._plan.threads > 1 and frame.work > TEAM_WORK:
+            frame.pace = Pace()
+        frame.get_ready()
 
     # ---- steps --------------------------------------------------------------------------------------
     def kernel(self, name: str, *args: Any, kind: np.dtype | None = None, narrow: np.dtype | None = None) -> None:
         flat = [one for arg in args for one in (arg if isinstance(arg, tuple) else (arg,))]
         kind = kind or next(arg.dtype for arg in flat if isinstance(arg, np.ndarray))
-        assert self._node is not None
-        self._program.steps.append(KernelStep(self._node.name, name, kind, narrow or kind, flat))
+        node = "" if self._node is None else self._node.name
+        self._steps.append(KernelStep(node, name, kind, narrow or kind, flat))
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
-        assert self._node is not None
-        self._program.steps.append(HostStep(self._node.name, step, args))
+        self._steps.append(HostStep("" if self._node is None else self._node.name, step, args))
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         source = np.broadcast_to(source, target.shape)

@@ -1,15 +1,19 @@
 """Program: the steps of a frame. Kernels stand in tables that one compiled call walks; NumPy steps stand between them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastlstm.kernels import activations, copy, dense, gru, lstm, ragged, rnn, rows, team
+from fastlstm.kernels import activations, copy, dense, gru, lstm, ragged, rnn, rows
 from fastlstm.kernels.jit import Kernel
-from fastlstm.kernels.walk import STEP, walk
+from fastlstm.kernels.team import SOLO
+from fastlstm.kernels.walk import SHARED, STEP, walk
+from fastlstm.team import run_together
 
+SMALL_WORK = 100_000  # floating-point operations that are not worth sharing
+DIRECT_BYTES = 1 << 16  # from here on pointing the tables to an array is cheaper than copying it
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
@@ -36,6 +40,8 @@ class KernelStep:
     kind: np.dtype
     narrow: np.dtype
     args: list[int | float | np.ndarray]
+    owner: int = SHARED
+    waits: bool = False
 
 
 @dataclass
@@ -47,63 +53,196 @@ class HostStep:
     args: tuple[Any, ...]
 
 
-@dataclass
-class Reference:
-    """A word of a table that holds an address: where it points to in the buffer it was made for."""
+def schedule(
+    steps: Sequence[KernelStep | HostStep], ancestors: Mapping[str, Set[str]], work: Mapping[str, int], threads: int
+):
+    """Decide which workers of a team do which kernels.
 
-    table: np.ndarray
-    word: int
-    address: int
+    Neighbouring nodes that do not depend on each other are given to one worker each where that divides the work well; every other
+    node is shared, its parts being the kernel's business, or where it is too small for that, done by the first worker.
+    """
+    kernels = [step for step in steps if isinstance(step, KernelStep)]
+    groups: list[list[str]] = []
+    for step in kernels:
+        if groups and step.node in groups[-1]:
+            continue
+        if groups and not ancestors.get(step.node, set()) & set(groups[-1]):
+            groups[-1].append(step.node)
+        else:
+            groups.append([step.node])
+    owners: dict[str, int] = {}
+    for group in groups:
+        loads = [0] * threads
+        for node in sorted(group, key=lambda node: -work.get(node, 0)):
+            owners[node] = loads.index(min(loads))
+            loads[owners[node]] += work.get(node, 0)
+        if max(loads) > 0.75 * sum(loads):
+            owners.update((node, SHARED if work.get(node, 0) > SMALL_WORK else 0) for node in group)
+    place = {node: k for k, group in enumerate(groups) for node in group}
+    for before, step in zip([None, *kernels], kernels, strict=False):
+        step.owner = owners[step.node]
+        # the first waits for the starts of states
+        together = before is None or place[before.node] != place[step.node]
+        step.waits = together or before.owner == SHARED or step.owner == SHARED  # type: ignore[union-attr]
 
 
-@dataclass
+class Pace:
+    """Whether a team runs a program faster than one thread here and now: both are tried in turn, and again from time to time."""
+
+    TRIALS, AGAIN = 4, 256
+
+    def __init__(self) -> None:
+        self._best = {False: float("inf"), True: float("inf")}
+        self._calls = 0
+        self.together = True
+
+    def note(self, together: bool, seconds: float) -> None:
+        """Count a call and decide for the next."""
+        self._best[together] = min(self._best[together], seconds)
+        self._calls += 1
+        if self._calls < 2 * self.TRIALS:
+            self.together = self._calls % 2 == 0
+        elif self._calls >= self.AGAIN:
+            # what was measured while others used the machine is forgotten
+            self._calls, self._best = 0, {False: float("inf"), True: float("inf")}
+        else:
+            self.together = self._best[True] < self._best[False]
+
+
+class Port:
+    """Where a program reads an input or writes an output: its own buffer, or the caller's array in its place.
+
+    A caller's array takes the place of a large buffer that only kernels use: their tables are pointed to it for the call.
+    """
+
+    def __init__(self, buffer: np.ndarray):
+        self.buffer = buffer
+        self.direct = False
+        self._words: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray]
+        ] = []  # table, places, offsets from the buffer's start
+        self._at = self._home = _address(buffer)
+
+    def connect(self, tables: Sequence[np.ndarray], references: Sequence[Sequence[int]]) -> None:
+        """Note which words of the tables point into the buffer."""
+        first, last = self._home, self._home + self.buffer.nbytes
+        for table, places in zip(tables, references, strict=True):
+            inside = np.array([word for word in places if first <= table[word] < last], np.intp)
+            self._words.append((table, inside, table[inside] - first))
+        self.direct = self.buffer.nbytes >= DIRECT_BYTES and self.buffer.flags.c_contiguous
+
+    def admits(self, array: np.ndarray) -> bool:
+        """Tell whether kernels can use this array in place of the buffer."""
+        return self.direct and array.dtype == self.buffer.dtype and array.flags.c_contiguous and array.flags.aligned
+
+    def point(self, address: int) -> None:
+        """Let the tables point to the array at this address."""
+        if address != self._at:
+            for table, places, offsets in self._words:
+                table[places] = offsets + address
+            self._at = address
+
+    def point_home(self) -> None:
+        """Let the tables point to the buffer."""
+        self.point(self._home)
+
+    def feed(self, array: np.ndarray) -> None:
+        """Take an input."""
+        if self.admits(array):
+            self.point(_address(array))
+        else:
+            self.point(self._home)
+            self.buffer[...] = array
+
+    def overlaps(self, array: np.ndarray) -> bool:
+        """Tell whether an array lies in the buffer's memory."""
+        return np.may_share_memory(self.buffer, array)
+
+
 class Program:
-    """Steps in order; `seal` makes the tables, `run` walks them."""
+    """Steps in order; `seal` makes the tables, `run` walks them.
 
-    steps: list[KernelStep | HostStep] = field(default_factory=list)
-    calls: list[tuple[Callable[..., Any], tuple]] = field(default_factory=list)
-    references: list[Reference] = field(default_factory=list)
-    kept: list[np.ndarray] = field(default_factory=list)
+    `starts` are the steps that give states their start: a stream leaves them out. A worker of a team does a step alone where other
+    nodes that do not depend on it have as much work, else all share it.
+    """
 
-    def seal(self) -> None:
-        """Make the tables: one for each run of kernels without a NumPy step between them."""
+    def __init__(self, threads: int = 1):
+        self.threads = threads
+        self.starts: list[KernelStep] = []
+        self.steps: list[KernelStep | HostStep] = []
+        self.calls: list[
+            tuple[int, int] | HostStep
+        ] = []  # address of a table and its steps for starts, or a NumPy step
+        self.tables: list[np.ndarray] = []
+        self.references: list[list[int]] = []  # by table: the words that hold addresses of arrays
+        self._kept: list[np.ndarray] = []
+
+    def seal(self, ports: Sequence[Port] = ()) -> None:
+        """Make the tables, one for each run of kernels without a NumPy step between them."""
         run: list[KernelStep] = []
+        starts = self.starts
         for step in self.steps:
             if isinstance(step, KernelStep):
                 run.append(step)
                 continue
-            self._table(run)
-            run = []
-            self.calls.append((step.function, step.args))
-        self._table(run)
+            self._table(starts, run)
+            starts, run = [], []
+            self.calls.append(step)
+        self._table(starts, run)
+        used_by_numpy = [a for step in self.steps if isinstance(step, HostStep) for a in _arrays(step.args)]
+        for port in ports:
+            port.connect(self.tables, self.references)
+            others = [other.buffer for other in ports if other is not port]
+            port.direct = port.direct and not any(port.overlaps(array) for array in used_by_numpy + others)
 
-    def _table(self, steps: Sequence[KernelStep]) -> None:
+    def _table(self, starts: Sequence[KernelStep], run: Sequence[KernelStep]) -> None:
+        steps = [*starts, *run]
         if not steps:
             return
         at = STEP * (1 + len(steps))
         table = np.zeros(at + sum(len(step.args) for step in steps), np.int64)
         table[0] = len(steps)
-        base = _address(table)
+        base, references = _address(table), []
         for k, step in enumerate(steps, 1):
-            table[k * STEP] = KERNELS[step.kernel].address(step.kind.name, step.narrow.name)
-            table[k * STEP + 1] = base + at * table.itemsize
+            address = KERNELS[step.kernel].address(step.kind.name, step.narrow.name)
+            table[k * STEP : k * STEP + STEP] = address, base + at * table.itemsize, step.owner, step.waits
             for arg in step.args:
                 if isinstance(arg, np.ndarray):
                     table[at] = _address(arg)
-                    self.references.append(Reference(table, at, int(table[at])))
-                    self.kept.append(arg)
+                    references.append(at)
+                    self._kept.append(arg)
                 elif isinstance(arg, float):
                     table[at : at + 1].view(np.float64)[0] = arg
                 else:
                     table[at] = arg
                 at += 1
-        self.kept.append(table)
-        self.calls.append((walk, (base, team.SOLO)))
+        self.tables.append(table)
+        self.references.append(references)
+        self.calls.append((base, len(starts)))
 
-    def run(self) -> None:
-        """Run every step."""
-        for call, args in self.calls:
-            call(*args)
+    @property
+    def only_call(self) -> tuple[int, int] | None:
+        """The one table's address and its steps for starts, if the program is one call into compiled code."""
+        return self.calls[0] if len(self.calls) == 1 and isinstance(self.calls[0], tuple) else None
+
+    def run(self, resume: bool = False, together: bool = False) -> None:
+        """Run every step, alone or with a team if none is at work; `resume` leaves states as they are."""
+        for call in self.calls:
+            if isinstance(call, HostStep):
+                call.function(*call.args)
+                continue
+            first = call[1] if resume else 0
+            if not (together and run_together(self.threads, call[0], first)):
+                walk(call[0], first, SOLO)
+
+
+def _arrays(args: Any) -> list[np.ndarray]:
+    """Return the arrays among the arguments of a NumPy step."""
+    if isinstance(args, np.ndarray):
+        return [args]
+    if isinstance(args, list | tuple):
+        return [array for arg in args for array in _arrays(arg)]
+    return []
 
 
 def _address(array: np.ndarray) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from fastlstm.kernels.activations import IDENTITY, activate
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
 from fastlstm.kernels.tile import PANELS, ROWS, WIDTH, dense_rows, no_source, panels_at_once
 
 
@@ -29,7 +29,7 @@ def dense_forward(kind, narrow, team, args):
     worker, workers = words(team)[WORKER], words(team)[WORKERS]
     L, none = lanes(x), np.intp(0)
     width = WIDTH * L
-    z0 = worker * ROWS * PANELS * width
+    z0 = words(team)[PLACE] * ROWS * PANELS * width
     panels, blocks, rows = (none, (N + width - 1) // width), (none, O), (none, M)
     if workers <= O:
         blocks = share(O, worker, workers)

@@ -14,7 +14,7 @@ import numpy as np
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
-from fastlstm.kernels.team import WORKER, WORKERS, share, wait_for_all
+from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
 from fastlstm.kernels.tile import PANELS, ROWS, no_source, panels_at_once
 
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
@@ -208,7 +208,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
             part = row_share(ragged, sorted_rows, B, worker, workers)
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
-        z0 = worker * ROWS * PANELS * 4 * L
+        z0 = words(team)[PLACE] * ROWS * PANELS * 4 * L
         if permuted:
             if worker == 0:
                 for position in range(B):

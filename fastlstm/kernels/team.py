@@ -1,8 +1,11 @@
 """What a worker of a team knows, and how workers wait for each other.
 
-A worker's words: its number, how many work together, the address of the barrier they share. SOLO is a team of one.
+A worker's words: its number, how many work together, the address of the barrier they share, which part of a workspace is its own,
+and the address of the words by which it does a step alone. SOLO is a team of one.
 The barrier's words: how many have arrived, and how often it has opened. Waiting spins for a bounded time, then yields.
 """
+
+import sys
 
 import numpy as np
 from llvmlite import ir
@@ -14,11 +17,11 @@ from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import words
 
-WORKER, WORKERS, BARRIER = range(3)
+WORKER, WORKERS, BARRIER, PLACE, ALONE = range(5)
 SPINS = 20_000  # pauses before a waiting worker gives its core away
 
-_solo = np.array([0, 1, 0, 0], np.int64)
-SOLO = _solo.ctypes.data
+_solo = np.array([0, 1, 0, 0, 0], np.int64)
+SOLO = _solo[ALONE] = _solo.ctypes.data
 
 
 @intrinsic
@@ -67,16 +70,65 @@ def pause(typingctx):
     return types.void(), codegen
 
 
+def _call(builder, name: str, *args):
+    """Call a function of the C library with 64-bit integers."""
+    word = ir.IntType(64)
+    kind = ir.FunctionType(word, [word] * len(args))
+    return builder.call(
+        cgutils.get_or_insert_function(builder.module, kind, name),
+        [arg if isinstance(arg, ir.Value) else ir.Constant(word, arg) for arg in args],
+    )
+
+
 @intrinsic
 def give_way(typingctx):
     """Let another thread have this core."""
 
     def codegen(context, builder, sig, args):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        if sys.platform == "win32":
+            _call(builder, "Sleep", 0)
+        else:
+            _call(builder, "sched_yield")
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+# the futex call of Linux, by machine: a thread sleeps on a word until another wakes it
+_FUTEX = {"x86_64": 202, "aarch64": 98}.get(target.MACHINE) if sys.platform == "linux" else None
+_WAIT_PRIVATE, _WAKE_PRIVATE, _ALL = 128, 129, 2**31 - 1
+_NAP = 200  # microseconds between looks, where there is no such call
+
+
+@intrinsic
+def sleep_while(typingctx, words, index, value):
+    """Sleep while a word holds `value`; may return early."""
+
+    def codegen(context, builder, sig, args):
+        if _FUTEX:
+            # the call compares 32 bits: the low half, which comes first in memory
+            address = builder.ptrtoint(builder.gep(args[0], [args[1]]), ir.IntType(64))
+            _call(builder, "syscall", _FUTEX, address, _WAIT_PRIVATE, args[2], 0, 0, 0)
+        elif sys.platform == "win32":
+            _call(builder, "Sleep", 1)
+        else:
+            _call(builder, "usleep", _NAP)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp, types.int64), codegen
+
+
+@intrinsic
+def wake(typingctx, words, index):
+    """Wake whoever sleeps on a word."""
+
+    def codegen(context, builder, sig, args):
+        if _FUTEX:
+            address = builder.ptrtoint(builder.gep(args[0], [args[1]]), ir.IntType(64))
+            _call(builder, "syscall", _FUTEX, address, _WAKE_PRIVATE, _ALL, 0, 0, 0)
+        return context.get_dummy_value()
+
+    return types.void(words, types.intp), codegen
 
 
 @inline

@@ -1,17 +1,40 @@
-"""The walker: one call into compiled code that runs the steps of a program.
+"""The walker: one call into compiled code that runs the steps of a program, alone or as a team.
 
-A program is a table of 64-bit words. Word 0 counts its steps; each step has STEP words from word STEP on:
-the address of a kernel, the address of its arguments, and who runs it (kernels/team.py).
+A program is a table of 64-bit words. Word 0 counts its steps; each step has STEP words from word STEP on: the address of a
+kernel, the address of its arguments, its owner (the worker that does it alone, or SHARED), and whether all workers must have
+finished what comes before. Steps up to `first` can be left out: those that give states their start.
 """
 
+import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
-from fastlstm.kernels.jit import entry
+from fastlstm.kernels.jit import entry, inline
 from fastlstm.kernels.simd import words
+from fastlstm.kernels.team import (
+    ALONE,
+    WORKER,
+    WORKERS,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    give_way,
+    pause,
+    sleep_while,
+    wait_for_all,
+    wake,
+)
 
 STEP = 4
+KERNEL, ARGS, OWNER, WAITS = range(STEP)
+SHARED = -1
+
+# The words by which a team is led: the number of the job, its program and first step, how many are done, how many sleep.
+JOB, PROGRAM, FIRST, DONE, SLEEPING = range(0, 5 * 8, 8)  # a cache line each
+CONTROL_WORDS = 5 * 8
+NO_JOB = 0  # a program that ends `serve`
+SPINS = 10_000  # pauses before a worker without a job sleeps: some 0.1 ms
 
 
 @intrinsic
@@ -30,11 +53,78 @@ def call_kernel(typingctx, kernel, team, args):
     return types.void(types.intp, types.intp, types.intp), codegen
 
 
-@entry
-def walk(program, team):
-    """Run the program at this address as the worker whose words are at `team`."""
+@inline
+def run_steps(program, first, team):
     mode = flush_denormals()
     table = words(program)
-    for step in range(1, table[0] + 1):
-        call_kernel(table[step * STEP], team, table[step * STEP + 1])
+    worker, workers = words(team)[WORKER], words(team)[WORKERS]
+    for step in range(first + 1, table[0] + 1):
+        at = step * STEP
+        if table[at + WAITS] != 0:
+            wait_for_all(team)
+        owner = table[at + OWNER]
+        if owner == SHARED:
+            call_kernel(table[at + KERNEL], team, table[at + ARGS])
+        elif owner % workers == worker:
+            call_kernel(table[at + KERNEL], words(team)[ALONE], table[at + ARGS])
     restore_mode(mode)
+
+
+@entry
+def walk(program, first, team):
+    """Run the program at this address but for its first steps, as the worker whose words are at `team`."""
+    run_steps(program, first, team)
+
+
+@entry
+def lead(program, first, control, team):
+    """Run a program as worker 0 of a team whose other workers are in `serve`; return when all are done."""
+    control = words(control)
+    others = words(team)[WORKERS] - 1
+    control[PROGRAM], control[FIRST] = program, first
+    atomic_store(control, DONE, 0)
+    atomic_add(control, JOB, 1)
+    if atomic_load(control, SLEEPING) > 0:
+        wake(control, JOB)
+    run_steps(program, first, team)
+    spins = 0
+    while atomic_load(control, DONE) < others:
+        pause()
+        spins += 1
+        if spins > SPINS:
+            give_way()
+
+
+@entry
+def dismiss(control):
+    """End every `serve` of a team."""
+    control = words(control)
+    control[PROGRAM] = NO_JOB
+    atomic_add(control, JOB, 1)
+    wake(control, JOB)
+
+
+@entry
+def serve(control, team):
+    """Be a worker of a team: wait for a job, do this worker's part, tell that it is done; NO_JOB ends it."""
+    control = words(control)
+    done = np.int64(0)
+    while True:
+        spins = 0
+        while atomic_load(control, JOB) == done:
+            pause()
+            spins += 1
+            if spins > SPINS:
+                atomic_add(control, SLEEPING, 1)
+                sleep_while(control, JOB, done)
+                atomic_add(control, SLEEPING, -1)
+        done = atomic_load(control, JOB)
+        if control[PROGRAM] == NO_JOB:
+            return
+        run_steps(control[PROGRAM], control[FIRST], team)
+        atomic_add(control, DONE, 1)
+
+
+def compile_serve() -> None:
+    """Compile `serve` in this thread."""
+    serve.compile((types.intp, types.intp))

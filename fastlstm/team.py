@@ -1,0 +1,79 @@
+"""Teams of threads that run one program together.
+
+The workers are Python threads that stay in compiled code, without the GIL: they spin for a moment after a job, then sleep. A process
+has one team at work at a time; a call that finds it at work runs alone, so requests in parallel never oversubscribe the machine. A fork
+leaves the workers behind: the child makes a team of its own when it first needs one.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+from fastlstm.kernels.walk import CONTROL_WORDS, compile_serve, dismiss, lead, serve
+
+_WORKER_WORDS = 8  # of each worker, alone and together, and of the barrier: a cache line
+
+
+def available_threads() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Team:
+    """`size` workers, the caller's thread being one of them."""
+
+    def __init__(self, size: int):
+        self.size = size
+        places = range(0, (2 * size + 1) * _WORKER_WORDS, _WORKER_WORDS)
+        self._words = np.zeros(CONTROL_WORDS + len(places) * _WORKER_WORDS, np.int64)
+        self._control = self._words.ctypes.data
+        *members, barrier = (CONTROL_WORDS + place for place in places)
+        address = lambda at: self._control + at * self._words.itemsize
+        for worker, (together, alone) in enumerate(zip(members[:size], members[size:], strict=True)):
+            # in the order of kernels/team.py
+            self._words[together : together + 5] = worker, size, address(barrier), worker, address(alone)
+            self._words[alone : alone + 5] = 0, 1, 0, worker, address(alone)
+        self._members = [address(at) for at in members[:size]]
+        # a worker is compiled before it starts: it must not wait for the lock of a compilation
+        compile_serve()
+        for member in self._members[1:]:
+            threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True).start()
+
+    def run(self, program: int, first: int) -> None:
+        """Run the program at this address together."""
+        lead(program, first, self._control, self._members[0])
+
+    def stop(self) -> None:
+        """Let the workers end."""
+        dismiss(self._control)
+
+
+_lock = threading.Lock()
+_team: Team | None = None
+
+
+def _start_afresh() -> None:
+    global _lock, _team
+    _lock, _team = threading.Lock(), None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh)
+
+
+def run_together(size: int, program: int, first: int) -> bool:
+    """Run a program with a team of `size`, unless the process's team is at work: then return False."""
+    global _team
+    lock = _lock
+    if not lock.acquire(blocking=False):
+        return False
+    try:
+        if _team is None or _team.size != size:
+            if _team is not None:
+                _team.stop()
+            _team = Team(size)
+        _team.run(program, first)
+        return True
+    finally:
+        lock.release()
