@@ -1,1 +1,1 @@
-"""Benchmarks: `python -m pytest bench` (the README's extra `bench`)."""
+"""Benchmarks: `python -m bench`, and `python -m pytest bench` for single cases (the README's extra `bench`)."""

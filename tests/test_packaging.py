@@ -134,7 +134,7 @@ def test_the_sdist_holds_tests_docs_and_one_copy_of_the_converters(wheel):
     with tarfile.open(sdist) as archive:
         members = archive.getmembers()
     names = {member.name.partition("/")[2] for member in members}
-    assert {"converters/from_keras.py", "tests/naive.py", "docs/FORMAT.md", "bench/models.py", "LICENSE"} <= names
+    assert {"converters/from_keras.py", "tests/naive.py", "docs/FORMAT.md", "bench/rows.py", "LICENSE"} <= names
     assert {name.split("/")[0] for name in names} <= TOP | {"", "PKG-INFO", "setup.cfg", "fastlstm.egg-info"}
     assert not [name for name in names if name.startswith("fastlstm/converters/") or "__pycache__" in name]
     assert not [member.name for member in members if member.issym() or member.islnk()]

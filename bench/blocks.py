@@ -1,0 +1,80 @@
+"""Interleaved timing in blocks.
+
+The engines take turns in blocks of calls, in a random order each round. A call after another engine's would find that one's weights in
+the caches and its workers still spinning for a next call (onnxruntime's do so for 35 ms), as it never does in use; so a block
+settles before it counts. A drift of the machine's speed still meets all engines alike, since a round is short beside it; probes of
+the machine's limits run in every round.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+ROUNDS = 5  # at least
+BLOCK = 0.03  # seconds that count in a block
+SETTLING = 0.004  # seconds that do not, and at least one call
+SPINNING = 0.045  # the same where engines have workers: longer than any of them spins
+
+
+@dataclass
+class Times:
+    """Seconds of every call that counts, by round; and what the probes found in each round."""
+
+    rounds: list[dict[str, list[float]]] = field(default_factory=list)
+    rates: list[dict[str, float]] = field(default_factory=list)
+
+    def calls(self, name: str) -> list[float]:
+        return [seconds for each in self.rounds for seconds in each[name]]
+
+    def median(self, name: str) -> float:
+        return median(self.calls(name))
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]],
+    seconds: float,
+    probes: Mapping[str, Callable[[], float]] | None = None,
+    rounds: int = ROUNDS,
+    threads: int = 1,
+) -> Times:
+    """Time the calls for about `seconds`, but for `rounds` rounds at least; probes run once a round among them.
+
+    `threads` is how many the engines have.
+    """
+    settling = SETTLING if threads == 1 else SPINNING
+    probes = probes or {}
+    times, turns, order = Times(), [*calls, *probes], random.Random(0)
+    stop = time.perf_counter() + seconds
+    while len(times.rounds) < rounds or time.perf_counter() < stop:
+        order.shuffle(turns)
+        found, rates = {}, {}
+        for name in turns:
+            if name in calls:
+                found[name] = block(calls[name], settling)
+                continue
+            if threads > 1:
+                time.sleep(settling)
+            rates[name] = probes[name]()
+        times.rounds.append(found)
+        times.rates.append(rates)
+    return times
+
+
+def block(call: Callable[[], object], settling: float = SETTLING, seconds: float = BLOCK) -> list[float]:
+    """Return the seconds of each call of one block."""
+    clock = time.perf_counter
+    settled = clock() + settling
+    call()
+    while clock() < settled:
+        call()
+    times: list[float] = []
+    start = clock()
+    stop = start + seconds
+    while start < stop:
+        call()
+        end = clock()
+        times.append(end - start)
+        start = end
+    return times

@@ -1,0 +1,127 @@
+"""Questions that are not a row of engines: narrow weights, denormal inputs, the price of raggedness, cost against steps and rows."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.blocks import ROUNDS, interleaved
+from bench.measure import OURS, difference
+from bench.networks import Network
+from bench.peers import Peer, Runners
+from bench.peers.ours import FastLSTM
+from bench.rows import Ragged, Row, Step
+
+Facts = dict[str, Any]
+Timer = Callable[[Runners], dict[str, float]]
+
+
+def _us(runners: Runners, seconds: float, rounds: int, threads: int) -> dict[str, float]:
+    """Return median microseconds of the runners, interleaved."""
+    calls = {name: runner.call for name, runner in runners.items()}
+    times = interleaved(calls, seconds, rounds=rounds, threads=threads)
+    return {name: times.median(name) * 1e6 for name in runners}
+
+
+def float16(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """Batch 1 with weights stored as float16 beside float32: how many times as fast, and the largest difference."""
+    threads, facts = peers[OURS].threads, []
+    for H in (256, 512):
+        for row in (Row(f"sequence {H}", Network(1, 100, H, H)), Step(f"step {H}", Network(1, 1, H, H))):
+            runners = row.runners(FastLSTM(threads)) | row.runners(FastLSTM(threads, "float16"))
+            wide, narrow = (runner.outputs() for runner in runners.values())
+            us = timer(runners)
+            ratio = us[OURS] / us[f"{OURS} float16"]
+            facts.append(_named(row, us, ratio=ratio, difference=difference(narrow, wide)))
+    return facts
+
+
+def int8(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """Batch 1 with int8 weights beside onnxruntime's DynamicQuantizeLSTM: ratio, and the error of both against float64."""
+    threads, facts = peers[OURS].threads, []
+    for H in (64, 128, 256, 512):
+        row = Row(f"sequence {H}", Network(1, 100, H, H))
+        runners = row.runners(FastLSTM(threads)) | row.runners(FastLSTM(threads, "int8"))
+        if "onnxruntime" in peers:
+            from bench.peers.onnxruntime_peer import OnnxRuntime
+
+            runners |= OnnxRuntime(threads).run_int8(row.network, row.network.x())
+        expected = row.expected()
+        errors = {name: difference(each.outputs(), expected) for name, each in runners.items() if "int8" in name}
+        us = timer(runners)
+        theirs = min((value for name, value in us.items() if name.startswith("onnxruntime int8")), default=None)
+        facts.append(_named(row, us, ratio=theirs and theirs / us[f"{OURS} int8"], errors=errors))
+    return facts
+
+
+def denormals(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """The time of denormal inputs over that of normal ones, for each engine."""
+    row = Row("sequence 128", Network(1, 100, 128, 128))
+    facts = []
+    for peer in peers.values():
+        runners: Runners = {}
+        for kind, scale in (("normal", 1.0), ("denormal", 1e-40)):
+            (runner,) = peer.run(row.network, (row.network.x() * scale).astype(np.float32)).values()
+            runners[kind] = runner
+        us = timer(runners)
+        facts.append(_named(row, us, slower=us["denormal"] / us["normal"]) | {"name": peer.name})
+    return facts
+
+
+def raggedness(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """The time of a ragged batch over (the share of valid steps times the time of the full batch)."""
+    row = Ragged("ragged batch", Network(32, 100, 128, 128))
+    ours, full = peers[OURS], Row("full", row.network)
+    runners = {"ragged": row.runners(ours)[OURS], "full": full.runners(ours)[OURS]}
+    us = timer(runners)
+    valid = float(row.lengths().sum()) / (row.network.B * row.network.T)
+    return [_named(row, us, valid=valid, ratio=us["ragged"] / (valid * us["full"]))]
+
+
+SIZES = {
+    "T": [Network(1, T, 128, 128) for T in (10, 25, 50, 100, 200, 400)],
+    "B": [Network(B, 50, 128, 128) for B in (6, 12, 24, 48, 96, 192)],
+}
+
+
+def cost(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """Time against steps and against rows, with the line that fits it and R squared."""
+    facts = []
+    shown = {name: peer for name, peer in peers.items() if name in (OURS, "onnxruntime")}
+    for axis, networks in SIZES.items():
+        runners: Runners = {}
+        for network in networks:
+            for name, peer in shown.items():
+                runners[f"{name} {getattr(network, axis)}"] = peer.run(network, network.x())[name]
+        us = timer(runners)
+        sizes = [getattr(network, axis) for network in networks]
+        lines = {name: line(sizes, [us[f"{name} {size}"] for size in sizes]) for name in shown}
+        facts.append({"name": axis, "sizes": sizes, "lines": lines})
+    return facts
+
+
+def line(sizes: list[int], us: list[float]) -> Facts:
+    """Return the line that fits microseconds best, and R squared: the share of their variance that it explains."""
+    slope, intercept = np.polyfit(sizes, us, 1)
+    measured, fitted = np.array(us), slope * np.array(sizes) + intercept
+    residual, total = np.sum((measured - fitted) ** 2), np.sum((measured - measured.mean()) ** 2)
+    return {"us": us, "slope": float(slope), "intercept": float(intercept), "r2": float(1 - residual / total)}
+
+
+def _named(row: Row, us: dict[str, float], **facts: Any) -> Facts:
+    return {"name": row.name, "dims": row.dims, "us": us, **facts}
+
+
+STUDIES = {
+    "float16": float16,
+    "int8": int8,
+    "denormals": denormals,
+    "raggedness": raggedness,
+    "cost": cost,
+}
+
+
+def study(name: str, peers: Mapping[str, Peer], seconds: float, rounds: int = ROUNDS) -> list[Facts]:
+    """Run one study."""
+    return STUDIES[name](peers, partial(_us, seconds=seconds, rounds=rounds, threads=peers[OURS].threads))
