@@ -12,7 +12,7 @@ from fastlstm.kernels.activations import IDENTITY, activate
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
-from fastlstm.kernels.tile import PANELS, ROWS, WIDTH, dense_rows, no_source, panels_at_once
+from fastlstm.kernels.tile import PANELS, ROWS, WIDTH, dense_rows, fetch_from, no_source, panels_at_once
 
 
 @kernel
@@ -59,7 +59,8 @@ def dense_forward(kind, narrow, team, args):
                                 start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
                                 write_units(z, z0 + row * p * width + k * L, start, L)
                 init = (z, z0, p * width) if accumulate else (b, first, none)
-                source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K
+                at = fetch_from(W, first * K, (first + width) * K, K, width, o * tiles + tile)
+                source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K, at
                 dense_rows(n, p, init, source, no_source(x, none, none, W), (z, z0, p * width))
                 for row in range(n):
                     for k in range(p * WIDTH):

@@ -63,7 +63,7 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
 
 after_rows = make_rows((0, 1, 2), (0, 1, 3))
 after_finish = make_finish(after_units_general, after_units, is_usual, 1)
-after_steps = make_steps(after_rows, 3, 3, 1, after_options, make_sweep(after_rows, after_finish, 1))
+after_steps = make_steps(after_rows, 3, 3, 1, after_options, make_sweep(after_rows, 3, 3, 1, after_finish))
 
 
 @kernel
@@ -127,8 +127,8 @@ before_steps = make_steps(
     2,
     1,
     before_options,
-    make_sweep(before_rows, before_gates, 1),
-    make_sweep(dense_rows, before_finish, 4),
+    make_sweep(before_rows, 3, 2, 1, before_gates),
+    make_sweep(dense_rows, 4, 4, 4, before_finish),
 )
 
 

@@ -82,7 +82,7 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
 
 
 finish = make_finish(lstm_units_general, lstm_units, is_usual, 1)
-steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, finish, 1))
+steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, 4, 4, 1, finish))
 
 
 @kernel

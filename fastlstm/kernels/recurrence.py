@@ -13,9 +13,19 @@ import numpy as np
 
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
-from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
+from fastlstm.kernels.simd import (
+    arguments,
+    byte_pointer,
+    lanes,
+    load,
+    pointers,
+    splat,
+    store,
+    words,
+    write_units,
+)
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
-from fastlstm.kernels.tile import PANELS, ROWS, no_source, panels_at_once
+from fastlstm.kernels.tile import PANELS, ROWS, fetch_from, no_source, panels_at_once
 
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
@@ -59,7 +69,7 @@ def row_share(ragged, sorted_rows, B, worker, workers):
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
-def make_sweep(rows, finish, units: int):
+def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
     """Return the function that computes one step of some rows and panels: the product of a tile, then its `finish`.
 
     A panel holds `units` vectors of units.
@@ -81,13 +91,17 @@ def make_sweep(rows, finish, units: int):
                 p //= 2
             panel = panels[1] - done - p if backwards else panels[0] + done
             done += p
+            after = panel
+            if done < many:
+                after = panel - p if backwards else panel + p
             for tile in range(tiles):
                 m = part[0] + count * tile // tiles
                 n = part[0] + count * (tile + 1) // tiles - m
                 rows(
                     n, p, (init, i0 + m * i_stride + panel * 4 * L, i_stride),
-                    (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size),
-                    (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size), (z, z0, p * 4 * L),
+                    (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, fetch_from(W, panel * W_size, after * W_size, K, gates * L, tile)),
+                    (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size, fetch_from(U, panel * U_size, after * U_size, depth, recurrent_gates * L, tile)),
+                    (z, z0, p * 4 * L),
                 )  # fmt: skip
                 finish(options, place, z, z0, m, n, panel * units * L, p, S, H, ragged, permuted, holes, mask, mask_b)
 
@@ -180,7 +194,9 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                         n = first + (last - first) * (tile + 1) // tiles - m
                         z = ahead, z0 + m * z_stride + panel * 4 * L, z_stride
                         init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
-                        source = x, x0 + m * x_stride + k, x_stride, K, W, panel * size + k * gates * L, size
+                        at = panel * size + k * gates * L
+                        ahead_at = fetch_from(W, at, at + size, K, gates * L, o * tiles + tile)
+                        source = x, x0 + m * x_stride + k, x_stride, K, W, at, size, ahead_at
                         rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
                 panel += p
 

@@ -39,7 +39,12 @@ def rnn_units_general(options, z, k, stride, h, s, at, unit):
 
 
 steps = make_steps(
-    dense_rows, 4, 4, 4, rnn_options, make_sweep(dense_rows, make_finish(rnn_units_general, rnn_units, is_usual, 4), 4)
+    dense_rows,
+    4,
+    4,
+    4,
+    rnn_options,
+    make_sweep(dense_rows, 4, 4, 4, make_finish(rnn_units_general, rnn_units, is_usual, 4)),
 )
 
 

@@ -225,6 +225,28 @@ def lanes(typingctx, array):
 
 
 @intrinsic
+def fetch_ahead(typingctx, array, offset):
+    """Ask for the cache line at array[offset], to the second-level cache."""
+
+    def codegen(context, builder, sig, args):
+        pointer = builder.bitcast(address(builder, *args), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [pointer, *(ir.Constant(number, value) for value in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
+def line_of(typingctx, array):
+    """Return how many elements of `array` a cache line holds: a constant."""
+    count = 64 * 8 // array.dtype.bitwidth
+    return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, count)
+
+
+@intrinsic
 def load(typingctx, array, offset):
     """Return the vector that starts at array[offset]."""
     vector = vector_of(array)

@@ -7,35 +7,40 @@ is one chain of fused multiply-adds in the order of k, whatever the number of ro
 do not depend on its neighbours, and a projection done ahead (stored, then loaded as `init`) gives the same bits
 as one done in place.
 
-A tile holds up to ACCUMULATORS vectors: many rows of one panel, or few rows of several panels, whose chains are as
-independent as rows are.
+A tile is several rows of one panel, or one row of two panels, whose chains are as independent as rows are.
 """
 
 import numpy as np
 
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.simd import lanes
+from fastlstm.kernels.simd import fetch_ahead, lanes, line_of
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 ROWS = target.ROWS
-PANELS = 4 if ROWS == 6 else 2  # at most, for one row; half of it for two or three
+PANELS = 2  # at most, for one row
 
 
 def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
     width, x_width, h_width = WIDTH, len(x_columns), len(h_columns)
     vectors = panels * width
+    # a tile of many rows leaves time to fetch a part of the panel that comes next
+    fetches = rows > ROWS // 2
 
     @routine
     def accumulate(init, x, h, z):
         L = lanes(x[0])
         tile = tile_load(init[0], init[1], init[2], rows, vectors)
-        source, start, stride, K, W, at, size = x
+        source, start, stride, K, W, at, size, ahead = x
         for k in range(K):
+            if fetches:
+                fetch_ahead(W, ahead + k * line_of(W))
             tile = tile_fma(tile, source, start + k, stride, W, at + k * (x_width * L), size, panels, width, x_columns)
-        source, start, stride, K, W, at, size = h
+        source, start, stride, K, W, at, size, ahead = h
         for k in range(K):
+            if fetches:
+                fetch_ahead(W, ahead + k * line_of(W))
             tile = tile_fma(tile, source, start + k, stride, W, at + k * (h_width * L), size, panels, width, h_columns)
         tile_store(tile, z[0], z[1], z[2], vectors)
 
@@ -44,10 +49,8 @@ def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_colum
 
 @inline
 def panels_at_once(n):
-    """Return how many panels a tile of n rows takes."""
-    if n == 1:
-        return PANELS
-    return PANELS // 2 if n <= ROWS // 2 else 1
+    """Return how many panels a tile of n rows takes: one row alone has too few chains to keep the multipliers busy."""
+    return PANELS if n == 1 else 1
 
 
 def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
@@ -74,7 +77,6 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
         return few_rows
 
     four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
-    one_of_four, two_of_two, three_of_two = tile(1, 4), tile(2, 2), tile(3, 2)
 
     @routine
     def many_rows(n, p, init, x, h, z):
@@ -84,19 +86,12 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
             five(init, x, h, z)
         elif n == 4:
             four(init, x, h, z)
-        elif p == 4:
-            one_of_four(init, x, h, z)
-        elif p == 2:
-            if n == 3:
-                three_of_two(init, x, h, z)
-            elif n == 2:
-                two_of_two(init, x, h, z)
-            else:
-                one_of_two(init, x, h, z)
         elif n == 3:
             three(init, x, h, z)
         elif n == 2:
             two(init, x, h, z)
+        elif p == 2:
+            one_of_two(init, x, h, z)
         else:
             one(init, x, h, z)
 
@@ -104,11 +99,18 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
 
 
 @inline
+def fetch_from(W, at, next_at, K, width, tile):
+    """Return where a tile begins to fetch, a line for each k: its part of the next panel, or where there is none left, its own."""
+    part = tile * line_of(W)
+    return next_at + part * K if part < width else at
+
+
+@inline
 def no_source(x, start, stride, W):
     """Return the second source of a product that has one."""
     # typed as a number and not as the literal 0, for which Numba would compile everything again
     none = np.intp(0)
-    return x, start, stride, none, W, none, none
+    return x, start, stride, none, W, none, none, none
 
 
 dense_rows = make_rows()

@@ -22,9 +22,9 @@ def call(
     """Let the kernel write n results to y, as a program of one step."""
     known = ACTIVATIONS[name]
     coefficients = (known.alpha if alpha is None else alpha, known.beta if beta is None else beta)
-    program = Program(
-        [KernelStep("", "activate_forward", x.dtype, x.dtype, [x, y, n, activations.CODES[name], *coefficients])]
-    )
+    program = Program()
+    args = [x, y, n, activations.CODES[name], *map(float, coefficients)]
+    program.steps.append(KernelStep("", "activate_forward", x.dtype, x.dtype, args))
     program.seal()
     program.run()
 
