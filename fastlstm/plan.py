@@ -263,7 +263,7 @@ class _Binder:
         self._node: Node | None = None
         self.values: dict[str, Value] = {}
         self._places: dict[str, np.ndarray] = {}  # where a value belongs inside what its only reader makes of it
-        self._workspaces: dict[np.dtype, np.ndarray] = {}
+        self._workspaces: dict[tuple[np.dtype, int], np.ndarray] = {}
 
     def lower(self, node: Node) -> None:
         """Let a node's op emit its steps; every output then has its array."""
@@ -342,12 +342,12 @@ class _Binder:
                 "pass fewer rows or steps, or a larger max_scratch to Session"
             )
 
-    def workspace(self, dtype: np.dtype) -> np.ndarray:
-        if dtype not in self._workspaces:
-            self._workspaces[dtype] = self.scratch(
-                (self._plan.threads, TILE_VECTORS, target.lanes(dtype.itemsize)), dtype
-            )
-        return self._workspaces[dtype]
+    def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:
+        L = target.lanes(dtype.itemsize)
+        key = dtype, max(columns, TILE_VECTORS * L)
+        if key not in self._workspaces:
+            self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype)
+        return self._workspaces[key]
 
     def output(self, out: Value, accepts: Callable[[np.ndarray], bool] = is_contiguous) -> np.ndarray:
         assert self._node is not None

@@ -11,9 +11,9 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 from fastlstm.kernels.activations import activate, sigmoid, tanh
 from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
+from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
-from fastlstm.kernels.tile import dense_rows, make_rows
+from fastlstm.kernels.tile import dense_rows, make_both, make_rows
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
 
@@ -63,7 +63,9 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
 
 after_rows = make_rows((0, 1, 2), (0, 1, 3))
 after_finish = make_finish(after_units_general, after_units, is_usual, 1)
-after_steps = make_steps(after_rows, 3, 3, 1, after_options, make_sweep(after_rows, 3, 3, 1, after_finish))
+after_sweep = make_sweep(after_rows, 3, 3, 1, after_finish)
+after_both = make_sweep_both(after_rows, make_both((0, 1, 2), (0, 1, 3)), 3, 3, 1, after_finish)
+after_steps = make_steps(after_rows, 3, 3, 1, after_options, after_sweep, after_both)
 
 
 @kernel
@@ -121,15 +123,11 @@ def before_units_general(options, z, k, stride, h, s, at, unit):
 
 before_rows = make_rows((0, 1, 2), (0, 1))
 before_finish = make_finish(before_units_general, before_units, before_is_usual, 4)
-before_steps = make_steps(
-    before_rows,
-    3,
-    2,
-    1,
-    before_options,
+before_sweep, last_sweep = (
     make_sweep(before_rows, 3, 2, 1, before_gates),
     make_sweep(dense_rows, 4, 4, 4, before_finish),
 )
+before_steps = make_steps(before_rows, 3, 2, 1, before_options, before_sweep, None, last_sweep)
 
 
 @kernel

@@ -11,9 +11,9 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
+from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
-from fastlstm.kernels.tile import dense_rows
+from fastlstm.kernels.tile import dense_rows, make_both
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
@@ -82,7 +82,9 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
 
 
 finish = make_finish(lstm_units_general, lstm_units, is_usual, 1)
-steps = make_steps(dense_rows, 4, 4, 1, lstm_options, make_sweep(dense_rows, 4, 4, 1, finish))
+sweep = make_sweep(dense_rows, 4, 4, 1, finish)
+sweep_both = make_sweep_both(dense_rows, make_both(), 4, 4, 1, finish)
+steps = make_steps(dense_rows, 4, 4, 1, lstm_options, sweep, sweep_both)
 
 
 @kernel

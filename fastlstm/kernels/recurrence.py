@@ -25,12 +25,13 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
-from fastlstm.kernels.tile import PANELS, ROWS, fetch_from, no_source, panels_at_once
+from fastlstm.kernels.tile import BOTH_ROWS, ROWS, fetch_from, no_source, panels_at_once
 
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
-ARGUMENTS = 30  # integers that `make_steps` reads; the cell's own follow
+ARGUMENTS = 31  # integers that `make_steps` reads; the cell's own follow
+OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
 K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
 
 
@@ -97,15 +98,65 @@ def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
             for tile in range(tiles):
                 m = part[0] + count * tile // tiles
                 n = part[0] + count * (tile + 1) // tiles - m
+                # the cells of one row wait for each other less when all of a step's come together
+                z_at = z0 + panel * 4 * L if count == 1 else z0
                 rows(
                     n, p, (init, i0 + m * i_stride + panel * 4 * L, i_stride),
                     (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, fetch_from(W, panel * W_size, after * W_size, K, gates * L, tile)),
                     (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size, fetch_from(U, panel * U_size, after * U_size, depth, recurrent_gates * L, tile)),
-                    (z, z0, p * 4 * L),
+                    (z, z_at, p * 4 * L),
                 )  # fmt: skip
-                finish(options, place, z, z0, m, n, panel * units * L, p, S, H, ragged, permuted, holes, mask, mask_b)
+                if count > 1:
+                    finish(
+                        options, place, z, z0, m, n, panel * units * L, p, S, H, ragged, permuted, holes, mask, mask_b
+                    )
+        if count == 1:
+            at, first = z0 + panels[0] * 4 * L, panels[0] * units * L
+            finish(options, place, z, at, part[0], 1, first, many, S, H, ragged, permuted, holes, mask, mask_b)
 
     return sweep
+
+
+def make_sweep_both(rows, both, gates: int, recurrent_gates: int, units: int, finish):
+    """Return the sweep of one row that also projects a part of the next BOTH_ROWS steps: every BOTH_ROWS-th panel, from `phase` on."""
+
+    @routine
+    def sweep_both(
+        options, place, panels, backwards, phase, init, i0, h, later, z, z0, S, H, ragged, never, mask, mask_b
+    ):
+        h, U, U_size = h
+        x, x0, x_stride, K, W, W_size, b, ahead, a0, C = later
+        L, none = lanes(z), np.intp(0)
+        done, many = none, panels[1] - panels[0]
+        while done < many:
+            panel = panels[1] - done - 1 if backwards else panels[0] + done
+            source = h, none, none, H, U, panel * U_size, U_size, none
+            p = 1
+            if panel % BOTH_ROWS == phase:
+                both(
+                    (init, i0 + panel * 4 * L, none), (x, x0, x_stride, K, W, panel * W_size, W_size, none), source,
+                    (z, z0 + panel * 4 * L, none), (b, panel * 4 * L, none), (ahead, a0 + panel * 4 * L, C),
+                )  # fmt: skip
+            else:
+                other = panel - 1 if backwards else panel + 1
+                if done + 1 < many and other % BOTH_ROWS != phase:
+                    p, panel = 2, min(panel, other)
+                    source = h, none, none, H, U, panel * U_size, U_size, none
+                rows(
+                    1,
+                    p,
+                    (init, i0 + panel * 4 * L, none),
+                    no_source(h, none, none, U),
+                    source,
+                    (z, z0 + panel * 4 * L, none),
+                )
+            done += p
+        first = panels[0] * units * L
+        finish(
+            options, place, z, z0 + panels[0] * 4 * L, none, 1, first, many, S, H, ragged, never, never, mask, mask_b
+        )
+
+    return sweep_both
 
 
 def make_finish(cell, usual_cell, is_usual, units: int):
@@ -148,7 +199,9 @@ def make_finish(cell, usual_cell, is_usual, units: int):
     return finish
 
 
-def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, last_sweep=None):
+def make_steps(
+    rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, sweep_both=None, last_sweep=None
+):
     """Return the function that runs T steps.
 
     `rows` is the product of `sweep`, with so many vectors of W and of U in a panel that holds `units` vectors of units;
@@ -157,8 +210,8 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
     """
 
     @routine
-    def project(x, x_t, x_b, W, b, ahead, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels):
-        """ahead[s, position] = b + x[step + s] W for the positions and panels of one worker."""
+    def project(x, x_t, x_b, W, b, ahead, a0, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels):
+        """ahead[a0 + s, position] = b + x[step + s] W for the positions and panels of one worker."""
         L = lanes(x)
         size = I * gates * L
         across = part[1] - part[0] >= ROWS and not sorted_rows
@@ -176,7 +229,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                     if across:
                         first, last = part[0], part[1]
                         t = T - 1 - step - o if reverse else step + o
-                        x0, x_stride, z0, z_stride = t * x_t, x_b, o * B * C, C
+                        x0, x_stride, z0, z_stride = t * x_t, x_b, a0 + o * B * C, C
                     else:
                         position = part[0] + o
                         row, first, last = position, np.intp(0), steps
@@ -186,7 +239,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                             last = min(last, last_of(ragged, B, row) - step)
                         t = T - 1 - step if reverse else step
                         x0, x_stride = row * x_b + t * x_t, -x_t if reverse else x_t
-                        z0, z_stride = position * C, B * C
+                        z0, z_stride = a0 + position * C, B * C
                     m = first
                     tiles = (last - first + ROWS - 1) // ROWS
                     for tile in range(tiles):
@@ -204,7 +257,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
-            T, B, I, H, S, run, reverse, has_y, masked, split,
+            T, B, I, H, S, run, reverse, has_y, masked, split, z_size,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
         options = read_options(kind, narrow, args)
         x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
@@ -224,7 +277,7 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
             part = row_share(ragged, sorted_rows, B, worker, workers)
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
-        z0 = words(team)[PLACE] * ROWS * PANELS * 4 * L
+        z0 = words(team)[PLACE] * z_size
         if permuted:
             if worker == 0:
                 for position in range(B):
@@ -232,11 +285,17 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                 copy_vectors(spare, none, h, none, B * S)
             wait_for_all(team)
         final, before = h, B
+        overlapped = run == OVERLAPPED
+        kept = run  # steps that `ahead` holds
+        if overlapped:
+            run, kept = BOTH_ROWS, 2 * BOTH_ROWS
         for step in range(T):
             t = T - 1 - step if reverse else step
-            if run > 0 and step % run == 0:
+            # beside the recurrence all is projected but the first steps, and the last ones that are fewer than a sweep takes
+            if run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
                 project(
-                    x, x_t, x_b, W, b, ahead, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse, part, panels
+                    x, x_t, x_b, W, b, ahead, step % kept * B * C, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse,
+                    part, panels,
                 )  # fmt: skip
             active = active_rows(ragged, B, step) if sorted_rows else B
             for position in range(max(part[0], active), part[1]):
@@ -257,14 +316,23 @@ def make_steps(rows, gates: int, recurrent_gates: int, units: int, read_options,
                         sorted_x[position * I + k] = x[t * x_t + ragged[ORDER + position] * x_b + k]
             init, i0, i_stride, K = b, none, none, I
             if run > 0:
-                init, i0, i_stride, K = ahead, step % run * B * C, C, none
+                init, i0, i_stride, K = ahead, step % kept * B * C, C, none
             now = part[0], part[0] + count
             place = h, h_next, y, t * y_t, y_b, y_last, has_y, masked
             row_mask = byte_pointer(mask + t * mask_t)
-            sweep(
-                options, place, now, panels, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
-                (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
-            )  # fmt: skip
+            later = step // max(run, 1) * run + run
+            if sweep_both is not None and overlapped and later + run <= T:
+                first = T - 1 - later if reverse else later
+                sweep_both(
+                    options, place, panels, step % 2, step % run, ahead, i0, (h, U, U_size),
+                    (x, first * x_t, -x_t if reverse else x_t, I, W, W_size, b, ahead, later % kept * C, C),
+                    z, z0, S, H, ragged, permuted, row_mask, mask_b,
+                )  # fmt: skip
+            else:
+                sweep(
+                    options, place, now, panels, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
+                    (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                )  # fmt: skip
             if last_sweep is not None:
                 if split == SPLIT_PANELS:
                     wait_for_all(team)

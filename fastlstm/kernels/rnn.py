@@ -7,9 +7,9 @@ dims as in lstm.py; W (I, H) and U (H, H) packed as panels of 4 vectors of units
 
 from fastlstm.kernels.activations import TANH, activate, tanh
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep
+from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, load
-from fastlstm.kernels.tile import dense_rows
+from fastlstm.kernels.tile import dense_rows, make_both
 
 
 @inline
@@ -38,14 +38,9 @@ def rnn_units_general(options, z, k, stride, h, s, at, unit):
     return activate(code, alpha, beta, clamp(value, -bound, bound) if clipped else value)
 
 
-steps = make_steps(
-    dense_rows,
-    4,
-    4,
-    4,
-    rnn_options,
-    make_sweep(dense_rows, 4, 4, 4, make_finish(rnn_units_general, rnn_units, is_usual, 4)),
-)
+finish = make_finish(rnn_units_general, rnn_units, is_usual, 4)
+sweep, sweep_both = make_sweep(dense_rows, 4, 4, 4, finish), make_sweep_both(dense_rows, make_both(), 4, 4, 4, finish)
+steps = make_steps(dense_rows, 4, 4, 4, rnn_options, sweep, sweep_both)
 
 
 @kernel

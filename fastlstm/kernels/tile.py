@@ -20,6 +20,7 @@ from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 ROWS = target.ROWS
 PANELS = 2  # at most, for one row
+BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 
 
 def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
@@ -96,6 +97,36 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
             one(init, x, h, z)
 
     return many_rows
+
+
+def make_both(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
+    """Return the function that runs one row's recurrent product and the projection of BOTH_ROWS later steps in one loop.
+
+    One row is bound by the bytes of U, which leaves the multipliers idle: the projection fills them. Each output has the chain that it
+    has alone. both(init of the row, x, h, z, init of the projection, where it goes), the tuples as in `make_rows`.
+    """
+    width, x_width, h_width = WIDTH, len(x_columns), len(h_columns)
+    rows = BOTH_ROWS
+
+    @routine
+    def both(init, x, h, z, b, ahead):
+        x, x0, x_stride, I, W, w0, w_size, _ = x
+        h, h0, h_stride, H, U, u0, u_size, _ = h
+        L = lanes(x)
+        later = tile_load(b[0], b[1], b[2], rows, width)
+        now = tile_load(init[0], init[1], init[2], 1, width)
+        together = min(I, H)
+        for k in range(together):
+            later = tile_fma(later, x, x0 + k, x_stride, W, w0 + k * (x_width * L), w_size, 1, width, x_columns)
+            now = tile_fma(now, h, h0 + k, h_stride, U, u0 + k * (h_width * L), u_size, 1, width, h_columns)
+        for k in range(together, I):
+            later = tile_fma(later, x, x0 + k, x_stride, W, w0 + k * (x_width * L), w_size, 1, width, x_columns)
+        for k in range(together, H):
+            now = tile_fma(now, h, h0 + k, h_stride, U, u0 + k * (h_width * L), u_size, 1, width, h_columns)
+        tile_store(later, ahead[0], ahead[1], ahead[2], width)
+        tile_store(now, z[0], z[1], z[2], width)
+
+    return both
 
 
 @inline

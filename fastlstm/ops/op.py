@@ -99,8 +99,8 @@ class Emit(Protocol):
         """Return an uninitialised buffer that lives as long as the bound program."""
         ...
 
-    def workspace(self, dtype: np.dtype) -> np.ndarray:
-        """Return the buffer that register tiles are stored to, for every worker."""
+    def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:
+        """Return a buffer (workers, n): for each of a team what register tiles are stored to, `columns` elements at least."""
         ...
 
     def state(

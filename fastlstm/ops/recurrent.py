@@ -18,6 +18,10 @@ from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, 
 from fastlstm.ops.packing import pack_columns, pack_panels, pad_units
 
 UNMASKED, ZERO, CARRY = -1, 0, 1
+OVERLAPPED, BOTH_ROWS = (
+    -1,
+    5,
+)  # instead of a number of steps projected at once; how many of them are projected beside a step, at most
 
 
 def _steps_ahead(T: int, B: int, I: int, size: int) -> int:
@@ -136,7 +140,9 @@ class Recurrent(Op):
         masked = UNMASKED if mask is None else CARRY if self.get(node, "masked_output") == "carry" else ZERO
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
-        run = self.steps_ahead(node, T, B, I, S)
+        kept = run = self.steps_ahead(node, T, B, I, S)
+        if B == 1 and run and mask is None and self.overlaps(node) and T >= 2 * BOTH_ROWS:
+            run, kept = OVERLAPPED, 2 * BOTH_ROWS
         if mask is not None:
             assert mask.array is not None
             valid = mask.array.view(np.uint8)
@@ -158,11 +164,12 @@ class Recurrent(Op):
         has_y = int(outs[0] is not None)
         W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
         columns = S if self.gates == 1 else 4 * S
-        ahead = emit.scratch((run, B, columns), dtype) if run else nothing
+        z = emit.workspace(dtype, columns)
+        ahead = emit.scratch((kept, B, columns), dtype) if kept else nothing
         cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
         emit.kernel(
             self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            emit.workspace(dtype), ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H)),
+            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1]),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
@@ -185,6 +192,10 @@ class Recurrent(Op):
     def kernel(self, node: Node) -> str:
         """Return the name of the kernel that runs this node."""
         return f"{self.name.lower()}_forward"
+
+    def overlaps(self, node: Node) -> bool:
+        """Tell whether the kernel can project x W beside the recurrence of a single row."""
+        return True
 
     def split(self, B: int, H: int) -> int:
         """Return what the workers of a team divide: rows, or where there are few, panels of units."""
@@ -332,6 +343,9 @@ class GRU(Recurrent):
 
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
+
+    def overlaps(self, node: Node) -> bool:
+        return self.get(node, "reset") == "after"
 
     def kernel(self, node: Node) -> str:
         return f"gru_{self.get(node, 'reset')}_forward"
