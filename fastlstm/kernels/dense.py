@@ -12,17 +12,28 @@ from fastlstm.kernels.activations import IDENTITY, activate
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
-from fastlstm.kernels.tile import PANELS, ROWS, WIDTH, dense_rows, fetch_from, no_source, panels_at_once
+from fastlstm.kernels.tile import (
+    PANELS,
+    ROWS,
+    WIDTH,
+    dense_rows,
+    fetch_from,
+    is_tail,
+    next_panels,
+    no_source,
+    panels_at_once,
+    tail_rows,
+)
 
 
 @kernel
 def dense_forward(kind, narrow, team, args):
     """y = activation(x W + b). With `accumulate`, y holds what the sums start from.
 
-    Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, O, M, K, N, code; numbers: alpha, beta of the activation.
+    Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, tail, code; numbers: alpha, beta of the activation.
     """
-    (x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, code), (alpha, beta) = arguments(
-        args, 0, 15, 2
+    (x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, tail, code), (alpha, beta) = arguments(
+        args, 0, 16, 2
     )
     x, b, y, z = pointers(kind, (x, b, y, z))
     (W,) = pointers(narrow, (W,))
@@ -40,11 +51,11 @@ def dense_forward(kind, narrow, team, args):
     count = rows[1] - rows[0]
     tiles = (count + ROWS - 1) // ROWS
     at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
-    panel = panels[0]
-    while panel < panels[1]:
-        p = at_once
-        while p > panels[1] - panel:
-            p //= 2
+    tail = tail if panels[1] * width >= N else none
+    done = none
+    while done < panels[1] - panels[0]:
+        panel, p = next_panels(panels, tail, False, done, at_once)
+        done += p
         first = panel * width
         for o in range(blocks[0], blocks[1]):
             for tile in range(tiles):
@@ -61,7 +72,11 @@ def dense_forward(kind, narrow, team, args):
                 init = (z, z0, p * width) if accumulate else (b, first, none)
                 at = fetch_from(W, first * K, (first + width) * K, K, width, o * tiles + tile)
                 source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K, at
-                dense_rows(n, p, init, source, no_source(x, none, none, W), (z, z0, p * width))
+                target = z, z0, p * width
+                if is_tail(panels, tail, panel):
+                    tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
+                else:
+                    dense_rows(n, p, init, source, no_source(x, none, none, W), target)
                 for row in range(n):
                     for k in range(p * WIDTH):
                         left = N - first - k * L
@@ -71,4 +86,3 @@ def dense_forward(kind, narrow, team, args):
                         if code != IDENTITY:
                             value = activate(code, alpha, beta, value)
                         write_units(y, y0 + row * y_row + k * L, value, left)
-        panel += p

@@ -90,7 +90,7 @@ def before_is_usual(options):
 
 
 @routine
-def before_gates(options, place, z, z0, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+def before_gates(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
     """The first sweep of reset before ends with z, r h and x W_n + b_n of every row and vector of units of a tile."""
     reset_h, _, n_x, update, ((plain, code_f, _, clipped), (alpha_f, beta_f, _, _, bound)) = options
     h, L = place[0], lanes(z)

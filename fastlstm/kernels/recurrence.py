@@ -25,12 +25,22 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
-from fastlstm.kernels.tile import BOTH_ROWS, ROWS, fetch_from, no_source, panels_at_once
+from fastlstm.kernels.tile import (
+    BOTH_ROWS,
+    ROWS,
+    fetch_from,
+    is_tail,
+    next_panels,
+    no_source,
+    panels_at_once,
+    tail_rows,
+    tail_stride,
+)
 
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
-ARGUMENTS = 31  # integers that `make_steps` reads; the cell's own follow
+ARGUMENTS = 32  # integers that `make_steps` reads; the cell's own follow
 OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
 K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
 
@@ -73,11 +83,14 @@ def row_share(ragged, sorted_rows, B, worker, workers):
 def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
     """Return the function that computes one step of some rows and panels: the product of a tile, then its `finish`.
 
-    A panel holds `units` vectors of units.
+    A panel holds `units` vectors of units; `tail` is the width of the last of `panels` in vectors, 0 where it is a full one.
     """
+    finish_row = make_finish_row(finish, units)
 
     @routine
-    def sweep(options, place, part, panels, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b):
+    def sweep(
+        options, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b
+    ):
         init, i0, i_stride = init
         x, x0, x_stride, K, W, W_size = x
         h, h_stride, depth, U, U_size = h
@@ -87,10 +100,7 @@ def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
         at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
-            p = at_once
-            while p > many - done:
-                p //= 2
-            panel = panels[1] - done - p if backwards else panels[0] + done
+            panel, p = next_panels(panels, tail, backwards, done, at_once)
             done += p
             after = panel
             if done < many:
@@ -98,63 +108,89 @@ def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
             for tile in range(tiles):
                 m = part[0] + count * tile // tiles
                 n = part[0] + count * (tile + 1) // tiles - m
+                start = init, i0 + m * i_stride + panel * 4 * L, i_stride
+                at, next_at = panel * W_size, after * W_size
+                source = (
+                    x,
+                    x0 + m * x_stride,
+                    x_stride,
+                    K,
+                    W,
+                    at,
+                    W_size,
+                    fetch_from(W, at, next_at, K, gates * L, tile),
+                )
+                at, next_at = panel * U_size, after * U_size
+                ahead = fetch_from(U, at, next_at, depth, recurrent_gates * L, tile)
+                state = h, m * h_stride, h_stride, depth, U, at, U_size, ahead
                 # the cells of one row wait for each other less when all of a step's come together
-                z_at = z0 + panel * 4 * L if count == 1 else z0
-                rows(
-                    n, p, (init, i0 + m * i_stride + panel * 4 * L, i_stride),
-                    (x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, fetch_from(W, panel * W_size, after * W_size, K, gates * L, tile)),
-                    (h, m * h_stride, h_stride, depth, U, panel * U_size, U_size, fetch_from(U, panel * U_size, after * U_size, depth, recurrent_gates * L, tile)),
-                    (z, z_at, p * 4 * L),
-                )  # fmt: skip
+                target = z, z0 + panel * 4 * L if count == 1 else z0, p * 4 * L
+                stride = L
+                if is_tail(panels, tail, panel):
+                    tail_rows(n, tail, start, source, state, target)
+                    stride = tail_stride(tail, L, units)
+                else:
+                    rows(n, p, start, source, state, target)
                 if count > 1:
-                    finish(
-                        options, place, z, z0, m, n, panel * units * L, p, S, H, ragged, permuted, holes, mask, mask_b
-                    )
+                    first = panel * units * L
+                    finish(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b)
         if count == 1:
-            at, first = z0 + panels[0] * 4 * L, panels[0] * units * L
-            finish(options, place, z, at, part[0], 1, first, many, S, H, ragged, permuted, holes, mask, mask_b)
+            finish_row(options, place, z, z0, part[0], panels, tail, S, H, ragged, permuted, holes, mask, mask_b)
 
     return sweep
+
+
+def make_finish_row(finish, units: int):
+    """Return the function that finishes all panels of one row, whose pre-activations lie one after the other."""
+
+    @inline
+    def finish_row(options, place, z, z0, row, panels, tail, S, H, ragged, permuted, holes, mask, mask_b):
+        L = lanes(z)
+        full = panels[1] - (1 if tail > 0 else 0)
+        at, first, p = z0 + panels[0] * 4 * L, panels[0] * units * L, full - panels[0]
+        if p > 0:
+            finish(options, place, z, at, L, row, 1, first, p, S, H, ragged, permuted, holes, mask, mask_b)
+        if tail > 0:
+            at, first, stride = z0 + full * 4 * L, full * units * L, tail_stride(tail, L, units)
+            finish(options, place, z, at, stride, row, 1, first, 1, S, H, ragged, permuted, holes, mask, mask_b)
+
+    return finish_row
 
 
 def make_sweep_both(rows, both, gates: int, recurrent_gates: int, units: int, finish):
     """Return the sweep of one row that also projects a part of the next BOTH_ROWS steps: every BOTH_ROWS-th panel, from `phase` on."""
 
+    finish_row = make_finish_row(finish, units)
+
     @routine
     def sweep_both(
-        options, place, panels, backwards, phase, init, i0, h, later, z, z0, S, H, ragged, never, mask, mask_b
+        options, place, panels, tail, backwards, phase, init, i0, h, later, z, z0, S, H, ragged, never, mask, mask_b
     ):
         h, U, U_size = h
         x, x0, x_stride, K, W, W_size, b, ahead, a0, C = later
         L, none = lanes(z), np.intp(0)
         done, many = none, panels[1] - panels[0]
         while done < many:
-            panel = panels[1] - done - 1 if backwards else panels[0] + done
-            source = h, none, none, H, U, panel * U_size, U_size, none
-            p = 1
-            if panel % BOTH_ROWS == phase:
-                both(
-                    (init, i0 + panel * 4 * L, none), (x, x0, x_stride, K, W, panel * W_size, W_size, none), source,
-                    (z, z0 + panel * 4 * L, none), (b, panel * 4 * L, none), (ahead, a0 + panel * 4 * L, C),
-                )  # fmt: skip
-            else:
-                other = panel - 1 if backwards else panel + 1
-                if done + 1 < many and other % BOTH_ROWS != phase:
-                    p, panel = 2, min(panel, other)
-                    source = h, none, none, H, U, panel * U_size, U_size, none
-                rows(
-                    1,
-                    p,
-                    (init, i0 + panel * 4 * L, none),
-                    no_source(h, none, none, U),
-                    source,
-                    (z, z0 + panel * 4 * L, none),
-                )
+            panel, p = next_panels(panels, tail, backwards, done, 2)
+            if p == 2 and (panel % BOTH_ROWS == phase or (panel + 1) % BOTH_ROWS == phase):
+                panel, p = (panel + 1 if backwards else panel), 1
             done += p
-        first = panels[0] * units * L
-        finish(
-            options, place, z, z0 + panels[0] * 4 * L, none, 1, first, many, S, H, ragged, never, never, mask, mask_b
-        )
+            start = init, i0 + panel * 4 * L, none
+            state = h, none, none, H, U, panel * U_size, U_size, none
+            target = z, z0 + panel * 4 * L, none
+            first = b, panel * 4 * L, none
+            source = x, x0, x_stride, K, W, panel * W_size, W_size, none
+            place_ahead = ahead, a0 + panel * 4 * L, C
+            now = panel % BOTH_ROWS == phase
+            if is_tail(panels, tail, panel):
+                if now:
+                    tail_rows(BOTH_ROWS, tail, first, source, no_source(x, x0, x_stride, W), place_ahead)
+                tail_rows(1, tail, start, no_source(h, none, none, U), state, target)
+            elif now:
+                both(start, source, state, target, first, place_ahead)
+            else:
+                rows(1, p, start, no_source(h, none, none, U), state, target)
+        finish_row(options, place, z, z0, none, panels, tail, S, H, ragged, never, never, mask, mask_b)
 
     return sweep_both
 
@@ -168,7 +204,7 @@ def make_finish(cell, usual_cell, is_usual, units: int):
     """
 
     @routine
-    def finish(options, place, z, z0, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+    def finish(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
         h, h_next, y, y_0, y_b, y_last, has_y, masked = place
         L = lanes(z)
         usual = is_usual(options)
@@ -187,9 +223,9 @@ def make_finish(cell, usual_cell, is_usual, units: int):
                     continue
                 z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
                 if usual:
-                    value = usual_cell(options, z, z_at, L, h, s, at, unit)
+                    value = usual_cell(options, z, z_at, stride, h, s, at, unit)
                 else:
-                    value = cell(options, z, z_at, L, h, s, at, unit)
+                    value = cell(options, z, z_at, stride, h, s, at, unit)
                 store(h_next, s, value)
                 if has_y:
                     write_units(y, y_at, value, H - unit)
@@ -210,7 +246,9 @@ def make_steps(
     """
 
     @routine
-    def project(x, x_t, x_b, W, b, ahead, a0, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels):
+    def project(
+        x, x_t, x_b, W, b, ahead, a0, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels, tail
+    ):
         """ahead[a0 + s, position] = b + x[step + s] W for the positions and panels of one worker."""
         L = lanes(x)
         size = I * gates * L
@@ -220,11 +258,10 @@ def make_steps(
         outer = steps if across else part[1] - part[0]
         for k in range(0, I, K_BLOCK):
             K = min(K_BLOCK, I - k)
-            panel = panels[0]
-            while panel < panels[1]:
-                p = at_once
-                while p > panels[1] - panel:
-                    p //= 2
+            done = np.intp(0)
+            while done < panels[1] - panels[0]:
+                panel, p = next_panels(panels, tail, False, done, at_once)
+                done += p
                 for o in range(outer):
                     if across:
                         first, last = part[0], part[1]
@@ -247,17 +284,20 @@ def make_steps(
                         n = first + (last - first) * (tile + 1) // tiles - m
                         z = ahead, z0 + m * z_stride + panel * 4 * L, z_stride
                         init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
-                        at = panel * size + k * gates * L
+                        narrow = is_tail(panels, tail, panel)
+                        at = panel * size + k * (tail if narrow else gates) * L
                         ahead_at = fetch_from(W, at, at + size, K, gates * L, o * tiles + tile)
                         source = x, x0 + m * x_stride + k, x_stride, K, W, at, size, ahead_at
-                        rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
-                panel += p
+                        if narrow:
+                            tail_rows(n, tail, init, source, no_source(x, x0, x_stride, W), z)
+                        else:
+                            rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
 
     @routine
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
-            T, B, I, H, S, run, reverse, has_y, masked, split, z_size,
+            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
         options = read_options(kind, narrow, args)
         x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
@@ -277,6 +317,7 @@ def make_steps(
             part = row_share(ragged, sorted_rows, B, worker, workers)
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
+            tail = tail if worker == workers - 1 else none
         z0 = words(team)[PLACE] * z_size
         if permuted:
             if worker == 0:
@@ -295,7 +336,7 @@ def make_steps(
             if run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
                 project(
                     x, x_t, x_b, W, b, ahead, step % kept * B * C, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse,
-                    part, panels,
+                    part, panels, tail,
                 )  # fmt: skip
             active = active_rows(ragged, B, step) if sorted_rows else B
             for position in range(max(part[0], active), part[1]):
@@ -324,13 +365,13 @@ def make_steps(
             if sweep_both is not None and overlapped and later + run <= T:
                 first = T - 1 - later if reverse else later
                 sweep_both(
-                    options, place, panels, step % 2, step % run, ahead, i0, (h, U, U_size),
+                    options, place, panels, tail, step % 2, step % run, ahead, i0, (h, U, U_size),
                     (x, first * x_t, -x_t if reverse else x_t, I, W, W_size, b, ahead, later % kept * C, C),
                     z, z0, S, H, ragged, permuted, row_mask, mask_b,
                 )  # fmt: skip
             else:
                 sweep(
-                    options, place, now, panels, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
+                    options, place, now, panels, tail, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
                     (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if last_sweep is not None:
@@ -338,7 +379,7 @@ def make_steps(
                     wait_for_all(team)
                 gated, weights, n_x = options[:3]
                 last_sweep(
-                    options, place, now, last_panels, step % 2, (n_x, none, S), (h, none, none, none, weights, none),
+                    options, place, now, last_panels, none, step % 2, (n_x, none, S), (h, none, none, none, weights, none),
                     (gated, S, H, weights, H * 4 * L), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if split == SPLIT_PANELS:

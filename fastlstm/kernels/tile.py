@@ -7,6 +7,7 @@ is one chain of fused multiply-adds in the order of k, whatever the number of ro
 do not depend on its neighbours, and a projection done ahead (stored, then loaded as `init`) gives the same bits
 as one done in place.
 
+The last panel may be narrower, a `tail` of one or two vectors in which the columns that exist lie close together.
 A tile is several rows of one panel, or one row of two panels, whose chains are as independent as rows are.
 """
 
@@ -20,6 +21,7 @@ from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 ROWS = target.ROWS
 PANELS = 2  # at most, for one row
+TAIL_COLUMNS = (0, 1)
 BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 
 
@@ -99,6 +101,60 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
     return many_rows
 
 
+def _make_tail(rows: int, width: int):
+    @routine
+    def accumulate(init, x, h, z):
+        L = lanes(x[0])
+        columns = TAIL_COLUMNS[:width]
+        tile = tile_load(init[0], init[1], init[2], rows, width)
+        source, start, stride, K, W, at, _, _ = x
+        for k in range(K):
+            tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
+        source, start, stride, K, W, at, _, _ = h
+        for k in range(K):
+            tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
+        tile_store(tile, z[0], z[1], z[2], width)
+
+    return accumulate
+
+
+def _make_tail_rows(width: int):
+    one, two, three = (_make_tail(rows, width) for rows in (1, 2, 3))
+
+    @routine
+    def tail_rows(n, init, x, h, z):
+        done = 0
+        while done < n:
+            i, a, b, to = init[1] + done * init[2], x[1] + done * x[2], h[1] + done * h[2], z[1] + done * z[2]
+            some = init[0], i, init[2]
+            source = x[0], a, x[2], x[3], x[4], x[5], x[6], x[7]
+            other = h[0], b, h[2], h[3], h[4], h[5], h[6], h[7]
+            target = z[0], to, z[2]
+            if n - done >= 3:
+                three(some, source, other, target)
+                done += 3
+            elif n - done == 2:
+                two(some, source, other, target)
+                done += 2
+            else:
+                one(some, source, other, target)
+                done += 1
+
+    return tail_rows
+
+
+_tail_of_one, _tail_of_two = _make_tail_rows(1), _make_tail_rows(2)
+
+
+@inline
+def tail_rows(n, width, init, x, h, z):
+    """Run 1 to ROWS rows of a last panel of one or two vectors, in which the columns of a full one lie close together."""
+    if width == 1:
+        _tail_of_one(n, init, x, h, z)
+    else:
+        _tail_of_two(n, init, x, h, z)
+
+
 def make_both(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
     """Return the function that runs one row's recurrent product and the projection of BOTH_ROWS later steps in one loop.
 
@@ -127,6 +183,33 @@ def make_both(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
         tile_store(now, z[0], z[1], z[2], width)
 
     return both
+
+
+@inline
+def is_tail(panels, tail, panel):
+    return tail > 0 and panel == panels[1] - 1
+
+
+@inline
+def tail_stride(tail, L, units):
+    """Return how far apart the gates of a unit are in a last panel of `tail` vectors; a panel of units has no gates."""
+    return tail * L // 4 if units == 1 else L
+
+
+@inline
+def next_panels(panels, tail, backwards, done, at_once):
+    """Return the first panel of the next tile, and how many it takes: a last panel of another width stands alone."""
+    left = panels[1] - panels[0] - done
+    if backwards:
+        p = 1 if tail > 0 and done == 0 else at_once
+        while p > left:
+            p //= 2
+        return panels[1] - done - p, p
+    full = left - (1 if tail > 0 else 0)
+    p = at_once
+    while p > max(full, 1):
+        p //= 2
+    return panels[0] + done, p
 
 
 @inline

@@ -24,7 +24,7 @@ from fastlstm.ops.op import (
     rows_in_place,
     shape_error,
 )
-from fastlstm.ops.packing import pack_columns
+from fastlstm.ops.packing import pack_columns, tail_of_columns
 
 PLAIN = ("Identity", 0.0, 0.0)
 
@@ -50,7 +50,8 @@ def emit_dense(
     """
     _, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
-    packed = emit.packed(("columns", L, *part), [W], lambda w: pack_columns(L, take(w).astype(dtype)))
+    tail = tail_of_columns(N, L)
+    packed = emit.packed(("columns", L, *part), [W], lambda w: pack_columns(L, take(w).astype(dtype), tail))
     width = -(-N // (4 * L)) * 4 * L
 
     def pad(*bias: np.ndarray) -> np.ndarray:
@@ -65,7 +66,7 @@ def emit_dense(
     name, alpha, beta = activation
     emit.kernel(
         "dense_forward", x.reshape(-1)[x_start:] if x_start else x, *x_strides, packed, bias, int(accumulate),
-        y.reshape(-1)[y_start:] if y_start else y, *y_strides, emit.workspace(dtype), sizes, emit.activation(name),
+        y.reshape(-1)[y_start:] if y_start else y, *y_strides, emit.workspace(dtype), sizes, tail, emit.activation(name),
         float(alpha), float(beta),
     )  # fmt: skip
 

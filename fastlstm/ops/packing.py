@@ -5,22 +5,61 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def pack_panels(gates: int, lanes: int, columns: Sequence[int], slots: int, matrix: np.ndarray) -> np.ndarray:
-    """(K, gates * H) -> panels (S/L, K, slots, L) with the gates `columns` in the first slots, zeros elsewhere."""
+def tail_of_gates(H: int, lanes: int) -> int:
+    """Return the width in vectors of a last panel of H % lanes units by four gates, 0 where that takes a whole panel."""
+    left = H % lanes
+    return 0 if left == 0 or 2 * left > lanes else 1 if 4 * left <= lanes else 2
+
+
+def tail_of_columns(N: int, lanes: int) -> int:
+    """Return the width in vectors of a last panel of N % 4 lanes columns, 0 where that takes a whole panel."""
+    vectors = -(-(N % (4 * lanes)) // lanes)
+    return vectors if vectors in (1, 2) else 0
+
+
+def pack_panels(
+    gates: int, lanes: int, columns: Sequence[int], places: Sequence[int], matrix: np.ndarray, tail: int = 0
+) -> np.ndarray:
+    """(K, gates * H) -> flat panels (S/L, K, len(columns), L) of the gates `columns`, zeros past H.
+
+    A `tail` is a last panel (K, 4, tail * L / 4) with the gates at their `places` of four.
+    """
     K, H = matrix.shape[0], matrix.shape[1] // gates
+    chosen = matrix.reshape(K, gates, H)[:, list(columns)]
+    blocks = H // lanes if tail else -(-H // lanes)
+    padded = np.zeros((K, len(columns), blocks * lanes), matrix.dtype)
+    whole = min(H, blocks * lanes)
+    padded[:, :, :whole] = chosen[:, :, :whole]
+    panels = padded.reshape(K, len(columns), blocks, lanes).transpose(2, 0, 1, 3).ravel()
+    last = np.zeros((K, 4, tail * lanes // 4), matrix.dtype)
+    last[:, list(places), : H - whole] = chosen[:, :, whole:]
+    return np.concatenate([panels, last.ravel()])
+
+
+def pack_bias(lanes: int, gates: np.ndarray, tail: int = 0) -> np.ndarray:
+    """(4, H) -> flat (S/L, 4, L), zeros past H; in a tail's part of it the gates are tail * L / 4 apart."""
+    H = gates.shape[1]
     blocks = -(-H // lanes)
-    padded = np.zeros((K, slots, blocks * lanes), matrix.dtype)
-    padded[:, : len(columns), :H] = matrix.reshape(K, gates, H)[:, list(columns)]
-    return padded.reshape(K, slots, blocks, lanes).transpose(2, 0, 1, 3)
+    whole = H // lanes * lanes if tail else H
+    packed = pack_panels(4, lanes, (0, 1, 2, 3), (0, 1, 2, 3), gates[:, :whole].reshape(1, -1))
+    packed = np.concatenate([packed, np.zeros(blocks * 4 * lanes - len(packed), gates.dtype)])
+    if tail:
+        last = np.zeros((4, tail * lanes // 4), gates.dtype)
+        last[:, : H - whole] = gates[:, whole:]
+        packed[whole * 4 : whole * 4 + last.size] = last.ravel()
+    return packed
 
 
-def pack_columns(lanes: int, matrix: np.ndarray) -> np.ndarray:
-    """(K, N) -> panels (N / 4L, K, 4, L), zeros past N."""
+def pack_columns(lanes: int, matrix: np.ndarray, tail: int) -> np.ndarray:
+    """(K, N) -> flat panels (N / 4L, K, 4, L), zeros past N, the last one (K, tail, L) where it is a tail."""
     K, N = matrix.shape
-    panels = -(-N // (4 * lanes))
+    whole = N // (4 * lanes) * 4 * lanes if tail else N
+    panels = -(-whole // (4 * lanes))
     padded = np.zeros((K, panels * 4 * lanes), matrix.dtype)
-    padded[:, :N] = matrix
-    return padded.reshape(K, panels, 4, lanes).transpose(1, 0, 2, 3)
+    padded[:, :whole] = matrix[:, :whole]
+    last = np.zeros((K, tail * lanes), matrix.dtype)
+    last[:, : N - whole] = matrix[:, whole:]
+    return np.concatenate([padded.reshape(K, panels, 4, lanes).transpose(1, 0, 2, 3).ravel(), last.ravel()])
 
 
 def pad_units(S: int, matrix: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
 from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
-from fastlstm.ops.packing import pack_columns, pack_panels, pad_units
+from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
 
+CACHE_BYTES = 3 << 19  # of a core's second-level cache that weights may fill
 UNMASKED, ZERO, CARRY = -1, 0, 1
 OVERLAPPED, BOTH_ROWS = (
     -1,
@@ -141,7 +142,7 @@ class Recurrent(Op):
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(node, T, B, I, S)
-        if B == 1 and run and mask is None and self.overlaps(node) and T >= 2 * BOTH_ROWS:
+        if B == 1 and run and mask is None and self.overlaps(node, I, H, dtype) and T >= 2 * BOTH_ROWS:
             run, kept = OVERLAPPED, 2 * BOTH_ROWS
         if mask is not None:
             assert mask.array is not None
@@ -169,7 +170,7 @@ class Recurrent(Op):
         cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
         emit.kernel(
             self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1]),
+            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L)),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
@@ -193,9 +194,13 @@ class Recurrent(Op):
         """Return the name of the kernel that runs this node."""
         return f"{self.name.lower()}_forward"
 
-    def overlaps(self, node: Node) -> bool:
-        """Tell whether the kernel can project x W beside the recurrence of a single row."""
-        return True
+    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
+        """Tell whether x W is projected beside the recurrence of a single row: where W leaves U its place in the cache."""
+        return (I + H) * self.gates * H * dtype.itemsize <= CACHE_BYTES
+
+    def tail(self, node: Node, H: int, L: int) -> int:
+        """Return the width of the last panel in vectors, 0 where it is a whole one."""
+        return tail_of_gates(H, L)
 
     def split(self, B: int, H: int) -> int:
         """Return what the workers of a team divide: rows, or where there are few, panels of units."""
@@ -302,12 +307,13 @@ class LSTM(Recurrent):
 
     def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
         H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
-        W = emit.packed(("panels", 4, L, every, 4), [args[1]], lambda w: pack_panels(4, L, every, 4, w.astype(dtype)))
-        U = emit.packed(("panels", 4, L, every, 4), [args[2]], lambda u: pack_panels(4, L, every, 4, u.astype(dtype)))
+        tail = self.tail(node, H, L)
+        pack = lambda w: pack_panels(4, L, every, every, w.astype(dtype), tail)
+        W, U = (emit.packed(("panels", 4, L), [args[k]], pack) for k in (1, 2))
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
             emit, f"lstm b {L} {H}", [at(args, 3)],
-            lambda b: pack_panels(4, L, every, 4, (zeros if b is None else b)[None]), dtype,
+            lambda b: pack_bias(L, (zeros if b is None else b).reshape(4, H), tail), dtype,
         )  # fmt: skip
         P = at(args, 6)
         peepholes = b if P is None else emit.packed(("units", S), [P], lambda p: pad_units(S, p.astype(dtype)))
@@ -344,8 +350,11 @@ class GRU(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
 
-    def overlaps(self, node: Node) -> bool:
-        return self.get(node, "reset") == "after"
+    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
+        return self.get(node, "reset") == "after" and super().overlaps(node, I, H, dtype)
+
+    def tail(self, node: Node, H: int, L: int) -> int:
+        return 0 if self.get(node, "reset") == "before" else super().tail(node, H, L)
 
     def kernel(self, node: Node) -> str:
         return f"gru_{self.get(node, 'reset')}_forward"
@@ -356,22 +365,26 @@ class GRU(Recurrent):
         usual = codes == (emit.activation("Sigmoid"), emit.activation("Tanh"))
         before = self.get(node, "reset") == "before"
 
-        def pack_bias(b: np.ndarray | None, bn: np.ndarray | None) -> np.ndarray:
+        tail = self.tail(node, H, L)
+
+        def pack_biases(b: np.ndarray | None, bn: np.ndarray | None) -> np.ndarray:
             gates = np.zeros((4, H), dtype)
             gates[:3] = 0 if b is None else b.reshape(3, H)
             gates[2 if before else 3] += 0 if bn is None else bn
-            return pack_panels(4, L, (0, 1, 2, 3), 4, gates.reshape(1, -1))
+            return pack_bias(L, gates, tail)
 
-        W = emit.packed(("panels", 3, L, every, 3), [args[1]], lambda w: pack_panels(3, L, every, 3, w.astype(dtype)))
-        b = self.bias(emit, f"gru b {L} {H} {before}", [at(args, 3), at(args, 4)], pack_bias, dtype)
+        W = emit.packed(
+            ("panels", 3, L, before), [args[1]], lambda w: pack_panels(3, L, every, every, w.astype(dtype), tail)
+        )
+        b = self.bias(emit, f"gru b {L} {H} {before}", [at(args, 3), at(args, 4)], pack_biases, dtype)
         cell = (int(usual and not clipped), *codes, clipped)
         if not before:
             U = emit.packed(
-                ("panels", 3, L, every, 3), [args[2]], lambda u: pack_panels(3, L, every, 3, u.astype(dtype))
+                ("panels of U", 3, L), [args[2]], lambda u: pack_panels(3, L, every, (0, 1, 3), u.astype(dtype), tail)
             )
             return W, U, b, [cell], (*numbers, bound)
-        U = emit.packed(("panels", 3, L, two, 2), [args[2]], lambda u: pack_panels(3, L, two, 2, u.astype(dtype)))
-        Un = emit.packed(("columns of n", L), [args[2]], lambda u: pack_columns(L, u[:, 2 * H :].astype(dtype)))
+        U = emit.packed(("panels", 2, L), [args[2]], lambda u: pack_panels(3, L, two, two, u.astype(dtype)))
+        Un = emit.packed(("columns of n", L), [args[2]], lambda u: pack_columns(L, u[:, 2 * H :].astype(dtype), 0))
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
@@ -400,10 +413,14 @@ class RNN(Recurrent):
     def steps_ahead(self, node: Node, T: int, B: int, I: int, S: int) -> int:
         return _steps_ahead(T, B, I, S)
 
+    def tail(self, node: Node, H: int, L: int) -> int:
+        return tail_of_columns(H, L)
+
     def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
         H, L = args[2].shape[0], emit.lanes(dtype)
-        W = emit.packed(("columns", L), [args[1]], lambda w: pack_columns(L, w.astype(dtype)))
-        U = emit.packed(("columns", L), [args[2]], lambda u: pack_columns(L, u.astype(dtype)))
+        tail = self.tail(node, H, L)
+        W = emit.packed(("columns", L), [args[1]], lambda w: pack_columns(L, w.astype(dtype), tail))
+        U = emit.packed(("columns", L), [args[2]], lambda u: pack_columns(L, u.astype(dtype), tail))
         zeros = np.zeros(H, dtype)
         b = self.bias(
             emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype
