@@ -126,7 +126,7 @@ class Session:
         given = inputs if by_name else {self._only_input(): inputs}
         arrays = self._checked_before(given) or self._checked(given)
         targets = {} if out is None else self._targets(out)
-        results = self._run_once(arrays, targets)
+        results = self._run_once(arrays, targets, remember=True)
         return results if by_name or len(results) > 1 else next(iter(results.values()))
 
     def _checked_before(self, given: Mapping[str, Array]) -> list[Array] | None:
@@ -182,7 +182,7 @@ class Session:
                 raise InputError(f"out[{name!r}] is read-only")
         return dict(out)
 
-    def _run_once(self, arrays: list[Array], targets: dict[str, Array]) -> dict[str, Array]:
+    def _run_once(self, arrays: list[Array], targets: dict[str, Array], remember: bool = False) -> dict[str, Array]:
         shapes = tuple(array.shape for array in arrays)
         frame = self._plan.borrow(shapes)
         try:
@@ -210,7 +210,7 @@ class Session:
                 else:
                     np.copyto(target, port.buffer)
                     results[name] = target
-            if frame.is_ready and last is frame and len(self._ready) < KNOWN_CALLS:
+            if remember and frame.is_ready and last is frame and len(self._ready) < KNOWN_CALLS:
                 self._ready[shapes[0]] = _Ready(frame, self._plan.kept(shapes))
             return {name: results[name] for name in last.outputs}
         finally:

@@ -17,12 +17,12 @@ from fastlstm.kernels.tile import (
     ROWS,
     WIDTH,
     dense_rows,
+    dense_tail_rows,
     fetch_from,
     is_tail,
     next_panels,
     no_source,
     panels_at_once,
-    tail_rows,
 )
 
 
@@ -74,7 +74,7 @@ def dense_forward(kind, narrow, team, args):
                 source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K, at
                 target = z, z0, p * width
                 if is_tail(panels, tail, panel):
-                    tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
+                    dense_tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
                 else:
                     dense_rows(n, p, init, source, no_source(x, none, none, W), target)
                 for row in range(n):

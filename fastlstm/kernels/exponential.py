@@ -105,10 +105,19 @@ def _exp_gate(builder, vector: Vector, x, k: float, low: float, high: float):
 
 @intrinsic
 def exp_sigmoid(typingctx, x):
-    """Return e^-x for 1 / (1 + e^-x): bounded to where the sigmoid is 0 or 1 and products of two stay finite."""
+    """Return e^-x for 1 / (1 + e^-x): finite, and so large at the end that the quotient is flushed to 0."""
     if not isinstance(x, Vector):
         return None
-    low, high = (-60.0, 87.0) if x.dtype.bitwidth == 32 else (-600.0, 708.0)
+    low, high = (-88.37, 87.0) if x.dtype.bitwidth == 32 else (-709.4, 708.0)
+    return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -1.0, low, high)
+
+
+@intrinsic
+def exp_sigmoid_bounded(typingctx, x):
+    """Return e^-x, at most e^40 (float64: e^300): products of such stay finite."""
+    if not isinstance(x, Vector):
+        return None
+    low, high = (-40.0, 87.0) if x.dtype.bitwidth == 32 else (-300.0, 708.0)
     return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -1.0, low, high)
 
 

@@ -9,11 +9,11 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 """
 
 from fastlstm.kernels.activations import activate, sigmoid, tanh
-from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
+from fastlstm.kernels.exponential import exp_sigmoid, exp_sigmoid_bounded, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
-from fastlstm.kernels.tile import dense_rows, make_both, make_rows
+from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both, make_rows, make_tail_rows
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
 
@@ -21,7 +21,7 @@ CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset b
 @inline
 def gru_cell(z, r, n_x, n_h, h):
     """h' with sigmoid gates and tanh; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation."""
-    e_z = exp_sigmoid(z)
+    e_z = exp_sigmoid_bounded(z)
     e_n = exp_tanh(n_x + n_h / (1.0 + exp_sigmoid(r)))
     return (h * (1.0 + e_n) + e_z * (1.0 - e_n)) / ((1.0 + e_z) * (1.0 + e_n))
 
@@ -61,11 +61,11 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
     return update * load(h, s) + (1.0 - update) * candidate
 
 
-after_rows = make_rows((0, 1, 2), (0, 1, 3))
+after_rows, after_tail_rows = make_rows((0, 1, 2), (0, 1, 3)), make_tail_rows(3, 2)
 after_finish = make_finish(after_units_general, after_units, is_usual, 1)
-after_sweep = make_sweep(after_rows, 3, 3, 1, after_finish)
-after_both = make_sweep_both(after_rows, make_both((0, 1, 2), (0, 1, 3)), 3, 3, 1, after_finish)
-after_steps = make_steps(after_rows, 3, 3, 1, after_options, after_sweep, after_both)
+after_sweep = make_sweep(after_rows, after_tail_rows, 3, 3, 1, after_finish)
+after_both = make_sweep_both(after_rows, after_tail_rows, make_both((0, 1, 2), (0, 1, 3)), 3, 3, 1, after_finish)
+after_steps = make_steps(after_rows, after_tail_rows, 3, 3, 1, after_options, after_sweep, after_both)
 
 
 @kernel
@@ -124,10 +124,10 @@ def before_units_general(options, z, k, stride, h, s, at, unit):
 before_rows = make_rows((0, 1, 2), (0, 1))
 before_finish = make_finish(before_units_general, before_units, before_is_usual, 4)
 before_sweep, last_sweep = (
-    make_sweep(before_rows, 3, 2, 1, before_gates),
-    make_sweep(dense_rows, 4, 4, 4, before_finish),
+    make_sweep(before_rows, dense_tail_rows, 3, 2, 1, before_gates),
+    make_sweep(dense_rows, dense_tail_rows, 4, 4, 4, before_finish),
 )
-before_steps = make_steps(before_rows, 3, 2, 1, before_options, before_sweep, None, last_sweep)
+before_steps = make_steps(before_rows, dense_tail_rows, 3, 2, 1, before_options, before_sweep, None, last_sweep)
 
 
 @kernel

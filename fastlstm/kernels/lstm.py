@@ -13,7 +13,7 @@ from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
-from fastlstm.kernels.tile import dense_rows, make_both
+from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
@@ -82,9 +82,9 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
 
 
 finish = make_finish(lstm_units_general, lstm_units, is_usual, 1)
-sweep = make_sweep(dense_rows, 4, 4, 1, finish)
-sweep_both = make_sweep_both(dense_rows, make_both(), 4, 4, 1, finish)
-steps = make_steps(dense_rows, 4, 4, 1, lstm_options, sweep, sweep_both)
+sweep = make_sweep(dense_rows, dense_tail_rows, 4, 4, 1, finish)
+sweep_both = make_sweep_both(dense_rows, dense_tail_rows, make_both(), 4, 4, 1, finish)
+steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 1, lstm_options, sweep, sweep_both)
 
 
 @kernel

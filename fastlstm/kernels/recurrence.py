@@ -33,7 +33,6 @@ from fastlstm.kernels.tile import (
     next_panels,
     no_source,
     panels_at_once,
-    tail_rows,
     tail_stride,
 )
 
@@ -80,7 +79,7 @@ def row_share(ragged, sorted_rows, B, worker, workers):
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
-def make_sweep(rows, gates: int, recurrent_gates: int, units: int, finish):
+def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, finish):
     """Return the function that computes one step of some rows and panels: the product of a tile, then its `finish`.
 
     A panel holds `units` vectors of units; `tail` is the width of the last of `panels` in vectors, 0 where it is a full one.
@@ -157,7 +156,7 @@ def make_finish_row(finish, units: int):
     return finish_row
 
 
-def make_sweep_both(rows, both, gates: int, recurrent_gates: int, units: int, finish):
+def make_sweep_both(rows, tail_rows, both, gates: int, recurrent_gates: int, units: int, finish):
     """Return the sweep of one row that also projects a part of the next BOTH_ROWS steps: every BOTH_ROWS-th panel, from `phase` on."""
 
     finish_row = make_finish_row(finish, units)
@@ -236,7 +235,7 @@ def make_finish(cell, usual_cell, is_usual, units: int):
 
 
 def make_steps(
-    rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, sweep_both=None, last_sweep=None
+    rows, tail_rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, sweep_both=None, last_sweep=None
 ):
     """Return the function that runs T steps.
 

@@ -9,7 +9,7 @@ from fastlstm.kernels.activations import TANH, activate, tanh
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.simd import arguments, clamp, load
-from fastlstm.kernels.tile import dense_rows, make_both
+from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 
 @inline
@@ -39,8 +39,11 @@ def rnn_units_general(options, z, k, stride, h, s, at, unit):
 
 
 finish = make_finish(rnn_units_general, rnn_units, is_usual, 4)
-sweep, sweep_both = make_sweep(dense_rows, 4, 4, 4, finish), make_sweep_both(dense_rows, make_both(), 4, 4, 4, finish)
-steps = make_steps(dense_rows, 4, 4, 4, rnn_options, sweep, sweep_both)
+sweep, sweep_both = (
+    make_sweep(dense_rows, dense_tail_rows, 4, 4, 4, finish),
+    make_sweep_both(dense_rows, dense_tail_rows, make_both(), 4, 4, 4, finish),
+)
+steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 4, rnn_options, sweep, sweep_both)
 
 
 @kernel

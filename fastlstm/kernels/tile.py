@@ -16,7 +16,7 @@ import numpy as np
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.simd import fetch_ahead, lanes, line_of
-from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
+from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, tile_store
 
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 ROWS = target.ROWS
@@ -101,58 +101,64 @@ def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, .
     return many_rows
 
 
-def _make_tail(rows: int, width: int):
+def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
     @routine
     def accumulate(init, x, h, z):
         L = lanes(x[0])
         columns = TAIL_COLUMNS[:width]
-        tile = tile_load(init[0], init[1], init[2], rows, width)
+        tile = start_tile = tile_load(init[0], init[1], init[2], rows, width)
         source, start, stride, K, W, at, _, _ = x
         for k in range(K):
             tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
+        tile = before = tile_keep(tile, start_tile, width, x_leaves)
         source, start, stride, K, W, at, _, _ = h
         for k in range(K):
             tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
-        tile_store(tile, z[0], z[1], z[2], width)
+        tile_store(tile_keep(tile, before, width, h_leaves), z[0], z[1], z[2], width)
 
     return accumulate
 
 
-def _make_tail_rows(width: int):
-    one, two, three = (_make_tail(rows, width) for rows in (1, 2, 3))
+def make_tail_rows(x_leaves: int = -1, h_leaves: int = -1):
+    """Return the function that runs 1 to ROWS rows of a last panel of one or two vectors.
 
-    @routine
-    def tail_rows(n, init, x, h, z):
-        done = 0
-        while done < n:
-            i, a, b, to = init[1] + done * init[2], x[1] + done * x[2], h[1] + done * h[2], z[1] + done * z[2]
-            some = init[0], i, init[2]
-            source = x[0], a, x[2], x[3], x[4], x[5], x[6], x[7]
-            other = h[0], b, h[2], h[3], h[4], h[5], h[6], h[7]
-            target = z[0], to, z[2]
-            if n - done >= 3:
-                three(some, source, other, target)
-                done += 3
-            elif n - done == 2:
-                two(some, source, other, target)
-                done += 2
-            else:
-                one(some, source, other, target)
-                done += 1
+    The columns of a full panel's four vectors lie close together in it. `x_leaves` and `h_leaves` are the places, of four, that a
+    product has no weights for (-1: it has all).
+    """
+
+    def of_width(width):
+        one, two, three = (_make_tail(rows, width, x_leaves, h_leaves) for rows in (1, 2, 3))
+
+        @routine
+        def rows(n, init, x, h, z):
+            done = 0
+            while done < n:
+                some = init[0], init[1] + done * init[2], init[2]
+                source = x[0], x[1] + done * x[2], x[2], x[3], x[4], x[5], x[6], x[7]
+                other = h[0], h[1] + done * h[2], h[2], h[3], h[4], h[5], h[6], h[7]
+                target = z[0], z[1] + done * z[2], z[2]
+                if n - done >= 3:
+                    three(some, source, other, target)
+                    done += 3
+                elif n - done == 2:
+                    two(some, source, other, target)
+                    done += 2
+                else:
+                    one(some, source, other, target)
+                    done += 1
+
+        return rows
+
+    of_one, of_two = of_width(1), of_width(2)
+
+    @inline
+    def tail_rows(n, width, init, x, h, z):
+        if width == 1:
+            of_one(n, init, x, h, z)
+        else:
+            of_two(n, init, x, h, z)
 
     return tail_rows
-
-
-_tail_of_one, _tail_of_two = _make_tail_rows(1), _make_tail_rows(2)
-
-
-@inline
-def tail_rows(n, width, init, x, h, z):
-    """Run 1 to ROWS rows of a last panel of one or two vectors, in which the columns of a full one lie close together."""
-    if width == 1:
-        _tail_of_one(n, init, x, h, z)
-    else:
-        _tail_of_two(n, init, x, h, z)
 
 
 def make_both(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
@@ -227,4 +233,4 @@ def no_source(x, start, stride, W):
     return x, start, stride, none, W, none, none, none
 
 
-dense_rows = make_rows()
+dense_rows, dense_tail_rows = make_rows(), make_tail_rows()

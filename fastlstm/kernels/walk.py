@@ -126,5 +126,6 @@ def serve(control, team):
 
 
 def compile_serve() -> None:
-    """Compile `serve` in this thread."""
-    serve.compile((types.intp, types.intp))
+    """Compile `serve` in this thread, unless that is done: Numba's lock for it may be held across a fork."""
+    if not serve.signatures:
+        serve.compile((types.intp, types.intp))

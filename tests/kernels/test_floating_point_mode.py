@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import models
 import numpy as np
@@ -177,12 +178,16 @@ def test_bits_do_not_depend_on_the_rounding_mode_of_the_caller():
     assert all(models.same_bits(got[k], want[k]) for k in want)
 
 
-def test_worker_threads_of_a_session_keep_their_mode_and_flush_all_the_same():
+def test_a_session_of_two_threads_keeps_the_mode_of_every_thread_that_calls_it():
     net = models.network("lstm_general")
-    session = fastlstm.Session(net, threads=2)
-    session.run({"x": models.inputs_for(net, np.random.default_rng(0), 8, 5)})
-    pool = session._executor()
-    modes = list(pool.map(lambda _: (control(), halved()), range(8)))
+    session, x = fastlstm.Session(net, threads=2), models.inputs_for(net, np.random.default_rng(0), 8, 5)
+
+    def call(_: int) -> tuple[int, float]:
+        session.run({"x": x})
+        return control(), halved()
+
+    with ThreadPoolExecutor(4) as pool:
+        modes = list(pool.map(call, range(8)))
     assert {m for m, _ in modes} == {control()} and all(h != 0 for _, h in modes)
 
 
