@@ -150,6 +150,12 @@ class Plan:
         self._frames: OrderedDict[tuple, deque[Frame]] = OrderedDict()
         self._kept_bytes = 0
 
+    def of_twin(self, graph: Graph) -> "Plan":
+        """Return the plan of another graph of the same weights, which shares what is packed."""
+        twin = Plan(graph, {}, self.max_scratch, self.threads)
+        twin.weights, twin._addresses, twin._packed = self.weights, self._addresses, self._packed
+        return twin
+
     def borrow(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
         """Return a frame for inputs of these shapes that no other call uses; `give_back` it."""
         kept = self._frames.get(shapes)
@@ -223,6 +229,8 @@ class Plan:
     def _wait(self, index: int, name: str, values: dict[str, Value], frame: Frame, binder: "_Binder") -> None:
         waiting = values[name]
         assert waiting.array is not None
+        for port in frame.inputs.values():
+            port.forbid()
         binder.finish(frame)
 
         def resume(contents: np.ndarray) -> Frame:
@@ -256,7 +264,7 @@ class _Binder:
     def __init__(self, plan: Plan, scratch_bytes: int):
         self._plan = plan
         self._program = Program(plan.threads)
-        self._steps = self._program.steps
+        self._steps: list = self._program.steps
         self._work: dict[str, int] = {}
         self._states: list[StateBuffer] = []
         self._bytes = scratch_bytes
@@ -290,7 +298,7 @@ class _Binder:
         self._node = None
         for state in self._states:
             start = np.zeros(state.array.shape, state.array.dtype) if state.start is None else state.start
-            self._steps = self._program.starts  # type: ignore[assignment]
+            self._steps = self._program.starts
             self.copy(state.array, start)
         if self._plan.threads > 1:
             schedule(self._program.steps, self._plan.ancestors, self._work, self._plan.threads)

@@ -117,7 +117,7 @@ class Port:
 
     def __init__(self, buffer: np.ndarray):
         self.buffer = buffer
-        self.direct = False
+        self.direct = buffer.nbytes >= DIRECT_BYTES and buffer.flags.c_contiguous
         self._words: list[
             tuple[np.ndarray, np.ndarray, np.ndarray]
         ] = []  # table, places, offsets from the buffer's start
@@ -129,7 +129,10 @@ class Port:
         for table, places in zip(tables, references, strict=True):
             inside = np.array([word for word in places if first <= table[word] < last], np.intp)
             self._words.append((table, inside, table[inside] - first))
-        self.direct = self.buffer.nbytes >= DIRECT_BYTES and self.buffer.flags.c_contiguous
+
+    def forbid(self) -> None:
+        """Let no caller's array take the buffer's place."""
+        self.direct = False
 
     def admits(self, array: np.ndarray) -> bool:
         """Tell whether kernels can use this array in place of the buffer."""
@@ -193,7 +196,8 @@ class Program:
         for port in ports:
             port.connect(self.tables, self.references)
             others = [other.buffer for other in ports if other is not port]
-            port.direct = port.direct and not any(port.overlaps(array) for array in used_by_numpy + others)
+            if any(port.overlaps(array) for array in used_by_numpy + others):
+                port.forbid()
 
     def _table(self, starts: Sequence[KernelStep], run: Sequence[KernelStep]) -> None:
         steps = [*starts, *run]

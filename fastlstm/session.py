@@ -2,16 +2,18 @@
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import overload
 
 import numpy as np
 
-from fastlstm.axes import BATCH, Axes, find_axes
+from fastlstm.axes import BATCH, TIME, Axes, find_axes
 from fastlstm.edge import Array, as_input, check_shape, kind_of
-from fastlstm.errors import DTypeError, InputError, ShapeError, one_of
+from fastlstm.errors import DTypeError, InputError, ShapeError, UnsupportedError, one_of
 from fastlstm.graph import Quantized, TensorSpec
+from fastlstm.lengths import masks_of, with_lengths
 from fastlstm.model import Model
 from fastlstm.ops import inference
 from fastlstm.ops.op import find
@@ -21,6 +23,14 @@ from fastlstm.stream import Stream
 from fastlstm.team import available_threads
 
 KNOWN_CALLS = 256  # kinds of calls that are checked once
+
+
+@dataclass(frozen=True)
+class _Filled:
+    """An input that is written straight into a program's buffer."""
+
+    shape: tuple[int, ...]
+    write: Callable[[Array], None]
 
 
 class _Ready:
@@ -101,32 +111,45 @@ class Session:
 
     # ---- running ------------------------------------------------------------------------------------
     @overload
-    def run(self, inputs: Array, out: Array | None = None) -> Array: ...
+    def run(self, inputs: Array, out: Array | None = None, lengths: Sequence[int] | Array | None = None) -> Array: ...
     @overload
-    def run(self, inputs: Mapping[str, Array], out: Mapping[str, Array] | None = None) -> dict[str, Array]: ...
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        out: Mapping[str, Array] | None = None,
+        lengths: Sequence[int] | Array | None = None,
+    ) -> dict[str, Array]: ...
     @overload
     def run(self, inputs: Sequence[Array], out: None = None) -> list: ...
 
-    def run(self, inputs, out=None):
+    def run(self, inputs, out=None, lengths=None):
         """Run the model on one array, or a dict by name, or a list of sequences of different lengths.
 
         One array in gives one array out (a dict if the model has several outputs); a dict gives a dict. A list holds one
         array (T, ...) for each row, each of its own length, and gives a list; each row is computed as if alone. `out` receives
-        the output instead of a new array: same shape and dtype, C-contiguous or not. Raise InputError for names, ShapeError, DTypeError.
+        the output instead of a new array: same shape and dtype, C-contiguous or not. `lengths` (B,) says how many steps of each row of
+        a padded batch are valid: rows are computed as if alone, and what outputs hold past a row's end means nothing. Raise InputError
+        for names, ShapeError, DTypeError, UnsupportedError where a node that mixes steps forbids lengths.
         """
-        if out is None and type(inputs) is np.ndarray:
+        if out is None and lengths is None and type(inputs) is np.ndarray:
             ready = self._ready.get(inputs.shape)
             if ready is not None and ready.dtype is inputs.dtype:
                 result = ready.run(inputs)
                 if result is not None:
                     return result
         if isinstance(inputs, list | tuple):
+            if lengths is not None:
+                raise InputError("lengths are for one padded array; the sequences of a list have theirs")
             return self._run_ragged(inputs, out)
         by_name = isinstance(inputs, Mapping)
         given = inputs if by_name else {self._only_input(): inputs}
         arrays = self._checked_before(given) or self._checked(given)
         targets = {} if out is None else self._targets(out)
-        results = self._run_once(arrays, targets, remember=True)
+        if lengths is not None:
+            given, steps = self._lengths(arrays, lengths)
+            results = self._run_padded(arrays, given, steps, targets)
+        else:
+            results = self._run_once(arrays, targets, remember=True)
         return results if by_name or len(results) > 1 else next(iter(results.values()))
 
     def _checked_before(self, given: Mapping[str, Array]) -> list[Array] | None:
@@ -182,12 +205,62 @@ class Session:
                 raise InputError(f"out[{name!r}] is read-only")
         return dict(out)
 
-    def _run_once(self, arrays: list[Array], targets: dict[str, Array], remember: bool = False) -> dict[str, Array]:
+    def _lengths(self, arrays: list[Array], lengths: Sequence[int] | Array) -> tuple[Array, int]:
+        """Return the lengths of a batch's rows, and its steps. Raise InputError unless each is a number of steps of the inputs."""
+        rows, steps = self._rows_and_steps(arrays)
+        try:
+            given = np.asarray(lengths)
+        except ValueError as error:
+            raise InputError(f"lengths={lengths!r}: expected one number of steps for each row") from error
+        if given.shape != (rows,) or given.dtype.kind not in "iu":
+            raise InputError(f"lengths is {kind_of(given)} {given.shape}, expected {rows} integers, one for each row")
+        if rows and not (given.min() >= 0 and given.max() <= steps):
+            bad = given[(given < 0) | (given > steps)][0]
+            raise InputError(f"a length is {bad}, expected 0 to {steps}, the steps of the batch")
+        return given, steps
+
+    def _rows_and_steps(self, arrays: list[Array]) -> tuple[int, int]:
+        plan = self._lengths_plan  # raises where lengths are not possible
+        assert plan is not None
+        sizes = {BATCH: 0, TIME: 0}
+        for spec, array in zip(self.inputs, arrays, strict=True):
+            for symbol, axes in ((BATCH, self.axes.batch), (TIME, self.axes.time)):
+                if spec.name in axes:
+                    sizes[symbol] = array.shape[axes[spec.name]]
+        return sizes[BATCH], sizes[TIME]
+
+    @cached_property
+    def _lengths_plan(self) -> Plan:
+        """The plan of the model's twin that takes lengths, made when first needed. Raise UnsupportedError."""
+        return self._plan.of_twin(with_lengths(self.axes))
+
+    def _run_padded(
+        self, arrays: "Sequence[Array | _Filled]", lengths: Array, steps: int, targets: dict[str, Array]
+    ) -> dict[str, Array]:
+        """Run a batch whose rows have lengths."""
+        plan = self._lengths_plan
+        masks = masks_of(plan.graph, lengths, steps)
+        return self._run_once(
+            [*arrays, *(masks[spec.name] for spec in plan.graph.inputs[len(arrays) :])], targets, plan
+        )
+
+    def _run_once(
+        self,
+        arrays: "Sequence[Array | _Filled]",
+        targets: dict[str, Array],
+        plan: Plan | None = None,
+        remember: bool = False,
+    ) -> dict[str, Array]:
+        plan = plan or self._plan
         shapes = tuple(array.shape for array in arrays)
-        frame = self._plan.borrow(shapes)
+        frame = plan.borrow(shapes)
         try:
             for port, array in zip(frame.inputs.values(), arrays, strict=True):
-                port.feed(array)
+                if isinstance(array, _Filled):
+                    port.point_home()
+                    array.write(port.buffer)
+                else:
+                    port.feed(array)
             ends = frame if frame.waits_for is None else None
             results = {}
             if ends is not None:
@@ -211,10 +284,10 @@ class Session:
                     np.copyto(target, port.buffer)
                     results[name] = target
             if remember and frame.is_ready and last is frame and len(self._ready) < KNOWN_CALLS:
-                self._ready[shapes[0]] = _Ready(frame, self._plan.kept(shapes))
+                self._ready[shapes[0]] = _Ready(frame, plan.kept(shapes))
             return {name: results[name] for name in last.outputs}
         finally:
-            self._plan.give_back(shapes, frame)
+            plan.give_back(shapes, frame)
 
     def _target(self, targets: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array | None:
         target = targets.get(name)
@@ -240,17 +313,60 @@ class Session:
         together = self.axes.rows_are_apart
         for k, row in enumerate(rows):
             groups.setdefault(row.shape if together else (k,), []).append(k)
+        if len(groups) > 1:
+            try:
+                return self._run_padded_rows(rows, name)
+            except UnsupportedError:
+                pass  # a node mixes steps
         results: list = [None] * len(rows)
         for members in groups.values():
             stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")
             outputs = self._run_once(self._checked({name: stacked}, frozenset([name])), {})
             for place, k in enumerate(members):
-                row = {
-                    n: np.take(y, place, axis=a) if (a := self.axes.axis(n, BATCH)) is not None else y
-                    for n, y in outputs.items()
-                }
-                results[k] = row if len(row) > 1 else next(iter(row.values()))
+                results[k] = self._row(outputs, place)
         return results
+
+    def _run_padded_rows(self, rows: list[Array], name: str) -> list:
+        """Run sequences of different lengths as one padded batch; each result is a view of its row. Raise UnsupportedError."""
+        assert self._lengths_plan is not None
+        batch, time = self.axes.batch[name], self.axes.time[name]
+        axis = time - (time > batch)  # of a row
+        lengths = np.array([row.shape[axis] for row in rows])
+        order = np.argsort(-lengths, kind="stable")  # the order that kernels take rows in: none is moved again
+        steps = int(lengths.max())
+        apart = list(rows[0].shape)
+        for k, row in enumerate(rows):
+            apart[axis] = row.shape[axis]
+            if list(row.shape) != apart:
+                self._checked({name: np.expand_dims(row, batch)}, frozenset([name]))
+                raise ShapeError(f"sequence {k} has shape {row.shape}, expected {tuple(apart)}")
+        self._checked({name: np.expand_dims(rows[0], batch)}, frozenset([name]))
+        apart[axis] = steps
+
+        def write(buffer: Array) -> None:
+            # what lies past a row's end reaches no step before it
+            for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
+                place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
+
+        filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
+        outputs = self._run_padded([filled], lengths[order], steps, {})
+        results: list = [None] * len(rows)
+        for place, k in enumerate(order):
+            results[k] = self._row(outputs, place, int(lengths[k]))
+        return results
+
+    def _row(self, outputs: Mapping[str, Array], k: int, length: int | None = None):
+        """Return one row of every output, its steps up to a length."""
+        row = {}
+        for name, y in outputs.items():
+            index: list = [slice(None)] * y.ndim
+            time, batch = self.axes.axis(name, TIME), self.axes.axis(name, BATCH)
+            if time is not None:
+                index[time] = slice(length)
+            if batch is not None:
+                index[batch] = k
+            row[name] = y[tuple(index)]
+        return row if len(row) > 1 else next(iter(row.values()))
 
     # ---- besides running ----------------------------------------------------------------------------
     def stream(self, batch: int = 1) -> Stream:
@@ -311,5 +427,5 @@ def _threads() -> int:
     return int(given)
 
 
-def _overlap(target: Array, arrays: Sequence[Array]) -> bool:
+def _overlap(target: Array, arrays: Sequence) -> bool:
     return any(np.may_share_memory(target, array) for array in arrays if isinstance(array, np.ndarray))

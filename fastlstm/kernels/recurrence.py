@@ -18,6 +18,7 @@ from fastlstm.kernels.simd import (
     byte_pointer,
     lanes,
     load,
+    load_part,
     pointers,
     splat,
     store,
@@ -352,8 +353,9 @@ def make_steps(
             if permuted and run == 0:
                 source, x0, x_stride = sorted_x, none, I
                 for position in range(part[0], part[0] + count):
-                    for k in range(I):
-                        sorted_x[position * I + k] = x[t * x_t + ragged[ORDER + position] * x_b + k]
+                    row_at = t * x_t + ragged[ORDER + position] * x_b
+                    for k in range(0, I, L):
+                        write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
             init, i0, i_stride, K = b, none, none, I
             if run > 0:
                 init, i0, i_stride, K = ahead, step % kept * B * C, C, none

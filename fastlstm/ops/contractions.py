@@ -78,11 +78,11 @@ def emit_dense_rows(
     x_rows = rows_in_place(x)
     if x_rows is None:
         x, x_rows = emit.contiguous(x), (1, prod(x.shape[:-1]), 0, K)
-    O, M, *x_strides = x_rows
+    O, M, x_outer, x_row = x_rows
     y = emit.output(out, lambda place: _strides(place, O, M) is not None)
     y_strides = _strides(y, O, M)
     assert y_strides is not None
-    emit_dense(emit, x, W, b, y, (O, M, K, N), x_at=(0, *x_strides), y_at=(0, *y_strides), **options)
+    emit_dense(emit, x, W, b, y, (O, M, K, N), x_at=(0, x_outer, x_row), y_at=(0, *y_strides), **options)
 
 
 def _strides(array: np.ndarray, O: int, M: int) -> tuple[int, int] | None:
