@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
-from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.fusion import checks_first
+from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.kernels import activations, arithmetic, copy, predicates, target, tile
 from fastlstm.ops import inference
 from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous

@@ -30,7 +30,7 @@ def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[],
     """Return the buffer of the row numbers that ids in [low, size) stand for, int64 and contiguous; None where a NumPy step must check them."""
     if ids.data is not None:
         refuses()
-        rows = np.ascontiguousarray(ids.data.astype(np.int64))
+        rows = ids.data.astype(np.int64)
         return np.where(rows < 0, rows + size, rows)
     assert ids.array is not None
     array = ids.array.view(np.uint8) if ids.dtype == bool else ids.array
@@ -100,12 +100,17 @@ class Gather(HostOp):
             bad = indices[~((indices >= -size) & (indices < size))].ravel()[0]
             raise InputError(f"node {node.name!r}: index {bad} is out of range for {size} entries (0 to {size - 1})")
 
+    def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
+        """Return X, the indices, the axis, and whether they may count from the end."""
+        x, indices = required(args), required(args, 1)
+        return x, indices, self.get(node, "axis") % len(x.shape or ()), True
+
     def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
-        x, indices, out = required(args), args[1], outs[0]
-        assert x.array is not None and indices is not None and indices.array is not None and out is not None
-        axis = self.get(node, "axis") % x.array.ndim
-        size, array = x.array.shape[axis], indices.array
-        rows = emit_rows(emit, indices, -size, size, lambda: self._check(node, array, size))
+        x, indices, axis, from_end = self.table(node, args)
+        array, out = indices.array, outs[0]
+        assert x.array is not None and array is not None and out is not None
+        size = x.array.shape[axis]
+        rows = emit_rows(emit, indices, -size if from_end else 0, size, lambda: self._check(node, array, size))
         if rows is None:
             super().lower(node, args, outs, emit)
         elif indices.data is not None and rows.ndim == 0:
@@ -146,15 +151,8 @@ class Embedding(Gather):
                 f"node {node.name!r}: id {indices[~good].ravel()[0]} is out of range for {size} entries (0 to {size - 1})"
             )
 
-    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
-        ids, table, out = required(args), args[1], outs[0]
-        assert ids.array is not None and table is not None and table.array is not None and out is not None
-        size, array = table.array.shape[0], ids.array
-        rows = emit_rows(emit, ids, 0, size, lambda: self._check(node, array, size))
-        if rows is None:
-            HostOp.lower(self, node, args, outs, emit)
-        else:
-            emit_gather(emit, table.array, rows, 0, out)
+    def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
+        return required(args, 1), required(args), 0, False
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(1, 0), (1, 1)]

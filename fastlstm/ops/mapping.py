@@ -25,7 +25,7 @@ def bits_of(dtype: np.dtype) -> tuple[np.dtype, int, int] | None:
     """Return the integer dtype that kernels compare a dtype by, its largest value and infinity's bits (0, 0 for integers); None if none."""
     if dtype in _BITS:
         return np.dtype(f"i{dtype.itemsize}"), *_BITS[dtype]
-    if dtype == bool:
+    if dtype.kind == "b":
         return np.dtype(np.uint8), 0, 0
     return (dtype, 0, 0) if dtype.kind in "iu" and dtype != np.uint64 else None
 
@@ -72,9 +72,9 @@ def emit_elementwise(emit: Emit, name: str, args: Sequence[Value], out: Value) -
             emit_map(emit, "compare_forward", out, arrays, (emit.operation(name), *known[1:]), known[0])
         return known is not None
     if name in LOGIC:
-        if dtype == bool:
+        if dtype.kind == "b":
             emit_map(emit, "logic_forward", out, arrays, (emit.operation(name),), np.dtype(np.uint8))
-        return dtype == bool
+        return dtype.kind == "b"
     if name == "Pow" and dtype in _BITS and _is_two(args[1], args[0]):
         name, arrays = "Mul", [arrays[0], arrays[0]]
     if name in FLOATS and dtype in _BITS:

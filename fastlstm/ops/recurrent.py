@@ -180,7 +180,7 @@ class Recurrent(Op):
     def _lower_states(self, node, outs, emit: Emit, states, last, mask: Value | None, H: int, S: int) -> None:
         """Bind the outputs after Y: the final states, and the output of the last step."""
         seen = None
-        if mask is not None and self.get(node, "empty_state") == "zero":
+        if mask is not None and mask.array is not None and self.get(node, "empty_state") == "zero":
             # carried by a stream: a row without a valid step in this chunk may have had one before
             seen = emit.state(node, "seen", (len(last), 1), np.dtype(bool), None, 1)
             time = self.time_axis(node)
@@ -189,7 +189,7 @@ class Recurrent(Op):
         for out, state in zip(outs[1:], [*states, last], strict=False):
             if out is not None and seen is None:
                 emit.alias(out, state[:, :H])
-            elif out is not None:
+            elif out is not None and seen is not None:
                 emit_where(emit, seen, state[:, :H], np.zeros((), state.dtype), out)
 
     def kernel(self, node: Node) -> str:
