@@ -19,13 +19,17 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
+from fastlstm.fusion import checks_first
 from fastlstm.graph import Graph, Node, Weight, widen
-from fastlstm.kernels import activations, copy, target, tile
+from fastlstm.kernels import activations, arithmetic, copy, predicates, target, tile
 from fastlstm.ops import inference
 from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
-from fastlstm.program import DIRECT_BYTES, HostStep, KernelStep, Pace, Port, Program, schedule
+from fastlstm.ops.strides import merged_axes
+from fastlstm.packing_runs import Runs, find_runs
+from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
 
 FLOAT32 = np.dtype(np.float32)
+OPERATIONS = arithmetic.CODES | predicates.CODES
 TEAM_WORK = 200_000  # floating-point operations from which a team may pay
 TILE_VECTORS = tile.WIDTH * tile.ROWS * tile.PANELS
 KEPT_SHAPES = 16
@@ -132,7 +136,8 @@ class Plan:
     """A model's weights, packed, and its frames."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
-        self.graph, self.max_scratch, self.threads = graph, max_scratch, threads
+        self.graph, self.first_nodes = checks_first(graph)
+        self.max_scratch, self.threads = max_scratch, threads
         self.output_names = frozenset(spec.name for spec in graph.outputs)
         self.readers: dict[str, list[Node]] = {}
         for node in graph.nodes:
@@ -147,6 +152,7 @@ class Plan:
             v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size
         }
         self._packed: dict[tuple, np.ndarray] = {}
+        self._runs: dict[tuple, list[Runs] | None] = {}  # how values of the run are packed
         self._frames: OrderedDict[tuple, deque[Frame]] = OrderedDict()
         self._kept_bytes = 0
 
@@ -310,11 +316,22 @@ class _Binder:
         frame.get_ready()
 
     # ---- steps --------------------------------------------------------------------------------------
-    def kernel(self, name: str, *args: Any, kind: np.dtype | None = None, narrow: np.dtype | None = None) -> None:
+    def kernel(
+        self,
+        name: str,
+        *args: Any,
+        kind: np.dtype | None = None,
+        narrow: np.dtype | None = None,
+        refuses: Callable[[], None] | None = None,
+    ) -> None:
         flat = [one for arg in args for one in (arg if isinstance(arg, tuple) else (arg,))]
         kind = kind or next(arg.dtype for arg in flat if isinstance(arg, np.ndarray))
         node = "" if self._node is None else self._node.name
-        self._steps.append(KernelStep(node, name, kind, narrow or kind, flat))
+        flat = flat if refuses is None else [VERDICT, *flat]
+        self._steps.append(KernelStep(node, name, kind, narrow or kind, flat, refuses=refuses))
+
+    def can_refuse(self) -> bool:
+        return self._node is not None and self._node.name in self._plan.first_nodes
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
         self._steps.append(HostStep("" if self._node is None else self._node.name, step, args))
@@ -324,7 +341,7 @@ class _Binder:
         if target.dtype != source.dtype or target.ndim > copy.RANK:
             self.host(np.copyto, target, source)
             return
-        sizes, to, at = _merged_axes(target, source)
+        sizes, (to, at) = merged_axes([target, source])
         fill = (copy.RANK - len(sizes)) * (0,)
         self.kernel(
             "copy_forward", target, source, target.itemsize, (*(1 for _ in fill), *sizes), (*fill, *to), (*fill, *at),
@@ -420,8 +437,21 @@ class _Binder:
             return target_array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
         array = self.scratch(sample.shape, sample.dtype)
-        self.host(_pack_into, array, pack, [value.array for value in arrays])
+        self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
         return array
+
+    def _pack(self, key: tuple, array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:
+        """Emit the packing of values of the run."""
+        lie = (key, *((source.shape, source.strides, source.dtype) for source in sources))
+        if lie not in self._plan._runs:
+            self._plan._runs[lie] = find_runs(pack, sources)
+        runs = self._plan._runs[lie]
+        if runs is None:
+            self.host(_pack_into, array, pack, sources)
+            return
+        array[...] = 0
+        for one in runs:
+            self.kernel("runs_forward", array, sources[one.source], one.words, len(one.words), int(one.add))
 
     def alias(self, out: Value, array: np.ndarray) -> None:
         out.array = array
@@ -432,20 +462,8 @@ class _Binder:
     def activation(self, name: str) -> int:
         return activations.CODES[name]
 
-
-def _merged_axes(target: np.ndarray, source: np.ndarray) -> tuple[list[int], list[int], list[int]]:
-    """Return sizes and strides in bytes of a copy, axes that are contiguous in both merged."""
-    sizes, to, at = [1], [target.itemsize], [target.itemsize]
-    for size, t, s in zip(target.shape[::-1], target.strides[::-1], source.strides[::-1], strict=True):
-        if size == 1:
-            continue
-        if sizes[0] == 1:
-            sizes[0], to[0], at[0] = size, t, s
-        elif t == to[0] * sizes[0] and s == at[0] * sizes[0]:
-            sizes[0] *= size
-        else:
-            sizes, to, at = [size, *sizes], [t, *to], [s, *at]
-    return sizes, to, at
+    def operation(self, name: str) -> int:
+        return OPERATIONS[name]
 
 
 def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

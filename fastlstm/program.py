@@ -1,15 +1,32 @@
 """Program: the steps of a frame. Kernels stand in tables that one compiled call walks; NumPy steps stand between them."""
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from fastlstm.kernels import activations, copy, dense, gru, lstm, ragged, rnn, rows
+from fastlstm.errors import GraphError
+from fastlstm.kernels import (
+    activations,
+    arithmetic,
+    conversion,
+    copy,
+    dense,
+    gru,
+    lookups,
+    lstm,
+    masks,
+    predicates,
+    ragged,
+    rnn,
+    rows,
+    runs,
+)
 from fastlstm.kernels.jit import Kernel
 from fastlstm.kernels.team import SOLO
-from fastlstm.kernels.walk import SHARED, STEP, walk
+from fastlstm.kernels.walk import GATE, REFUSED, SHARED, STEP, walk
 from fastlstm.team import run_together
 
 SMALL_WORK = 100_000  # floating-point operations that are not worth sharing
@@ -18,30 +35,47 @@ KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
         activations.activate_forward,
+        arithmetic.combine_forward,
+        arithmetic.count_forward,
+        conversion.convert_forward,
         copy.copy_forward,
         dense.dense_forward,
         gru.gru_after_forward,
         gru.gru_before_forward,
+        lookups.gather_forward,
+        lookups.rows_forward,
         lstm.lstm_forward,
+        masks.seen_forward,
+        masks.sequence_mask_forward,
+        predicates.any_not_equal_forward,
+        predicates.compare_forward,
+        predicates.logic_forward,
+        predicates.where_forward,
         ragged.ragged_forward,
         rnn.rnn_forward,
         rows.normalise_forward,
         rows.softmax_forward,
+        runs.runs_forward,
     )
 }
+VERDICT = object()  # as an argument: the address of the word by which a kernel refuses an input
 
 
 @dataclass
 class KernelStep:
-    """A call of a kernel: integers and addresses of arrays, then float64 numbers."""
+    """A call of a kernel: integers and addresses of arrays, then float64 numbers.
+
+    `refuses`, of a kernel that can refuse its input, raises the error that says why.
+    """
 
     node: str
     kernel: str
     kind: np.dtype
     narrow: np.dtype
-    args: list[int | float | np.ndarray]
+    args: list[Any]
     owner: int = SHARED
     waits: bool = False
+    refuses: Callable[[], None] | None = None
 
 
 @dataclass
@@ -145,6 +179,11 @@ class Port:
                 table[places] = offsets + address
             self._at = address
 
+    def fetch(self) -> None:
+        """Copy what the tables point to into the buffer."""
+        if self._at != self._home:
+            ctypes.memmove(self._home, self._at, self.buffer.nbytes)
+
     def point_home(self) -> None:
         """Let the tables point to the buffer."""
         self.point(self._home)
@@ -179,9 +218,11 @@ class Program:
         self.tables: list[np.ndarray] = []
         self.references: list[list[int]] = []  # by table: the words that hold addresses of arrays
         self._kept: list[np.ndarray] = []
+        self._ports: Sequence[Port] = ()
 
     def seal(self, ports: Sequence[Port] = ()) -> None:
         """Make the tables, one for each run of kernels without a NumPy step between them."""
+        self._ports = ports
         run: list[KernelStep] = []
         starts = self.starts
         for step in self.steps:
@@ -207,6 +248,10 @@ class Program:
         table = np.zeros(at + sum(len(step.args) for step in steps), np.int64)
         table[0] = len(steps)
         base, references = _address(table), []
+        gate = max((k for k, step in enumerate(steps, 2) if step.refuses is not None), default=0)
+        if gate and gate <= len(steps):
+            table[GATE] = gate
+            steps[gate - 1].waits = True
         for k, step in enumerate(steps, 1):
             address = KERNELS[step.kernel].address(step.kind.name, step.narrow.name)
             table[k * STEP : k * STEP + STEP] = address, base + at * table.itemsize, step.owner, step.waits
@@ -215,6 +260,8 @@ class Program:
                     table[at] = _address(arg)
                     references.append(at)
                     self._kept.append(arg)
+                elif arg is VERDICT:
+                    table[at] = base + REFUSED * table.itemsize
                 elif isinstance(arg, float):
                     table[at : at + 1].view(np.float64)[0] = arg
                 else:
@@ -230,14 +277,28 @@ class Program:
         return self.calls[0] if len(self.calls) == 1 and isinstance(self.calls[0], tuple) else None
 
     def run(self, resume: bool = False, together: bool = False) -> None:
-        """Run every step, alone or with a team if none is at work; `resume` leaves states as they are."""
+        """Run every step, alone or with a team if none is at work; `resume` leaves states as they are. Raise what `refuse` does."""
         for call in self.calls:
             if isinstance(call, HostStep):
                 call.function(*call.args)
                 continue
             first = call[1] if resume else 0
-            if not (together and run_together(self.threads, call[0], first)):
-                walk(call[0], first, SOLO)
+            refused = run_together(self.threads, call[0], first) if together else None
+            if refused is None:
+                refused = walk(call[0], first, SOLO)
+            if refused:
+                self.refuse()
+
+    def refuse(self) -> NoReturn:
+        """Raise the error of the first step that refuses its input, after a run that was refused."""
+        for table in self.tables:
+            table[REFUSED] = 0
+        for port in self._ports:
+            port.fetch()
+        for step in self.steps:
+            if isinstance(step, KernelStep) and step.refuses is not None:
+                step.refuses()
+        raise GraphError("a step of the model refused its input")
 
 
 def _arrays(args: Any) -> list[np.ndarray]:

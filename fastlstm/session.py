@@ -47,7 +47,11 @@ class _Ready:
         except IndexError:
             return None
         frame.input[...] = array
-        walk(frame.program_address, 0, SOLO)
+        if walk(frame.program_address, 0, SOLO):
+            try:
+                frame.program.refuse()
+            finally:
+                self._frames.append(frame)
         result = frame.output.copy()
         self._frames.append(frame)
         return result

@@ -185,7 +185,8 @@ class Stream:
                 views = own.views.get(inputs.shape)
                 if views is not None:
                     views[0][...] = inputs
-                    walk(*own.call, SOLO)
+                    if walk(*own.call, SOLO):
+                        own.frame.program.refuse()
                     return views[1].copy()
             return self._step(inputs, rows)
         finally:

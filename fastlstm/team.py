@@ -40,9 +40,9 @@ class Team:
         for member in self._members[1:]:
             threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True).start()
 
-    def run(self, program: int, first: int) -> None:
-        """Run the program at this address together."""
-        lead(program, first, self._control, self._members[0])
+    def run(self, program: int, first: int) -> int:
+        """Run the program at this address together; return whether it refused an input."""
+        return lead(program, first, self._control, self._members[0])
 
     def stop(self) -> None:
         """Let the workers end."""
@@ -62,18 +62,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_start_afresh)
 
 
-def run_together(size: int, program: int, first: int) -> bool:
-    """Run a program with a team of `size`, unless the process's team is at work: then return False."""
+def run_together(size: int, program: int, first: int) -> int | None:
+    """Run a program with a team of `size` and return whether it refused an input; None if the process's team is at work."""
     global _team
     lock = _lock
     if not lock.acquire(blocking=False):
-        return False
+        return None
     try:
         if _team is None or _team.size != size:
             if _team is not None:
                 _team.stop()
             _team = Team(size)
-        _team.run(program, first)
-        return True
+        return _team.run(program, first)
     finally:
         lock.release()

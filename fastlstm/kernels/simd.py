@@ -379,6 +379,16 @@ def where_less(typingctx, a, b, then, otherwise):
     return a(a, a, a, a), lambda context, builder, sig, args: _select(builder, "<", *args)
 
 
+@intrinsic
+def where_nan(typingctx, x, then, otherwise):
+    """Return `then` in lanes where x is NaN, else `otherwise`."""
+
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[1], args[2])
+
+    return x(x, x, x), codegen
+
+
 def clamp_low(builder, vector, x, low):
     return _select(builder, "<", x, low, low, x)
 

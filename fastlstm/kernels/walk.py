@@ -3,6 +3,9 @@
 A program is a table of 64-bit words. Word 0 counts its steps; each step has STEP words from word STEP on: the address of a
 kernel, the address of its arguments, its owner (the worker that does it alone, or SHARED), and whether all workers must have
 finished what comes before. Steps up to `first` can be left out: those that give states their start.
+
+Kernels raise nothing. One that finds an input it must refuse, such as an id out of range, sets the program's word REFUSED and goes on
+with what is harmless; the step GATE, before which all workers wait, and those after it do not run then. What changes a state comes after it.
 """
 
 import numpy as np
@@ -27,6 +30,7 @@ from fastlstm.kernels.team import (
 )
 
 STEP = 4
+REFUSED, GATE = 1, 2  # words of a program, before its steps
 KERNEL, ARGS, OWNER, WAITS = range(STEP)
 SHARED = -1
 
@@ -55,30 +59,39 @@ def call_kernel(typingctx, kernel, team, args):
 
 @inline
 def run_steps(program, first, team):
+    """Return whether an input was refused."""
     mode = flush_denormals()
     table = words(program)
     worker, workers = words(team)[WORKER], words(team)[WORKERS]
+    gate = table[GATE]
     for step in range(first + 1, table[0] + 1):
         at = step * STEP
         if table[at + WAITS] != 0:
             wait_for_all(team)
+        if step == gate and table[REFUSED] != 0:
+            break
         owner = table[at + OWNER]
         if owner == SHARED:
             call_kernel(table[at + KERNEL], team, table[at + ARGS])
         elif owner % workers == worker:
             call_kernel(table[at + KERNEL], words(team)[ALONE], table[at + ARGS])
     restore_mode(mode)
+    return table[REFUSED]
 
 
 @entry
 def walk(program, first, team):
-    """Run the program at this address but for its first steps, as the worker whose words are at `team`."""
-    run_steps(program, first, team)
+    """Run the program at this address but for its first steps, as the worker whose words are at `team`.
+
+    Return whether it refused an input.
+    """
+    return run_steps(program, first, team)
 
 
 @entry
 def lead(program, first, control, team):
-    """Run a program as worker 0 of a team whose other workers are in `serve`; return when all are done."""
+    """Run a program as worker 0 of a team whose other workers are in `serve`; return when all are done,
+    and whether they refused an input."""
     control = words(control)
     others = words(team)[WORKERS] - 1
     control[PROGRAM], control[FIRST] = program, first
@@ -86,13 +99,14 @@ def lead(program, first, control, team):
     atomic_add(control, JOB, 1)
     if atomic_load(control, SLEEPING) > 0:
         wake(control, JOB)
-    run_steps(program, first, team)
+    refused = run_steps(program, first, team)
     spins = 0
     while atomic_load(control, DONE) < others:
         pause()
         spins += 1
         if spins > SPINS:
             give_way()
+    return refused
 
 
 @entry

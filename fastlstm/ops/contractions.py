@@ -12,6 +12,7 @@ from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
+from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import (
     Attribute,
     Emit,
@@ -186,9 +187,16 @@ class MatMul(Op):
         a_index = np.broadcast_to(np.arange(prod(left[:-2])).reshape(left[:-2]), outer).ravel()
         b_index = np.broadcast_to(np.arange(prod(right[:-2])).reshape(right[:-2]), outer).ravel()
         for k, (i, j) in enumerate(zip(a_index.tolist(), b_index.tolist(), strict=True)):
+            matrix, part, take = b, ("slice", j), lambda w, j=j: w.reshape(-1, K, N)[j]
+            if b.data is None:
+                assert b.array is not None
+                one = (
+                    b.array.reshape(right)[np.unravel_index(j, right[:-2])] if len(right) > 2 else b.array.reshape(K, N)
+                )
+                matrix, part, take = Value(b.dtype, (K, N), None, one), ("matrix",), lambda w: w
             emit_dense(
-                emit, x, b, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
-                part=("slice", j), take=lambda w, j=j: w.reshape(-1, K, N)[j],
+                emit, x, matrix, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
+                part=part, take=take,
             )  # fmt: skip
 
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
@@ -249,7 +257,8 @@ class Gemm(Op):
             if beta == 1.0:
                 emit.copy(y, c.array)
             else:
-                emit.host(_scaled, c.array, np.asarray(beta, a.dtype), y)
+                head = (emit.operation("Mul"),)
+                emit_map_into(emit, "combine_forward", y, [c.array, np.asarray(beta, a.dtype)], head, a.dtype)
         emit_dense(
             emit, x, b, None, y, (1, M, K, N), accumulate=c is not None, part=("gemm", alpha, transposed),
             take=lambda w: _scaled_matrix(w.T if transposed else w, alpha, a.dtype),
@@ -265,7 +274,3 @@ class Gemm(Op):
 def _scaled_matrix(matrix: np.ndarray, alpha: float, dtype: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         return matrix * np.asarray(alpha, dtype)
-
-
-def _scaled(c: np.ndarray, beta: np.ndarray, out: np.ndarray) -> None:
-    np.multiply(c, beta, out=out)

@@ -19,6 +19,7 @@ class Conv1D(Op):
     """
 
     name = "Conv1D"
+    changes_state = True
     inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
     attributes = {
         "stride": Attribute(int, 1),

@@ -8,6 +8,7 @@ import numpy as np
 from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
+from fastlstm.ops.mapping import emit_cast, emit_elementwise, emit_where
 from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, ViewOp, register, shape_error
 
 
@@ -43,6 +44,11 @@ class Elementwise(HostOp):
         with np.errstate(all="ignore"):
             result = type(self).ufunc(*arrays)
         return [np.asarray(result, self.result or arrays[0].dtype)]  # type: ignore[union-attr]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        given = [arg for arg in args if arg is not None]
+        if outs[0] is None or not emit_elementwise(emit, self.name, given, outs[0]):
+            super().lower(node, args, outs, emit)
 
     def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
         with np.errstate(all="ignore"):
@@ -118,6 +124,12 @@ class Where(Elementwise):
     def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         return [np.where(*arrays)]  # type: ignore[arg-type]
 
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        condition, a, b = (arg.array for arg in args)  # type: ignore[union-attr]
+        assert condition is not None and a is not None and b is not None and outs[0] is not None
+        if not emit_where(emit, condition, a, b, outs[0]):
+            HostOp.lower(self, node, args, outs, emit)
+
     def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
         np.copyto(buffers[0], np.where(*arrays))  # type: ignore[arg-type]
 
@@ -154,6 +166,11 @@ class Cast(HostOp):
         assert arrays[0] is not None
         with np.errstate(all="ignore"):
             return [arrays[0].astype(self.get(node, "to"))]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        assert args[0] is not None and args[0].array is not None and outs[0] is not None
+        if not emit_cast(emit, args[0].array, outs[0]):
+            super().lower(node, args, outs, emit)
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []

@@ -1,10 +1,73 @@
 """Ops that look rows up by index: Gather and Embedding."""
 
+from collections.abc import Callable, Sequence
+from math import prod
+
 import numpy as np
 
 from fastlstm.errors import InputError
 from fastlstm.graph import Node
-from fastlstm.ops.op import Args, Arrays, Attribute, HostOp, Slot, Value, axis_of, register, required, shape_error
+from fastlstm.ops.mapping import size_kind
+from fastlstm.ops.op import (
+    Args,
+    Arrays,
+    Attribute,
+    Emit,
+    HostOp,
+    Slot,
+    Value,
+    axis_of,
+    register,
+    required,
+    shape_error,
+)
+from fastlstm.ops.strides import in_elements
+
+INT64 = np.dtype(np.int64)
+
+
+def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[], None]) -> np.ndarray | None:
+    """Return the buffer of the row numbers that ids in [low, size) stand for, int64 and contiguous; None where a NumPy step must check them."""
+    if ids.data is not None:
+        refuses()
+        rows = ids.data.astype(np.int64)
+        return np.where(rows < 0, rows + size, rows)
+    assert ids.array is not None
+    array = ids.array.view(np.uint8) if ids.dtype == bool else ids.array
+    if array.dtype in (np.uint64, np.float16) or not emit.can_refuse():
+        return None
+    rows = emit.scratch(array.shape, INT64)
+    if array.size:
+        if in_elements([array], 2) is None:
+            array = emit.contiguous(array)
+        sizes, strides = in_elements([array], 2) or ((), ())
+        emit.kernel(
+            "rows_forward", array, strides, rows, sizes, low, size, kind=array.dtype, narrow=INT64, refuses=refuses
+        )
+    return rows
+
+
+def _in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+    """Return the array with its axes joined to three, the last contiguous, where that needs no copy."""
+    view = array.reshape(shape)
+    lies = view.size == 0 or np.may_share_memory(view, array)
+    whole = all(stride % array.itemsize == 0 for stride in view.strides)
+    return view if lies and whole and (shape[2] <= 1 or view.strides[2] == array.itemsize) else None
+
+
+def emit_gather(emit: Emit, x: np.ndarray, rows: np.ndarray, axis: int, out: Value) -> None:
+    """Emit out = x with the rows chosen along `axis`."""
+    O, size, n = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+    source = _in_three(x, (O, size, n))
+    if source is None:
+        source = emit.contiguous(x).reshape(O, size, n)
+    R = rows.size
+    whole = emit.output(out, lambda place: _in_three(place, (O, R, n)) is not None)
+    y = _in_three(whole, (O, R, n))
+    assert y is not None
+    if y.size:
+        at, to = ([s // x.itemsize for s in array.strides[:2]] for array in (source, y))
+        emit.kernel("gather_forward", source, *at, rows, y, *to, O, R, n, kind=size_kind(x.dtype))
 
 
 @register
@@ -12,6 +75,7 @@ class Gather(HostOp):
     """X indexed by an integer array along `axis`; negative indices count from the end."""
 
     name = "Gather"
+    refuses = True
     inputs = (Slot("X", matrix=True), Slot("indices"))
     attributes = {"axis": Attribute(int, 0)}
 
@@ -27,12 +91,32 @@ class Gather(HostOp):
         x, indices = arrays
         assert x is not None and indices is not None
         axis = self.get(node, "axis")
-        size = x.shape[axis]
+        self._check(node, indices, x.shape[axis])
         whole = indices.astype(np.int64) if indices.dtype.kind == "f" else indices
+        return [np.take(x, whole, axis=axis)]
+
+    def _check(self, node: Node, indices: np.ndarray, size: int) -> None:
         if indices.size and not (np.all(indices >= -size) and np.all(indices < size)):
             bad = indices[~((indices >= -size) & (indices < size))].ravel()[0]
             raise InputError(f"node {node.name!r}: index {bad} is out of range for {size} entries (0 to {size - 1})")
-        return [np.take(x, whole, axis=axis)]
+
+    def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
+        """Return X, the indices, the axis, and whether they may count from the end."""
+        x, indices = required(args), required(args, 1)
+        return x, indices, self.get(node, "axis") % len(x.shape or ()), True
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
+        x, indices, axis, from_end = self.table(node, args)
+        array, out = indices.array, outs[0]
+        assert x.array is not None and array is not None and out is not None
+        size = x.array.shape[axis]
+        rows = emit_rows(emit, indices, -size if from_end else 0, size, lambda: self._check(node, array, size))
+        if rows is None:
+            super().lower(node, args, outs, emit)
+        elif indices.data is not None and rows.ndim == 0:
+            emit.alias(out, x.array[(slice(None),) * axis + (int(rows),)])
+        else:
+            emit_gather(emit, x.array, rows, axis, out)
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
@@ -57,13 +141,18 @@ class Embedding(Gather):
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         ids, table = arrays
         assert ids is not None and table is not None
-        size = table.shape[0]
-        good = (ids >= 0) & (ids < size)
+        self._check(node, ids, table.shape[0])
+        return [table[ids.astype(np.int64)]]
+
+    def _check(self, node: Node, indices: np.ndarray, size: int) -> None:
+        good = (indices >= 0) & (indices < size)
         if not np.all(good):
             raise InputError(
-                f"node {node.name!r}: id {ids[~good].ravel()[0]} is out of range for {size} entries (0 to {size - 1})"
+                f"node {node.name!r}: id {indices[~good].ravel()[0]} is out of range for {size} entries (0 to {size - 1})"
             )
-        return [table[ids.astype(np.int64)]]
+
+    def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
+        return required(args, 1), required(args), 0, False
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(1, 0), (1, 1)]

@@ -7,7 +7,10 @@ import numpy as np
 
 from fastlstm.errors import DTypeError
 from fastlstm.graph import Node
+from fastlstm.ops.mapping import emit_map, emit_map_into
 from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, at, axis_of, expect_shape, register
+
+KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 @register
@@ -120,11 +123,35 @@ class BatchNormalization(HostOp):
         assert x is not None and mean is not None and variance is not None
         shape = [1] * x.ndim
         shape[self.get(node, "axis")] = -1
+        factor = self._factor(node, x.dtype, variance, scale)
         with np.errstate(all="ignore"):
-            factor = 1 / np.sqrt(variance.astype(x.dtype) + x.dtype.type(self.get(node, "epsilon")))
-            factor = factor if scale is None else factor * scale.astype(x.dtype)
             y = (x - mean.astype(x.dtype).reshape(shape)) * factor.reshape(shape)
             return [y if shift is None else y + shift.astype(x.dtype).reshape(shape)]
+
+    def _factor(self, node: Node, dtype: np.dtype, variance: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            factor = 1 / np.sqrt(variance.astype(dtype) + dtype.type(self.get(node, "epsilon")))
+            return factor if scale is None else factor * scale.astype(dtype)
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
+        x, scale, shift, mean, variance = args
+        assert x is not None and x.array is not None and mean is not None and variance is not None
+        assert outs[0] is not None
+        if x.dtype not in KERNEL_DTYPES:
+            super().lower(node, args, outs, emit)
+            return
+        dtype, shape = x.dtype, [1] * x.array.ndim
+        shape[self.get(node, "axis")] = -1
+        epsilon = self.get(node, "epsilon")
+        vector = lambda value: emit.packed(("vector", dtype.str), [value], lambda v: v.astype(dtype)).reshape(shape)
+        factor = emit.packed(
+            ("factor", epsilon, dtype.str, scale is None), [variance] if scale is None else [variance, scale],
+            lambda *given: self._factor(node, dtype, *given),
+        ).reshape(shape)  # fmt: skip
+        head = (emit.operation("Scale"),)
+        y = emit_map(emit, "combine_forward", outs[0], [x.array, vector(mean), factor], head, dtype)
+        if shift is not None:
+            emit_map_into(emit, "combine_forward", y, [y, vector(shift)], (emit.operation("Add"),), dtype)
 
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         return self.compute(node, arrays)

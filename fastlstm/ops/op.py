@@ -72,11 +72,23 @@ class Emit(Protocol):
     Arrays are bound buffers of any strides: an op reads and writes them in place where it can, else asks for `contiguous` ones.
     """
 
-    def kernel(self, name: str, *args: Any, kind: np.dtype | None = None, narrow: np.dtype | None = None) -> None:
+    def kernel(
+        self,
+        name: str,
+        *args: Any,
+        kind: np.dtype | None = None,
+        narrow: np.dtype | None = None,
+        refuses: Callable[[], None] | None = None,
+    ) -> None:
         """Append a call of a kernel for values of `kind` (default: that of the first array) and weights of `narrow`.
 
-        Tuples are taken apart; arrays are passed by address; integers come first, floats last.
+        Tuples are taken apart; arrays are passed by address; integers come first, floats last. A kernel that can refuse its
+        input takes the address of a verdict first, and `refuses` raises the error that says why.
         """
+        ...
+
+    def can_refuse(self) -> bool:
+        """Tell whether the node being lowered stands before every node that changes a state, so that its kernels may refuse inputs."""
         ...
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
@@ -125,6 +137,10 @@ class Emit(Protocol):
         """Return the kernels' code of an activation."""
         ...
 
+    def operation(self, name: str) -> int:
+        """Return the kernels' code of an elementwise operation."""
+        ...
+
 
 def is_contiguous(array: np.ndarray) -> bool:
     """Tell whether an array lies in memory in C order without gaps."""
@@ -159,6 +175,8 @@ class Op:
     inputs: tuple[Slot, ...] = ()
     outputs: tuple[str, ...] = ("Y",)
     variadic_outputs: bool = False
+    refuses: bool = False  # whether it refuses some contents of its inputs
+    changes_state: bool = False  # whether it has a state that a stream carries
     attributes: Mapping[str, Attribute] = {}
     adjoint: Callable[..., None] | None = None
 

@@ -14,6 +14,7 @@ from fastlstm.errors import DTypeError, GraphError
 from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
+from fastlstm.ops.mapping import emit_where
 from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
 from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
 
@@ -40,6 +41,7 @@ def _steps_ahead(T: int, B: int, I: int, size: int) -> int:
 class Recurrent(Op):
     """What the three kinds of recurrence share. Subclasses name their slots, gates and kernel."""
 
+    changes_state = True
     gates: int
     states: tuple[str, ...]
     x_slot, w_slot, u_slot, b_slot = 0, 1, 2, 3
@@ -178,17 +180,17 @@ class Recurrent(Op):
     def _lower_states(self, node, outs, emit: Emit, states, last, mask: Value | None, H: int, S: int) -> None:
         """Bind the outputs after Y: the final states, and the output of the last step."""
         seen = None
-        if mask is not None and self.get(node, "empty_state") == "zero":
+        if mask is not None and mask.array is not None and self.get(node, "empty_state") == "zero":
             # carried by a stream: a row without a valid step in this chunk may have had one before
             seen = emit.state(node, "seen", (len(last), 1), np.dtype(bool), None, 1)
-            emit.host(_note_valid_rows, seen, mask.array, self.time_axis(node))
+            time = self.time_axis(node)
+            valid, T = mask.array.view(np.uint8), mask.array.shape[time]
+            emit.kernel("seen_forward", valid, _two(valid, time), seen, T, len(last), kind=valid.dtype)
         for out, state in zip(outs[1:], [*states, last], strict=False):
             if out is not None and seen is None:
                 emit.alias(out, state[:, :H])
-            elif out is not None:
-                final = emit.output(out)
-                emit.copy(final, state[:, :H])
-                emit.host(_zero_rows_not_in, seen, final)
+            elif out is not None and seen is not None:
+                emit_where(emit, seen, state[:, :H], np.zeros((), state.dtype), out)
 
     def kernel(self, node: Node) -> str:
         """Return the name of the kernel that runs this node."""
@@ -258,14 +260,6 @@ def _steps_in_place(array: np.ndarray) -> bool:
 
 def _ragged_words(T: int, B: int) -> int:
     return 3 + 3 * B + 2 * T
-
-
-def _note_valid_rows(seen: np.ndarray, mask: np.ndarray, time_axis: int) -> None:
-    np.logical_or(seen, mask.any(axis=time_axis, keepdims=False).reshape(-1, 1), out=seen)
-
-
-def _zero_rows_not_in(seen: np.ndarray, final: np.ndarray) -> None:
-    final[~seen[:, 0]] = 0
 
 
 def _attributes(*activations: str) -> dict[str, Attribute]:
