@@ -6,29 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.kernels import activations, copy, dense, gru, lstm, ragged, rnn, rows
-from fastlstm.kernels.jit import Kernel
-from fastlstm.kernels.team import SOLO
-from fastlstm.kernels.walk import SHARED, STEP, walk
+from fastlstm.kernels import calls, library
+from fastlstm.kernels.layout import SHARED, SOLO, STEP
 from fastlstm.team import run_together
 
 SMALL_WORK = 100_000  # floating-point operations that are not worth sharing
 DIRECT_BYTES = 1 << 16  # from here on pointing the tables to an array is cheaper than copying it
-KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (
-        activations.activate_forward,
-        copy.copy_forward,
-        dense.dense_forward,
-        gru.gru_after_forward,
-        gru.gru_before_forward,
-        lstm.lstm_forward,
-        ragged.ragged_forward,
-        rnn.rnn_forward,
-        rows.normalise_forward,
-        rows.softmax_forward,
-    )
-}
 
 
 @dataclass
@@ -204,7 +187,7 @@ class Program:
         table[0] = len(steps)
         base, references = _address(table), []
         for k, step in enumerate(steps, 1):
-            address = KERNELS[step.kernel].address(step.kind.name, step.narrow.name)
+            address = library.address(step.kernel, step.kind.name, step.narrow.name)
             table[k * STEP : k * STEP + STEP] = address, base + at * table.itemsize, step.owner, step.waits
             for arg in step.args:
                 if isinstance(arg, np.ndarray):
@@ -233,7 +216,7 @@ class Program:
                 continue
             first = call[1] if resume else 0
             if not (together and run_together(self.threads, call[0], first)):
-                walk(call[0], first, SOLO)
+                calls.walk(call[0], first, SOLO)
 
 
 def _arrays(args: Any) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from fastlstm.model import Model
 from fastlstm.ops import inference
 from fastlstm.ops.op import find
 from fastlstm.plan import MAX_SCRATCH, Frame, Plan
-from fastlstm.program import SOLO, walk
+from fastlstm.program import SOLO, calls
 from fastlstm.stream import Stream
 from fastlstm.team import available_threads
 
@@ -37,7 +37,7 @@ class _Ready:
         except IndexError:
             return None
         frame.input[...] = array
-        walk(frame.program_address, 0, SOLO)
+        calls.walk(frame.program_address, 0, SOLO)
         result = frame.output.copy()
         self._frames.append(frame)
         return result
