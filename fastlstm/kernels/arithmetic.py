@@ -5,6 +5,7 @@
 Each operation rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
 """
 
+from fastlstm.kernels.codes import ABS, ADD, DIV, MAX, MIN, MUL, NEG, SQRT, SUB
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import (
     absolute,
@@ -22,9 +23,6 @@ from fastlstm.kernels.simd import (
 )
 from fastlstm.kernels.strided import NUMBERS, make_map
 
-NAMES = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale")
-CODES = {name: code for code, name in enumerate(NAMES)}
-ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE = range(len(NAMES))
 WHOLE = ("Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs")  # what integers have
 
 
