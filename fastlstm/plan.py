@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
-from fastlstm.fusion import checks_first
+from fastlstm.fusion import fuse
 from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.kernels import codes, layout, target
 from fastlstm.ops import inference
@@ -135,7 +135,8 @@ class Plan:
     """A model's weights, packed, and its frames."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
-        self.graph, self.first_nodes = checks_first(graph)
+        self.fused = fuse(graph, weights)
+        self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
         self.output_names = frozenset(spec.name for spec in graph.outputs)
         self.readers: dict[str, list[Node]] = {}
@@ -330,7 +331,10 @@ class _Binder:
         self._steps.append(KernelStep(node, name, kind, narrow or kind, flat, refuses=refuses))
 
     def can_refuse(self) -> bool:
-        return self._node is not None and self._node.name in self._plan.first_nodes
+        return self._node is not None and self._node.name in self._plan.fused.first
+
+    def looks_up(self, node: Node) -> bool:
+        return node.name in self._plan.fused.looked_up
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
         self._steps.append(HostStep("" if self._node is None else self._node.name, step, args))
@@ -437,6 +441,22 @@ class _Binder:
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
         array = self.scratch(sample.shape, sample.dtype)
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
+        return array
+
+    def made_once(
+        self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        array = self._plan._packed.get(key)
+        if array is None:
+            array = aligned(shape, dtype)
+            # the steps of making it are a program of their own, whose buffers are not those of a call
+            steps, size, program = self._steps, self._bytes, Program()
+            self._steps = program.steps
+            make(array)
+            self._steps, self._bytes = steps, size
+            program.seal()
+            program.run()
+            self._plan._packed[key] = array
         return array
 
     def _pack(self, key: tuple, array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

@@ -40,7 +40,7 @@ from fastlstm.kernels.tile import (
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
-ARGUMENTS = 33  # integers that `make_steps` reads; the cell's own follow
+ARGUMENTS = 34  # integers that `make_steps` reads; the cell's own follow
 TURN = ARGUMENTS - 1  # the word that says which way the first step takes the panels: each run leaves it for the next
 OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
 K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
@@ -79,6 +79,22 @@ def row_share(ragged, sorted_rows, B, worker, workers):
         row = ragged[ORDER + position]
         done += last_of(ragged, B, row) - first_of(ragged, B, row)
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
+
+
+@routine
+def look_up(numbers, x_t, x_b, table, ahead, ragged, sorted_rows, step, steps, T, B, C, reverse, part, panels):
+    """ahead[s, position] = table[numbers[step + s]], which is b + x W, for the positions and panels of one worker."""
+    first, n = panels[0] * 4 * lanes(table), (panels[1] - panels[0]) * 4 * lanes(table)
+    for s in range(steps):
+        t = T - 1 - step - s if reverse else step + s
+        for position in range(part[0], part[1]):
+            row = position
+            if sorted_rows:
+                row = ragged[ORDER + position]
+                if step + s < first_of(ragged, B, row) or step + s >= last_of(ragged, B, row):
+                    continue
+            at = numbers[t * x_t + row * x_b] * C
+            copy_vectors(table, at + first, ahead, (s * B + position) * C + first, n)
 
 
 def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, finish):
@@ -298,9 +314,9 @@ def make_steps(
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
-            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail, turn,
+            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail, looks_up, turn,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
-        options = read_options(kind, narrow, args)
+        options, numbers = read_options(kind, narrow, args), words(x)
         x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
             kind, (x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare)
         )
@@ -334,7 +350,11 @@ def make_steps(
         for step in range(T):
             t = T - 1 - step if reverse else step
             # beside the recurrence all is projected but the first steps, and the last ones that are fewer than a sweep takes
-            if run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
+            if looks_up and step % run == 0:
+                look_up(
+                    numbers, x_t, x_b, b, ahead, ragged, sorted_rows, step, min(run, T - step), T, B, C, reverse, part, panels
+                )  # fmt: skip
+            elif run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
                 project(
                     x, x_t, x_b, W, b, ahead, step % kept * B * C, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse,
                     part, panels, tail,

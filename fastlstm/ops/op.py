@@ -27,10 +27,19 @@ class Value:
     shape: Shape | None
     data: np.ndarray | None = None
     array: np.ndarray | None = None
+    rows: "TableRows | None" = None
 
     @classmethod
     def constant(cls, data: np.ndarray) -> "Value":
         return cls(data.dtype, data.shape, data, data)
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What stands in place of a buffer: rows of a constant table, by their numbers (int64, contiguous)."""
+
+    numbers: np.ndarray
+    table: Value
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,16 @@ class Emit(Protocol):
 
     def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
         """Return pack(*arrays): done once for constants, at each run for values."""
+        ...
+
+    def looks_up(self, node: Node) -> bool:
+        """Tell whether the readers of this node's output take numbers of rows of a table for it."""
+        ...
+
+    def made_once(
+        self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        """Return an array of constants that the kernels which `make(array)` emits have filled, the first time it is asked for."""
         ...
 
     def alias(self, out: Value, array: np.ndarray) -> None:

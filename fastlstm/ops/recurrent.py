@@ -19,6 +19,8 @@ from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, 
 from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
 
 CACHE_BYTES = 3 << 19  # of a core's second-level cache that weights may fill
+ROWS_AT_ONCE = 16384  # elements of projections that are looked up at once: they stay in the second-level cache
+ROWS_TOGETHER = 512  # of a table, projected together
 UNMASKED, ZERO, CARRY = -1, 0, 1
 OVERLAPPED, BOTH_ROWS = (
     -1,
@@ -132,11 +134,14 @@ class Recurrent(Op):
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         T, B, I, H = (int(d) for d in self.dims(node, args))
         given = args[0]
-        assert given is not None and given.array is not None
-        dtype, L = given.dtype, emit.lanes(given.dtype)
+        assert given is not None
+        dtype, L, known = given.dtype, emit.lanes(given.dtype), given.rows
         time = self.time_axis(node)
         S = self.state_stride(node, H, L)
-        x = given.array if _steps_in_place(given.array) else emit.contiguous(given.array)
+        columns = S if self.gates == 1 else 4 * S
+        x = given.array if known is None else known.numbers
+        assert x is not None
+        x = x if known is not None or _steps_in_place(x) else emit.contiguous(x)
         nothing = emit.scratch((1,), dtype)
 
         mask = at(args, self.mask_slot)
@@ -144,7 +149,9 @@ class Recurrent(Op):
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(node, T, B, I, S)
-        if B == 1 and run and mask is None and self.overlaps(node, I, H, dtype) and T >= 2 * BOTH_ROWS:
+        if known is not None:
+            kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
+        elif B == 1 and run and mask is None and self.overlaps(node, I, H, dtype) and T >= 2 * BOTH_ROWS:
             run, kept = OVERLAPPED, 2 * BOTH_ROWS
         if mask is not None:
             assert mask.array is not None
@@ -165,15 +172,16 @@ class Recurrent(Op):
             y = emit.output(outs[0], _steps_in_place)
             y_strides = _two(y, time)
         has_y = int(outs[0] is not None)
-        W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
-        columns = S if self.gates == 1 else 4 * S
         z = emit.workspace(dtype, columns)
+        W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
+        if known is not None:
+            W, I, b = nothing, 0, self.projected(node, args, known.table, columns, emit)
         ahead = emit.scratch((kept, B, columns), dtype) if kept else nothing
         cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
         emit.kernel(
             self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L), 0),
-            *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
+            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L)),
+            int(known is not None), 0, *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
 
@@ -191,6 +199,35 @@ class Recurrent(Op):
                 emit.alias(out, state[:, :H])
             elif out is not None and seen is not None:
                 emit_where(emit, seen, state[:, :H], np.zeros((), state.dtype), out)
+
+    def projected(self, node: Node, args: Sequence[Value | None], table: Value, columns: int, emit: Emit) -> np.ndarray:
+        """Return b + e W for every row e of a constant table (rows, I), as the kernel lays it out: (rows, columns).
+
+        The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
+        """
+        assert table.array is not None and table.shape is not None
+        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
+        S = self.state_stride(node, H, L)
+
+        def make(whole: np.ndarray) -> None:
+            nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
+            for first in range(0, count, ROWS_TOGETHER):
+                rows = source[first : first + ROWS_TOGETHER]
+                n = len(rows)
+                x = Value(dtype, (n, 1, I) if self.time_axis(node) else (1, n, I))
+                W, U, b, cell, numbers = self.weights(node, [x, *args[1:]], emit, S, dtype)
+                states = [emit.scratch((n, S), dtype) for _ in (*self.states, "next")]
+                for state in states:
+                    state[...] = 0
+                emit.kernel(
+                    self.kernel(node), rows, (0, I), W, U, b, states[0], states[-1], nothing, (0, 0), nothing, z,
+                    whole[first : first + n], nothing, 0, 0, nothing, nothing, nothing, (1, n, I, H, S, 1),
+                    (0, 0, UNMASKED, self.split(n, H), z.shape[1], self.tail(node, H, L), 0), tuple(states[1:-1]),
+                    *(tuple(part) for part in cell), tuple(float(v) for v in numbers), kind=dtype,
+                )  # fmt: skip
+
+        return emit.made_once(("projected", node.name), (count, columns), dtype, make)
 
     def kernel(self, node: Node) -> str:
         """Return the name of the kernel that runs this node."""
