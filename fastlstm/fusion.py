@@ -159,7 +159,7 @@ def lookups_transposed(graph: Graph, weights: Mapping[str, Weight], notes: dict[
     dropped: dict[str, Node] = {}  # by the name of a look-up: the Transpose that becomes part of it
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.op == "Transpose" else None
-        swaps = before is not None and tuple(node.attributes.get("perm", ())) == (1, 0, 2)
+        swaps = before is not None and find("Transpose").get(node, "perm") == (1, 0, 2)
         if swaps and before is not None and uses[node.inputs[0]] == 1 and _table_of(before, weights):
             dropped[before.name] = node
     for node in graph.nodes:
