@@ -361,9 +361,10 @@ class Session:
         apart[axis] = steps
 
         def write(buffer: Array) -> None:
-            # what lies past a row's end reaches no step before it
+            # what lies past a row's end reaches no step before it, but must be an id where ids are looked up
             for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
                 place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
+                place[(slice(None),) * axis + (slice(lengths[k], None),)] = 0
 
         filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
         outputs = self._run_padded([filled], lengths[order], steps, {})
