@@ -21,7 +21,7 @@ import numpy as np
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.fusion import checks_first
 from fastlstm.graph import Graph, Node, Weight, widen
-from fastlstm.kernels import activations, arithmetic, copy, predicates, target, tile
+from fastlstm.kernels import codes, layout, target
 from fastlstm.ops import inference
 from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
@@ -29,9 +29,8 @@ from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
 
 FLOAT32 = np.dtype(np.float32)
-OPERATIONS = arithmetic.CODES | predicates.CODES
 TEAM_WORK = 200_000  # floating-point operations from which a team may pay
-TILE_VECTORS = tile.WIDTH * tile.ROWS * tile.PANELS
+TILE_VECTORS = target.WIDTH * target.ROWS * target.PANELS
 KEPT_SHAPES = 16
 KEPT_VALUES = 16
 KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
@@ -338,11 +337,11 @@ class _Binder:
 
     def copy(self, target: np.ndarray, source: np.ndarray) -> None:
         source = np.broadcast_to(source, target.shape)
-        if target.dtype != source.dtype or target.ndim > copy.RANK:
+        if target.dtype != source.dtype or target.ndim > layout.RANK:
             self.host(np.copyto, target, source)
             return
         sizes, (to, at) = merged_axes([target, source])
-        fill = (copy.RANK - len(sizes)) * (0,)
+        fill = (layout.RANK - len(sizes)) * (0,)
         self.kernel(
             "copy_forward", target, source, target.itemsize, (*(1 for _ in fill), *sizes), (*fill, *to), (*fill, *at),
             kind=FLOAT32,
@@ -460,10 +459,10 @@ class _Binder:
         return target.lanes(dtype.itemsize)
 
     def activation(self, name: str) -> int:
-        return activations.CODES[name]
+        return codes.ACTIVATIONS[name]
 
     def operation(self, name: str) -> int:
-        return OPERATIONS[name]
+        return codes.OPERATIONS[name]
 
 
 def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

@@ -8,56 +8,12 @@ from typing import Any, NoReturn
 import numpy as np
 
 from fastlstm.errors import GraphError
-from fastlstm.kernels import (
-    activations,
-    arithmetic,
-    conversion,
-    copy,
-    dense,
-    gru,
-    lookups,
-    lstm,
-    masks,
-    predicates,
-    ragged,
-    rnn,
-    rows,
-    runs,
-)
-from fastlstm.kernels.jit import Kernel
-from fastlstm.kernels.team import SOLO
-from fastlstm.kernels.walk import GATE, REFUSED, SHARED, STEP, walk
+from fastlstm.kernels import calls, library
+from fastlstm.kernels.layout import GATE, REFUSED, SHARED, SOLO, STEP
 from fastlstm.team import run_together
 
 SMALL_WORK = 100_000  # floating-point operations that are not worth sharing
 DIRECT_BYTES = 1 << 16  # from here on pointing the tables to an array is cheaper than copying it
-KERNELS: dict[str, Kernel] = {
-    kernel.name: kernel
-    for kernel in (
-        activations.activate_forward,
-        arithmetic.combine_forward,
-        arithmetic.count_forward,
-        conversion.convert_forward,
-        copy.copy_forward,
-        dense.dense_forward,
-        gru.gru_after_forward,
-        gru.gru_before_forward,
-        lookups.gather_forward,
-        lookups.rows_forward,
-        lstm.lstm_forward,
-        masks.seen_forward,
-        masks.sequence_mask_forward,
-        predicates.any_not_equal_forward,
-        predicates.compare_forward,
-        predicates.logic_forward,
-        predicates.where_forward,
-        ragged.ragged_forward,
-        rnn.rnn_forward,
-        rows.normalise_forward,
-        rows.softmax_forward,
-        runs.runs_forward,
-    )
-}
 VERDICT = object()  # as an argument: the address of the word by which a kernel refuses an input
 
 
@@ -253,7 +209,7 @@ class Program:
             table[GATE] = gate
             steps[gate - 1].waits = True
         for k, step in enumerate(steps, 1):
-            address = KERNELS[step.kernel].address(step.kind.name, step.narrow.name)
+            address = library.address(step.kernel, step.kind.name, step.narrow.name)
             table[k * STEP : k * STEP + STEP] = address, base + at * table.itemsize, step.owner, step.waits
             for arg in step.args:
                 if isinstance(arg, np.ndarray):
@@ -285,7 +241,7 @@ class Program:
             first = call[1] if resume else 0
             refused = run_together(self.threads, call[0], first) if together else None
             if refused is None:
-                refused = walk(call[0], first, SOLO)
+                refused = calls.walk(call[0], first, SOLO)
             if refused:
                 self.refuse()
 

@@ -18,7 +18,7 @@ from fastlstm.model import Model
 from fastlstm.ops import inference
 from fastlstm.ops.op import find
 from fastlstm.plan import MAX_SCRATCH, Frame, Plan
-from fastlstm.program import SOLO, walk
+from fastlstm.program import SOLO, calls
 from fastlstm.stream import Stream
 from fastlstm.team import available_threads
 
@@ -47,7 +47,7 @@ class _Ready:
         except IndexError:
             return None
         frame.input[...] = array
-        if walk(frame.program_address, 0, SOLO):
+        if calls.walk(frame.program_address, 0, SOLO):
             try:
                 frame.program.refuse()
             finally:

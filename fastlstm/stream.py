@@ -19,7 +19,7 @@ from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan
-from fastlstm.program import SOLO, walk
+from fastlstm.program import SOLO, calls
 
 VERSION = 1
 KNOWN_CALLS = 256  # kinds of calls that are checked once
@@ -185,7 +185,7 @@ class Stream:
                 views = own.views.get(inputs.shape)
                 if views is not None:
                     views[0][...] = inputs
-                    if walk(*own.call, SOLO):
+                    if calls.walk(*own.call, SOLO):
                         own.frame.program.refuse()
                     return views[1].copy()
             return self._step(inputs, rows)

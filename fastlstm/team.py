@@ -10,7 +10,8 @@ import threading
 
 import numpy as np
 
-from fastlstm.kernels.walk import CONTROL_WORDS, compile_serve, dismiss, lead, serve
+from fastlstm.kernels import calls
+from fastlstm.kernels.layout import CONTROL_WORDS
 
 _WORKER_WORDS = 8  # of each worker, alone and together, and of the barrier: a cache line
 
@@ -35,18 +36,18 @@ class Team:
             self._words[together : together + 5] = worker, size, address(barrier), worker, address(alone)
             self._words[alone : alone + 5] = 0, 1, 0, worker, address(alone)
         self._members = [address(at) for at in members[:size]]
-        # a worker is compiled before it starts: it must not wait for the lock of a compilation
-        compile_serve()
+        # its function is compiled before it starts: it must not wait for the lock of a compilation
+        serve = calls.serve
         for member in self._members[1:]:
             threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True).start()
 
     def run(self, program: int, first: int) -> int:
         """Run the program at this address together; return whether it refused an input."""
-        return lead(program, first, self._control, self._members[0])
+        return calls.lead(program, first, self._control, self._members[0])
 
     def stop(self) -> None:
         """Let the workers end."""
-        dismiss(self._control)
+        calls.dismiss(self._control)
 
 
 _lock = threading.Lock()

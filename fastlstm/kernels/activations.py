@@ -7,6 +7,31 @@ Absolute error of sigmoid and tanh in float32: below 3e-7. NaN stays NaN; infini
 equation gives (x * 0 is NaN in Silu, Gelu and Mish at minus infinity).
 """
 
+from fastlstm.kernels.codes import (
+    AFFINE,
+    CELU,
+    ELU,
+    EXP,
+    GELU,
+    GELU_TANH,
+    HARD_SIGMOID,
+    HARD_SILU,
+    HARD_TANH,
+    IDENTITY,
+    LEAKY_RELU,
+    LOG_SIGMOID,
+    MISH,
+    RELU,
+    RELU6,
+    SCALED_TANH,
+    SELU,
+    SIGMOID,
+    SILU,
+    SOFTPLUS,
+    SOFTSIGN,
+    TANH,
+    THRESHOLDED_RELU,
+)
 from fastlstm.kernels.exponential import exp, exp_bounded
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import (
@@ -26,61 +51,6 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.team import WORKER, WORKERS, share
-
-NAMES = (
-    "Identity",
-    "Sigmoid",
-    "Tanh",
-    "Relu",
-    "Affine",
-    "LeakyRelu",
-    "ThresholdedRelu",
-    "ScaledTanh",
-    "HardSigmoid",
-    "Elu",
-    "Softsign",
-    "Softplus",
-    "Exp",
-    "Gelu",
-    "GeluTanh",
-    "Selu",
-    "Silu",
-    "Relu6",
-    "Mish",
-    "HardSilu",
-    "Celu",
-    "LogSigmoid",
-    "HardTanh",
-    "Squareplus",
-)
-CODES = {name: code for code, name in enumerate(NAMES)}
-
-(
-    IDENTITY,
-    SIGMOID,
-    TANH,
-    RELU,
-    AFFINE,
-    LEAKY_RELU,
-    THRESHOLDED_RELU,
-    SCALED_TANH,
-    HARD_SIGMOID,
-    ELU,
-    SOFTSIGN,
-    SOFTPLUS,
-    EXP,
-    GELU,
-    GELU_TANH,
-    SELU,
-    SILU,
-    RELU6,
-    MISH,
-    HARD_SILU,
-    CELU,
-    LOG_SIGMOID,
-    HARD_TANH,
-    SQUAREPLUS,
-) = range(len(NAMES))
 
 
 @inline

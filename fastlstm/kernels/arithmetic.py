@@ -5,6 +5,7 @@
 Each operation rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
 """
 
+from fastlstm.kernels.codes import ABS, ADD, DIV, MAX, MIN, MUL, NEG, SQRT, SUB
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import (
     absolute,
@@ -21,11 +22,6 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.strided import NUMBERS, make_map
-
-NAMES = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale")
-CODES = {name: code for code, name in enumerate(NAMES)}
-ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE = range(len(NAMES))
-WHOLE = ("Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs")  # what integers have
 
 
 @inline
@@ -112,7 +108,7 @@ count = make_map(count_row)
 
 @kernel
 def count_forward(kind, narrow, team, args):
-    """Integers, which wrap around; the operations in WHOLE. Arguments: as `combine_forward`."""
+    """Integers, which wrap around; Add, Sub, Mul, Max, Min, Neg and Abs. Arguments: as `combine_forward`."""
     (y, a, b, c, code), _ = arguments(args, 0, 5, 0)
     y, a, b, c = pointers(kind, (y, a, b, c))
     count(code, y, a, b, c, arguments(args, 5, NUMBERS, 0)[0], team)

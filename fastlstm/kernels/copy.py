@@ -4,8 +4,6 @@ from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.simd import arguments, byte_pointer, words
 from fastlstm.kernels.team import WORKER, WORKERS, share
 
-RANK = 6  # axes at most
-
 
 @inline
 def copy_run(target, source, count, target_step, source_step, size):

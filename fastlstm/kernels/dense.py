@@ -8,7 +8,8 @@ packed as panels of 4 vectors of columns; init is a bias (row stride 0, packed t
 
 import numpy as np
 
-from fastlstm.kernels.activations import IDENTITY, activate
+from fastlstm.kernels.activations import activate
+from fastlstm.kernels.codes import IDENTITY
 from fastlstm.kernels.jit import kernel
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share

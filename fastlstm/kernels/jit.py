@@ -1,126 +1,134 @@
-"""How kernels are compiled and where the machine code is kept.
+"""How kernels are compiled. Imports Numba, so it is imported only where a kernel has to be compiled.
 
-`kernel` makes an entry point of a program: one signature for all, so that compiled code calls them through their addresses.
-`entry` compiles what Python calls, `inline` and `routine` the parts of kernels. Numba's own cache sees changes in the file of the entry alone; ours is stamped
-with every source of this folder, so a changed intrinsic never meets old machine code.
-
-The cache is a private folder of the user (FASTLSTM_CACHE_DIR, else the platform's cache folder). It holds pickles and
-machine code, so a folder that others own or can write is not used; without a folder kernels compile in each process.
+`kernel` makes a step of a program: one signature for all, so that compiled code calls them through their addresses.
+`entry` makes what Python calls with integers; `inline` and `routine` make the parts of both. Numba types and lowers them; nothing
+is loaded into its engine: the parts are linked into each kernel, which is optimised once, as a whole, and becomes an object file
+(kernels/machine_code.py loads it, kernels/cache.py keeps it).
 """
 
-import hashlib
-import os
-import secrets
-import stat
-import sys
-import threading
-from collections.abc import Callable
-from contextlib import suppress
-from functools import cache
-from itertools import count
-from pathlib import Path
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-import numba
+from llvmlite import ir
 from numba import njit, types
-from numba.core import bytecode, caching, config
+from numba.core import codegen, compiler, config
+from numba.core.compiler_lock import global_compiler_lock
 
 from fastlstm.kernels import target
+from fastlstm.kernels.cache import Code
 
 
-def _digest() -> str:
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    digest.update(repr((numba.__version__, target.BYTES, target.ROWS, sys.version_info[:2])).encode())
-    return digest.hexdigest()[:16]
+class _Unloaded:
+    """Numba's code generator for libraries that are not loaded: there is no place to put a Python environment in."""
+
+    def __init__(self, whole: Any):
+        self._whole = whole
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._whole, name)
+
+    def set_env(self, name: str, environment: Any) -> None:
+        pass
 
 
-# A digest of everything that decides what machine code comes out: sources, versions, SIMD width; taken before the other
-# files of this folder are imported.
-STAMP = _digest()
+class _Library(codegen.CPUCodeLibrary):
+    """The LLVM module of a kernel or of a part."""
+
+    whole = False
+
+    @property
+    def codegen(self) -> Any:
+        return _Unloaded(self._codegen)
+
+    def get_pointer_to_function(self, name: str) -> int:
+        return 0
+
+    def _optimize_final_module(self) -> None:
+        # what is linked into others is optimised there
+        if self.whole:
+            super()._optimize_final_module()
+
+    def _finalize_final_module(self) -> None:
+        self._verify_declare_only_symbols()
+        self._finalized = True
 
 
-_compiling = threading.Lock()
+class _Whole(_Library):
+    """The LLVM module of what is called from outside: optimised."""
+
+    whole = True
 
 
-def _number_functions_apart() -> None:
-    """Number the functions that this process compiles from a start of its own.
+class _PartCompiler(compiler.Compiler):
+    library = _Library
 
-    Closures of one name differ in their symbols by this number alone, and Numba counts it from 1 in each process: of machine
-    code that two processes have cached, one kernel would be linked to the other's tile.
-    """
-    bytecode.FunctionIdentity._unique_ids = count(secrets.randbits(48))
+    def __init__(self, typing: Any, context: Any, library: Any, *rest: Any):
+        super().__init__(typing, context, library or self.library(context.codegen(), "fastlstm"), *rest)
 
 
-_number_functions_apart()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_number_functions_apart)
+class _WholeCompiler(_PartCompiler):
+    library = _Whole
 
 
-def _private(folder: Path) -> bool:
-    """Make `folder` and tell whether it belongs to this user alone and can be written."""
+@contextmanager
+def _enabled() -> Iterator[None]:
+    """Let `njit` compile where NUMBA_DISABLE_JIT, meant for the user's own functions, is set."""
+    disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except OSError:
-        return False
-    if hasattr(os, "getuid") and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        return False
-    return os.access(folder, os.W_OK)
+        yield
+    finally:
+        config.DISABLE_JIT = disabled
 
 
-@cache
-def cache_folder() -> Path | None:
-    """Return the folder for compiled kernels, or None where none is safe and writable."""
-    base = os.environ.get("FASTLSTM_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(base).expanduser() / "fastlstm" / STAMP
-    return folder if _private(folder) else None
+def _compiled(function: Callable, pipeline: type = _PartCompiler, **options: Any) -> Any:
+    with _enabled():
+        return njit(
+            error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=pipeline, **options
+        )(function)
 
 
-class _Locator(caching._CacheLocator):
-    def __init__(self, qualified_name: str):
-        self._qualified_name = qualified_name
-
-    def get_cache_path(self) -> str:
-        return str(cache_folder())
-
-    def get_source_stamp(self) -> str:
-        return STAMP
-
-    def get_disambiguator(self) -> str:
-        return hashlib.sha256(self._qualified_name.encode()).hexdigest()[:8]
-
-    @classmethod
-    def from_function(cls, py_func: Callable, py_file: str) -> "_Locator | None":
-        return cls(f"{py_func.__module__}.{py_func.__qualname__}") if cache_folder() else None
+def inline(function: Callable) -> Any:
+    """Compile a part of kernels into each place that uses it."""
+    return _compiled(function, forceinline=True)
 
 
-class _CacheImpl(caching.CompileResultCacheImpl):
-    _locator_classes = [_Locator]
+def routine(function: Callable) -> Any:
+    """Compile a part of kernels that is called; it lives in the machine code of the kernels that use it."""
+    return _compiled(function)
 
 
-class _KernelCache(caching.FunctionCache):
-    _impl_class = _CacheImpl
+class Build:
+    """A compiled kernel, as LLVM has it."""
 
-    def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep machine code, unless a source changed since this process read it."""
-        # a full disk costs the next process a compilation, not this one its result
-        with suppress(OSError):
-            if _digest() == STAMP:
-                super().save_overload(sig, data)
+    def __init__(self, library: _Library, symbol: str):
+        self._library, self.symbol = library, symbol
+        self._machine = library._codegen._tm
+        with global_compiler_lock:
+            library._ensure_finalized()
 
+    @property
+    def code(self) -> Code:
+        return Code(self.symbol, self._machine.emit_object(self._library._final_module))
 
-def entry(function: Callable) -> Any:
-    """Compile a function that Python calls: released GIL, no exceptions, NumPy's rules for division, and a cache on disk."""
-    compiled = njit(nogil=True, error_model="numpy")(function)
-    if cache_folder() and not config.DISABLE_JIT:
-        compiled._cache = _KernelCache(function)
-    return compiled
+    @property
+    def assembly(self) -> str:
+        return self._machine.emit_assembly(self._library._final_module)
+
+    @property
+    def ir(self) -> str:
+        return str(self._library._final_module)
+
+    @property
+    def is_for_this_cpu(self) -> bool:
+        """Whether Numba compiled for the CPU that the cache's stamp tells of; a file of settings may say otherwise."""
+        whole = self._library._codegen
+        return (whole._get_host_cpu_name(), whole._get_host_cpu_features()) == (target.CPU, target.FEATURES)
 
 
 class Kernel:
-    """A compiled step of a program: function(kind, narrow, team, args), for the dtypes it is asked for.
+    """A step of a program: function(kind, narrow, team, args), compiled for the dtypes it is asked for.
 
     `kind` is the dtype of values and `narrow` that of the weights; `team` is the address of a worker's words
     (kernels/team.py), `args` that of the step's arguments (`simd.arguments`).
@@ -128,19 +136,26 @@ class Kernel:
 
     def __init__(self, function: Callable):
         self.name = function.__name__
-        self._compiled = entry(function)
-        self._addresses: dict[tuple[str, str], int] = {}
+        self._compiled = _compiled(function, _WholeCompiler)
 
-    def address(self, kind: str, narrow: str) -> int:
-        """Return the address of the machine code for values and weights of these dtypes, compiled when first asked for."""
-        key = (kind, narrow)
-        if key not in self._addresses:
-            numbers = (types.NumberClass(getattr(types, name)) for name in key)
-            with _compiling:
-                self._compiled.compile((*numbers, types.intp, types.intp))
-            compiled = self._compiled.overloads[self._compiled.signatures[-1]]
-            self._addresses[key] = compiled.library.get_pointer_to_function(compiled.fndesc.mangled_name)
-        return self._addresses[key]
+    def build(self, kind: str, narrow: str) -> Build:
+        numbers = (types.NumberClass(getattr(types, name)) for name in (kind, narrow))
+        with _enabled():
+            return _build(self._compiled, (*numbers, types.intp, types.intp))
+
+
+class Entry:
+    """What Python calls: function(integers), without the GIL; the address of its code is that of a METH_FASTCALL function."""
+
+    def __init__(self, function: Callable):
+        self.name = function.__name__
+        self._compiled = _compiled(function)
+        self._count = len(inspect.signature(function).parameters)
+
+    def build(self) -> Build:
+        with _enabled():
+            inner = _signature(self._compiled, (types.intp,) * self._count)
+        return _with_python_face(self.name, inner)
 
 
 def kernel(function: Callable) -> Kernel:
@@ -148,11 +163,54 @@ def kernel(function: Callable) -> Kernel:
     return Kernel(function)
 
 
-def inline(function: Callable) -> Any:
-    """Compile a part of kernels into each place that uses it."""
-    return njit(nogil=True, error_model="numpy", forceinline=True)(function)
+def entry(function: Callable) -> Entry:
+    """Decorator: what Python calls, with addresses and other integers."""
+    return Entry(function)
 
 
-def routine(function: Callable) -> Any:
-    """Compile a part of kernels that is called; it lives in the machine code of the entry points that use it."""
-    return njit(nogil=True, error_model="numpy")(function)
+def _signature(function: Any, kinds: tuple) -> Any:
+    function.compile(kinds)
+    return function.overloads[kinds]
+
+
+def _build(function: Any, kinds: tuple) -> Build:
+    found = _signature(function, kinds)
+    return Build(found.library, found.fndesc.mangled_name)
+
+
+def _with_python_face(name: str, inner: Any) -> Build:
+    """Return the function of Python's convention METH_FASTCALL that calls a compiled one with the GIL released."""
+    context, symbol = inner.target_context, f"fastlstm_{name}"
+    library = _Whole(inner.library._codegen, symbol)
+    module = library.create_ir_module(symbol)
+    word, pointer = ir.IntType(64), ir.IntType(8).as_pointer()
+
+    def python(name: str, result: ir.Type, *kinds: ir.Type) -> ir.Function:
+        return ir.Function(module, ir.FunctionType(result, kinds), name)
+
+    kind = ir.FunctionType(pointer, [pointer, pointer.as_pointer(), word])
+    face = ir.Function(module, kind, symbol)
+    _, given, count = face.args
+    builder = ir.IRBuilder(face.append_basic_block())
+    none = ir.Constant(pointer, None)
+    wanted = len(inner.signature.args)
+    with builder.if_then(builder.icmp_signed("!=", count, ir.Constant(word, wanted)), likely=False):
+        builder.call(python("PyErr_BadArgument", ir.IntType(32)), [])
+        builder.ret(none)
+    read = python("PyLong_AsLongLong", word, pointer)
+    numbers = [builder.call(read, [builder.load(builder.gep(given, [ir.Constant(word, k)]))]) for k in range(wanted)]
+    with builder.if_then(
+        builder.icmp_unsigned("!=", builder.call(python("PyErr_Occurred", pointer), []), none), likely=False
+    ):
+        builder.ret(none)
+    thread = builder.call(python("PyEval_SaveThread", pointer), [])
+    function = context.declare_function(module, inner.fndesc)
+    signature = inner.signature
+    _, result = context.call_conv.call_function(builder, function, signature.return_type, signature.args, numbers)
+    builder.call(python("PyEval_RestoreThread", ir.VoidType(), pointer), [thread])
+    value = result if signature.return_type == types.int64 else ir.Constant(word, 0)
+    builder.ret(builder.call(python("PyLong_FromLongLong", pointer, word), [value]))
+    with global_compiler_lock:
+        library.add_ir_module(module)
+        library.add_linking_library(inner.library)
+    return Build(library, symbol)

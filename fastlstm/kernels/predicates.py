@@ -5,14 +5,11 @@
 Floats are compared through their bits: kernels run with denormals switched off, and a mask must not take 1e-40 for 0.
 """
 
+from fastlstm.kernels.codes import AND, EQUAL, LESS, NOT_EQUAL, OR
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import arguments, byte_pointer, pointers, words
 from fastlstm.kernels.strided import NUMBERS, make_map
 from fastlstm.kernels.team import WORKER, WORKERS, share
-
-NAMES = ("Equal", "NotEqual", "Less", "Greater", "And", "Or", "Not")
-CODES = {name: code for code, name in enumerate(NAMES)}
-EQUAL, NOT_EQUAL, LESS, GREATER, AND, OR, NOT = range(len(NAMES))
 
 
 @inline

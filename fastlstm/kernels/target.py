@@ -1,36 +1,50 @@
-"""The SIMD width that kernels are compiled for, and the register tile that fits it.
+"""The CPU that kernels are compiled for, its SIMD width, and the register tile that fits it. Imports no Numba.
 
-`BYTES` of one vector register and `ROWS` of the tile are parameters of every kernel, never constants in one.
-The environment variable FASTLSTM_SIMD_BYTES (16, 32 or 64) forces a width, for tests.
+`BYTES` of one vector register, and the `ROWS` and `PANELS` of the tile are parameters of every kernel, never constants in one.
+The environment variable FASTLSTM_SIMD_BYTES (16, 32 or 64) forces a width, for tests; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
+choose another CPU, as they do for Numba.
 """
 
 import os
 import platform
 
 import llvmlite.binding as llvm
-from numba.core import config
+
+SLOW_AVX = ("corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona")  # Numba uses no AVX on these
 
 
-def _features() -> dict[str, bool]:
-    if config.CPU_FEATURES:
-        return {name[1:]: name[0] == "+" for name in config.CPU_FEATURES.split(",") if name}
-    return dict(llvm.get_host_cpu_features())
+def _cpu() -> tuple[str, str]:
+    """Return the name and the features of the CPU as Numba takes them."""
+    name, features = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if name is None:
+        name = llvm.get_host_cpu_name()
+    if features is None:
+        found = {} if name.lower() == "generic" else llvm.get_host_cpu_features()
+        without_avx = os.environ.get("NUMBA_ENABLE_AVX", "0" if name in SLOW_AVX else "1") == "0"
+        features = ",".join(
+            f"{'+' if has and not (without_avx and one.startswith('avx')) else '-'}{one}"
+            for one, has in sorted(found.items())
+        )
+    return name, features
 
 
 def _vector_bytes() -> int:
     forced = os.environ.get("FASTLSTM_SIMD_BYTES")
     if forced in ("16", "32", "64"):
         return int(forced)
-    features = _features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+    features = FEATURES.split(",")
+    return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
 
 MACHINE = platform.machine().lower()
 X86 = MACHINE in ("x86_64", "amd64", "i386", "i686")
 ARM = MACHINE in ("aarch64", "arm64")
+CPU, FEATURES = _cpu()
 BYTES = _vector_bytes()
 # 4 gates x ROWS accumulators, 4 weights and one broadcast live in registers: 32 of them with AVX-512 and NEON, 16 else.
 ROWS = 6 if BYTES == 64 or ARM else 3
+WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
+PANELS = 2  # at most, for one row
 
 
 def lanes(itemsize: int) -> int:

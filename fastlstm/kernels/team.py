@@ -1,13 +1,12 @@
 """What a worker of a team knows, and how workers wait for each other.
 
 A worker's words: its number, how many work together, the address of the barrier they share, which part of a workspace is its own,
-and the address of the words by which it does a step alone. SOLO is a team of one.
+and the address of the words by which it does a step alone. SOLO (kernels/layout.py) is a team of one.
 The barrier's words: how many have arrived, and how often it has opened. Waiting spins for a bounded time, then yields.
 """
 
 import sys
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -19,9 +18,6 @@ from fastlstm.kernels.simd import words
 
 WORKER, WORKERS, BARRIER, PLACE, ALONE = range(5)
 SPINS = 20_000  # pauses before a waiting worker gives its core away
-
-_solo = np.array([0, 1, 0, 0, 0], np.int64)
-SOLO = _solo[ALONE] = _solo.ctypes.data
 
 
 @intrinsic

@@ -18,9 +18,7 @@ from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.simd import fetch_ahead, lanes, line_of
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, tile_store
 
-WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
-ROWS = target.ROWS
-PANELS = 2  # at most, for one row
+WIDTH, ROWS, PANELS = target.WIDTH, target.ROWS, target.PANELS
 TAIL_COLUMNS = (0, 1)
 BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 

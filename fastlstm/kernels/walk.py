@@ -1,8 +1,6 @@
 """The walker: one call into compiled code that runs the steps of a program, alone or as a team.
 
-A program is a table of 64-bit words. Word 0 counts its steps; each step has STEP words from word STEP on: the address of a
-kernel, the address of its arguments, its owner (the worker that does it alone, or SHARED), and whether all workers must have
-finished what comes before. Steps up to `first` can be left out: those that give states their start.
+What its words are is in kernels/layout.py. Steps up to `first` can be left out: those that give states their start.
 
 Kernels raise nothing. One that finds an input it must refuse, such as an id out of range, sets the program's word REFUSED and goes on
 with what is harmless; the step GATE, before which all workers wait, and those after it do not run then. What changes a state comes after it.
@@ -14,6 +12,7 @@ from numba.extending import intrinsic
 
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import entry, inline
+from fastlstm.kernels.layout import ARGS, CONTROL_WORDS, GATE, KERNEL, OWNER, REFUSED, SHARED, STEP, WAITS
 from fastlstm.kernels.simd import words
 from fastlstm.kernels.team import (
     ALONE,
@@ -29,14 +28,8 @@ from fastlstm.kernels.team import (
     wake,
 )
 
-STEP = 4
-REFUSED, GATE = 1, 2  # words of a program, before its steps
-KERNEL, ARGS, OWNER, WAITS = range(STEP)
-SHARED = -1
-
 # The words by which a team is led: the number of the job, its program and first step, how many are done, how many sleep.
-JOB, PROGRAM, FIRST, DONE, SLEEPING = range(0, 5 * 8, 8)  # a cache line each
-CONTROL_WORDS = 5 * 8
+JOB, PROGRAM, FIRST, DONE, SLEEPING = range(0, CONTROL_WORDS, 8)  # a cache line each
 NO_JOB = 0  # a program that ends `serve`
 SPINS = 10_000  # pauses before a worker without a job sleeps: some 0.1 ms
 
@@ -137,9 +130,3 @@ def serve(control, team):
             return
         run_steps(control[PROGRAM], control[FIRST], team)
         atomic_add(control, DONE, 1)
-
-
-def compile_serve() -> None:
-    """Compile `serve` in this thread, unless that is done: Numba's lock for it may be held across a fork."""
-    if not serve.signatures:
-        serve.compile((types.intp, types.intp))

@@ -5,7 +5,7 @@ import naive
 import numpy as np
 import pytest
 
-from fastlstm.kernels import activations
+from fastlstm.kernels import codes
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.program import KernelStep, Program
 
@@ -23,7 +23,7 @@ def call(
     known = ACTIVATIONS[name]
     coefficients = (known.alpha if alpha is None else alpha, known.beta if beta is None else beta)
     program = Program()
-    args = [x, y, n, activations.CODES[name], *map(float, coefficients)]
+    args = [x, y, n, codes.ACTIVATIONS[name], *map(float, coefficients)]
     program.steps.append(KernelStep("", "activate_forward", x.dtype, x.dtype, args))
     program.seal()
     program.run()
@@ -56,7 +56,7 @@ def grid(dtype: str) -> np.ndarray:
 
 
 def test_the_kernels_codes_are_the_names_of_the_ops():
-    assert set(activations.CODES) == set(ACTIVATIONS) and sorted(activations.CODES.values()) == list(
+    assert set(codes.ACTIVATIONS) == set(ACTIVATIONS) and sorted(codes.ACTIVATIONS.values()) == list(
         range(len(ACTIVATIONS))
     )
 
