@@ -21,30 +21,36 @@ from fastlstm.errors import (
     UnsupportedError,
     VerificationError,
 )
-from fastlstm.format import Example
-from fastlstm.model import Model, load
 from fastlstm.version import VERSION
 
 if TYPE_CHECKING:
     from fastlstm.converters import convert
+    from fastlstm.format import Example
+    from fastlstm.model import Model, load
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
+    from fastlstm.ahead import warmup
 
 __version__ = VERSION
 
-# What brings in Numba or a converter is imported when it is first used.
+# Everything but the errors is imported when it is first used: NumPy and the file format, converters, kernels.
 _LATER = {
+    "Example": "fastlstm.format",
+    "Model": "fastlstm.model",
     "Session": "fastlstm.session",
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "load": "fastlstm.model",
+    "warmup": "fastlstm.ahead",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATER:
-        return getattr(import_module(_LATER[name]), name)
-    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+    if name not in _LATER:
+        raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_LATER[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
@@ -70,4 +76,5 @@ __all__ = [
     "VerificationError",
     "convert",
     "load",
+    "warmup",
 ]

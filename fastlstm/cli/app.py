@@ -87,11 +87,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--source", type=Path, help="the ONNX file that the peer runs")
 
+    warmup = adding.add_parser("warmup", help="compile kernels ahead and keep them, so that no later run waits")
+    warmup.add_argument(
+        "models", type=Path, nargs="*", metavar="MODEL", help="compile what these need (default: everything for float32)"
+    )
+    warmup.add_argument("--all", action="store_true", help="compile everything, for float64 too")
+    warmup.set_defaults(run=commands.warmup)
+
     demo = adding.add_parser("demo", help="convert, verify and run the bundled models, and draw a forecast")
     demo.add_argument("-o", "--output", type=Path, default=Path("demo-output"), help="folder for files and the picture")
     demo.set_defaults(run=commands.demo)
 
-    for command in (convert, info, run, verify, bench, demo):
+    for command in (convert, info, run, verify, bench, warmup, demo):
         command.add_argument("--json", action="store_true", help="results as JSON on stdout")
     return parser
 

@@ -184,6 +184,27 @@ def bench(given: Namespace) -> Results:
     return result, "\n".join(lines)
 
 
+def warmup(given: Namespace) -> Results:
+    """Compile ahead what models need, or every kernel."""
+    from fastlstm.ahead import cache_folder
+
+    models = [files.open_model(path) for path in given.models]
+    with progress.working("warming up"):
+        found = fastlstm.warmup(*models, every_dtype=given.all)
+    lost = next((one for one in found if one.why_not_kept), None)
+    if lost is not None:
+        raise InputError(f"{lost.name} is {lost.why_not_kept}")
+    folder, size, seconds = cache_folder(), sum(one.bytes for one in found), sum(one.seconds for one in found)
+    lines = [f"{one.name:<40} {_took(one.seconds)} {one.bytes:>10,} bytes" for one in found]
+    lines.append(f"{len(found)} kernels in {folder}: {size:,} bytes, {seconds:.1f} s to compile")
+    kernels = [{"name": one.name, "seconds": one.seconds, "bytes": one.bytes} for one in found]
+    return {"folder": folder, "bytes": size, "seconds": seconds, "kernels": kernels}, "\n".join(lines)
+
+
+def _took(seconds: float) -> str:
+    return f"{seconds:6.2f} s" if seconds else "    kept"
+
+
 def demo(given: Namespace) -> Results:
     """Convert, verify, run, time and draw the bundled models."""
     from fastlstm.demo import run_demo

@@ -11,7 +11,6 @@ nobody else. They are opened through the folder that was checked: whoever can mo
 
 import hashlib
 import os
-import platform
 import secrets
 import shutil
 import stat
@@ -61,8 +60,8 @@ def digest() -> str:
     found = hashlib.sha256(_numba())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         found.update(path.name.encode() + path.read_bytes())
-    versions = llvmlite.__version__, sys.implementation.cache_tag, getattr(sys, "abiflags", ""), platform.machine()
-    cpu = target.CPU, target.FEATURES, target.BYTES, target.ROWS
+    versions = llvmlite.__version__, sys.implementation.cache_tag, getattr(sys, "abiflags", ""), sys.platform
+    cpu = sorted((name, value) for name, value in vars(target).items() if name.isupper())
     found.update(repr((MAGIC, versions, cpu, [os.environ.get(name) for name in SETTINGS])).encode())
     return found.hexdigest()[:16]
 
@@ -96,7 +95,7 @@ def _check(status: os.stat_result, what: object) -> None:
         raise Unusable(f"{what} can be written by others: chmod go-w {what}")
 
 
-class _Folder:
+class Folder:
     """A folder that was checked, open."""
 
     def __init__(self, path: Path, create: bool):
@@ -115,7 +114,7 @@ class _Folder:
         if self._handle is not None:
             os.close(self._handle)
 
-    def __enter__(self) -> "_Folder":
+    def __enter__(self) -> "Folder":
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -150,7 +149,7 @@ def _sealed(name: str, body: bytes) -> bytes:
 def read(name: str) -> Code | None:
     """Return the machine code that is kept under a name; None where there is none, or none that is sound."""
     try:
-        with _Folder(folder(), create=False) as place, open(place.open(name, os.O_RDONLY), "rb") as file:
+        with Folder(folder(), create=False) as place, open(place.open(name, os.O_RDONLY), "rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
                 return None
@@ -171,7 +170,7 @@ def write(name: str, code: Code) -> None:
     body = code.symbol.encode() + b"\0" + code.object
     part = f".{name}.{secrets.token_hex(8)}"
     fresh = not folder().exists()
-    with _Folder(folder(), create=True) as place:
+    with Folder(folder(), create=True) as place:
         handle = place.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             with open(handle, "wb") as file:
@@ -186,7 +185,7 @@ def write(name: str, code: Code) -> None:
 
 def check() -> Path:
     """Return the folder, made if need be. Raise OSError where nothing can be kept; its text says why."""
-    with _Folder(folder(), create=True) as place:
+    with Folder(folder(), create=True) as place:
         if not os.access(place.path, os.W_OK):
             raise Unusable(f"{place.path} cannot be written")
         return place.path
@@ -200,7 +199,7 @@ def turn(name: str) -> Iterator[None]:
         with suppress(ImportError, OSError):
             import fcntl
 
-            with _Folder(folder(), create=True) as place:
+            with Folder(folder(), create=True) as place:
                 handle = place.open(f".{name}.lock", os.O_RDWR | os.O_CREAT)
             _lock(fcntl, handle)
         yield
@@ -218,13 +217,6 @@ def _lock(fcntl, handle: int) -> None:
             if time.monotonic() > stop:
                 return
             time.sleep(0.02)
-
-
-def kept_bytes() -> int:
-    """Return the size of all files of this stamp."""
-    with suppress(OSError):
-        return sum(entry.stat().st_size for entry in os.scandir(folder()) if entry.is_file(follow_symlinks=False))
-    return 0
 
 
 def _mark_used(path: Path) -> None:

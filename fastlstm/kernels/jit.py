@@ -96,7 +96,15 @@ def inline(function: Callable) -> Any:
 
 def routine(function: Callable) -> Any:
     """Compile a part of kernels that is called; it lives in the machine code of the kernels that use it."""
-    return _compiled(function)
+    compiled = _compiled(function)
+    usual = compiled.get_call_template
+
+    def get_call_template(args: tuple, kws: dict) -> Any:
+        # Numba would compile it again for each constant that it is called with
+        return usual(tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()})
+
+    compiled.get_call_template = get_call_template
+    return compiled
 
 
 class Build:

@@ -78,12 +78,14 @@ class Variant:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A variant in memory: its address, the bytes of its machine code, and the seconds to compile it, 0 if it was kept."""
+    """A variant in memory: its address, the bytes of its machine code, the seconds to compile it (0 if it came from the cache), and
+    why it is not kept, if it is not."""
 
     variant: Variant
     address: int
     size: int
     seconds: float
+    why_not_kept: str
 
 
 _loaded: dict[Variant, Loaded] = {}
@@ -104,6 +106,15 @@ def variants(every_dtype: bool = False) -> Iterator[Variant]:
 def loaded() -> list[Loaded]:
     """Return what is in memory, in the order in which it was asked for."""
     return list(_loaded.values())
+
+
+def folder() -> str | None:
+    """Return the folder where machine code is kept, None where there is none or it is not used."""
+    try:
+        with cache.Folder(cache.folder(), create=False) as found:
+            return str(found.path)
+    except OSError:
+        return None
 
 
 def load(variant: Variant) -> Loaded:
@@ -128,7 +139,7 @@ def entry(name: str) -> Callable[..., int]:
 
 
 def _load(variant: Variant) -> Loaded:
-    seconds = 0.0
+    seconds, why_not = 0.0, ""
     code = cache.read(variant.file)
     if code is None:
         with cache.turn(variant.file):
@@ -136,23 +147,27 @@ def _load(variant: Variant) -> Loaded:
             code = cache.read(variant.file)
             if code is None:
                 start = time.perf_counter()
-                code = _compile(variant)
+                code, why_not = _compile(variant)
                 seconds = time.perf_counter() - start
-    return Loaded(variant, machine_code.load(code.object, code.symbol), len(code.object), seconds)
+    return Loaded(variant, machine_code.load(code.object, code.symbol), len(code.object), seconds, why_not)
 
 
-def _compile(variant: Variant) -> cache.Code:
+def _compile(variant: Variant) -> tuple[cache.Code, str]:
+    """Compile and keep a variant; return its machine code, and why it is not kept."""
     try:
-        where, kept = f"once, kept in {cache.check()}", True
+        where, why_not = f"once, kept in {cache.check()}", ""
     except OSError as error:
-        where, kept = f"not kept: {cache.why(error)}", False
+        where = why_not = f"not kept: {cache.why(error)}"
     logger.warning("fastlstm: compiling %s (%s) ...", variant, where)
     build = variant.build()
     code = build.code
-    # sources may have changed since this process took their digest
-    if kept and build.is_for_this_cpu and cache.digest() == cache.STAMP:
-        try:
-            cache.write(variant.file, code)
-        except OSError as error:
-            logger.warning("fastlstm: %s is not kept: %s", variant, cache.why(error))
-    return code
+    if why_not:
+        return code, why_not
+    if not build.is_for_this_cpu or cache.digest() != cache.STAMP:
+        return code, "not kept: the sources or the settings of Numba have changed since this process began"
+    try:
+        cache.write(variant.file, code)
+    except OSError as error:
+        why_not = f"not kept: {cache.why(error)}"
+        logger.warning("fastlstm: %s is %s", variant, why_not)
+    return code, why_not
