@@ -1,6 +1,5 @@
 """Compiling ahead: once where a program is installed or starts, so that no call waits for the compiler."""
 
-import os
 from typing import NamedTuple
 
 import numpy as np

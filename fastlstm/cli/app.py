@@ -89,7 +89,11 @@ def _parser() -> argparse.ArgumentParser:
 
     warmup = adding.add_parser("warmup", help="compile kernels ahead and keep them, so that no later run waits")
     warmup.add_argument(
-        "models", type=Path, nargs="*", metavar="MODEL", help="compile what these need (default: everything for float32)"
+        "models",
+        type=Path,
+        nargs="*",
+        metavar="MODEL",
+        help="compile what these need (default: everything for float32)",
     )
     warmup.add_argument("--all", action="store_true", help="compile everything, for float64 too")
     warmup.set_defaults(run=commands.warmup)
