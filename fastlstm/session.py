@@ -38,12 +38,12 @@ class _Ready:
 
     def __init__(self, frame: Frame, frames: deque[Frame]):
         self.dtype = next(iter(frame.inputs.values())).buffer.dtype
-        self._frames = frames
+        self.frames = frames
 
     def run(self, array: Array) -> Array | None:
         """Return the output, or None where every frame is in use."""
         try:
-            frame = self._frames.pop()
+            frame = self.frames.pop()
         except IndexError:
             return None
         frame.input[...] = array
@@ -51,9 +51,9 @@ class _Ready:
             try:
                 frame.program.refuse()
             finally:
-                self._frames.append(frame)
+                self.frames.append(frame)
         result = frame.output.copy()
-        self._frames.append(frame)
+        self.frames.append(frame)
         return result
 
 
@@ -141,6 +141,13 @@ class Session:
                 result = ready.run(inputs)
                 if result is not None:
                     return result
+        elif out is None and lengths is None and type(inputs) is dict and len(inputs) == 1:
+            ((name, array),) = inputs.items()
+            ready = self._ready.get(array.shape) if type(array) is np.ndarray and name == self._names[0] else None
+            if ready is not None and ready.dtype is array.dtype:
+                result = ready.run(array)
+                if result is not None:
+                    return {self.outputs[0].name: result}
         if isinstance(inputs, list | tuple):
             if lengths is not None:
                 raise InputError("lengths are for one padded array; the sequences of a list have theirs")
@@ -287,11 +294,17 @@ class Session:
                 else:
                     np.copyto(target, port.buffer)
                     results[name] = target
-            if remember and frame.is_ready and last is frame and len(self._ready) < KNOWN_CALLS:
-                self._ready[shapes[0]] = _Ready(frame, plan.kept(shapes))
+            if remember and frame.is_ready:
+                self._remember(shapes, frame)
             return {name: results[name] for name in last.outputs}
         finally:
             plan.give_back(shapes, frame)
+
+    def _remember(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
+        """Let the next call like this go the short way."""
+        known, frames = self._ready.get(shapes[0]), self._plan.kept(shapes)
+        if (known is None or known.frames is not frames) and len(self._ready) < KNOWN_CALLS:
+            self._ready[shapes[0]] = _Ready(frame, frames)
 
     def _target(self, targets: Mapping[str, Array], name: str, shape: tuple[int, ...]) -> Array | None:
         target = targets.get(name)

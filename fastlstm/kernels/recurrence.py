@@ -40,7 +40,8 @@ from fastlstm.kernels.tile import (
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
-ARGUMENTS = 32  # integers that `make_steps` reads; the cell's own follow
+ARGUMENTS = 33  # integers that `make_steps` reads; the cell's own follow
+TURN = ARGUMENTS - 1  # the word that says which way the first step takes the panels: each run leaves it for the next
 OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
 K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
 
@@ -297,7 +298,7 @@ def make_steps(
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
-            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail,
+            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail, turn,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
         options = read_options(kind, narrow, args)
         x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
@@ -366,13 +367,13 @@ def make_steps(
             if sweep_both is not None and overlapped and later + run <= T:
                 first = T - 1 - later if reverse else later
                 sweep_both(
-                    options, place, panels, tail, step % 2, step % run, ahead, i0, (h, U, U_size),
+                    options, place, panels, tail, (turn + step) % 2, step % run, ahead, i0, (h, U, U_size),
                     (x, first * x_t, -x_t if reverse else x_t, I, W, W_size, b, ahead, later % kept * C, C),
                     z, z0, S, H, ragged, permuted, row_mask, mask_b,
                 )  # fmt: skip
             else:
                 sweep(
-                    options, place, now, panels, tail, step % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
+                    options, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
                     (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if last_sweep is not None:
@@ -380,12 +381,14 @@ def make_steps(
                     wait_for_all(team)
                 gated, weights, n_x = options[:3]
                 last_sweep(
-                    options, place, now, last_panels, none, step % 2, (n_x, none, S), (h, none, none, none, weights, none),
+                    options, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S), (h, none, none, none, weights, none),
                     (gated, S, H, weights, H * 4 * L), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if split == SPLIT_PANELS:
                 wait_for_all(team)
             h, h_next = h_next, h
+        if worker == 0:
+            words(args)[TURN] = (turn + T) % 2
         if permuted:
             wait_for_all(team)
             if worker == 0:

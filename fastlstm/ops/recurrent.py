@@ -172,7 +172,7 @@ class Recurrent(Op):
         cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
         emit.kernel(
             self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L)),
+            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L), 0),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
