@@ -42,7 +42,9 @@ def test_loading_and_saving_a_model_loads_no_numba_and_no_converter(saved):
     assert not loaded & (FOREIGN | NUMBA | {"fastlstm.converters"})
 
 
-def test_running_a_saved_model_needs_no_foreign_package_and_no_converter_and_to_compile_it_numba(saved, tmp_path, monkeypatch):
+def test_running_a_saved_model_needs_no_foreign_package_and_no_converter_and_to_compile_it_numba(
+    saved, tmp_path, monkeypatch
+):
     code = "import fastlstm, numpy as np\nm = fastlstm.load('m.safetensors')\ns = fastlstm.Session(m)\ns.run(np.zeros((1, 12, 1)))\ns.stream().step(np.zeros((1, 1)))"
     monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path))
     hidden = tuple(name.split(".")[0] for name in FOREIGN)
