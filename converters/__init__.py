@@ -13,6 +13,7 @@ if __name__ != "fastlstm.converters":
         f"import this package as fastlstm.converters, not as {__name__}: its registries would exist twice"
     )
 
+from fastlstm.container import opened
 from fastlstm.errors import (
     DTypeError,
     GraphError,
@@ -61,29 +62,30 @@ def convert(
         raise UnsupportedError(
             f"{path} is a folder; if it is a SavedModel, load it where it was made and model.save('model.keras')"
         )
-    try:
-        size = path.stat().st_size
+    with opened(path) as (file, size):
         if size > MAX_BYTES:
-            raise ModelFileError(f"{path} has {size} bytes, the limit is {MAX_BYTES}")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
+        data = file.read()
     try:
-        model = _convert(data, inputs or {}, architecture, custom or {})
+        model = _convert(data, inputs or {}, architecture, custom or {}, str(path))
     except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
+        if str(error).startswith(str(path)):
+            raise
         raise type(error)(f"{path}: {error}") from error
     model = replace(model, metadata={**model.metadata, "source_name": path.name})
     return model if example is None else replace(model, example=read_example(example, model))
 
 
-def _convert(data: bytes, inputs: Mapping[str, Any], architecture: Any, custom: Mapping[str, Callable]) -> Model:
+def _convert(
+    data: bytes, inputs: Mapping[str, Any], architecture: Any, custom: Mapping[str, Callable], where: str
+) -> Model:
     kind = sniff(data)
     if kind == "keras":
         from fastlstm.converters.from_keras import from_keras
 
         if inputs:
             raise InputError(f"inputs={dict(inputs)!r}: only inputs of ONNX graphs can be bound")
-        return from_keras(data, architecture, custom)
+        return from_keras(data, architecture, custom, where)
     if kind == "fastlstm":
         raise ModelFileError("a safetensors file, not a Keras file or ONNX graph; fastlstm.load opens fastlstm's own")
     if kind is None:
@@ -106,7 +108,7 @@ def read_example(example: Example | str | os.PathLike, model: Model) -> Example:
             raise InputError(f"example {path}: not a readable .npz file: {error}") from error
         except Exception as error:  # zipfile and zlib have errors of their own
             raise InputError(f"example {path}: damaged: {error}") from error
-        engine = str(arrays.pop("engine", f"given as {path.name}"))
+        engine = str(arrays.pop("engine", f"the outputs in {path.name}"))
         given, expected = (
             {n.removeprefix(p): a for n, a in arrays.items() if n.startswith(p)} for p in ("in_", "out_")
         )

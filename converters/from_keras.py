@@ -22,9 +22,9 @@ from fastlstm.ops.inference import infer
 Key = tuple[str, int, int]  # layer, call, output
 
 
-def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None) -> Model:
-    """Return the model of a Keras file's bytes. Raise ModelFileError, UnsupportedError, MissingExtraError."""
-    file = read_keras_file(data, architecture)
+def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None, where: str = "the file") -> Model:
+    """Return the model of a Keras file's bytes; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
+    file = read_keras_file(data, architecture, where)
     context = Context(file.keras_version, custom or {})
     if context.major < 2:
         raise UnsupportedError(

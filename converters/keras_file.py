@@ -87,8 +87,10 @@ def sniff(data: bytes) -> Literal["keras-zip", "hdf5"] | None:
     return "keras-zip" if data.startswith(b"PK\x03\x04") else None
 
 
-def read_keras_file(source: str | Path | bytes, architecture: Config | str | Path | None = None) -> KerasFile:
-    """Read a Keras file, given as its path or its bytes.
+def read_keras_file(
+    source: str | Path | bytes, architecture: Config | str | Path | None = None, where: str = "the bytes given"
+) -> KerasFile:
+    """Read a Keras file, given as its path or its bytes, which `where` names in messages.
 
     architecture: what `model.to_json()` gave, as text, as data or as the path of a file: needed where the file holds
     weights only, and taken instead of the file's own where given. Raises ModelFileError, UnsupportedError, and
@@ -99,7 +101,7 @@ def read_keras_file(source: str | Path | bytes, architecture: Config | str | Pat
     """
     from fastlstm.converters import _hdf5
 
-    where = "the bytes given" if isinstance(source, bytes) else str(source)
+    where = where if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _read(Path(source))
     given = None if architecture is None else _architecture(architecture)
     with _hdf5.guarded(where):

@@ -6,7 +6,6 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from fastlstm.errors import (
     DTypeError,
@@ -23,7 +22,10 @@ from fastlstm.errors import (
 )
 from fastlstm.version import VERSION
 
+TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to import
 if TYPE_CHECKING:
+    from typing import Any
+
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
@@ -46,7 +48,7 @@ _LATER = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _LATER:
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LATER[name]), name)

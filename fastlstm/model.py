@@ -77,6 +77,15 @@ def _store(name: str, weight: Weight, storage: str) -> Weight:
     return Quantized(np.clip(np.rint(steps), -127, 127).astype(np.int8), scale)
 
 
+def storage(weights: Mapping[str, Weight]) -> str:
+    """Return the narrowest storage among the weights: float32, float16 or int8."""
+    if any(isinstance(weight, Quantized) for weight in weights.values()):
+        return "int8"
+    return (
+        "float16" if any(isinstance(w, np.ndarray) and w.dtype == np.float16 for w in weights.values()) else "float32"
+    )
+
+
 def load(path: str | os.PathLike) -> Model:
     """Read a model file that `Model.save` wrote. Raise ModelFileError if it is anything else, or damaged.
 

@@ -479,7 +479,7 @@ class _Binder:
         return target.lanes(dtype.itemsize)
 
     def activation(self, name: str) -> int:
-        return codes.CODES[name]
+        return codes.ACTIVATIONS[name]
 
     def operation(self, name: str) -> int:
         return codes.OPERATIONS[name]

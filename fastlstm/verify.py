@@ -11,8 +11,8 @@ import numpy as np
 from fastlstm import engines
 from fastlstm.errors import LimitError, VerificationError
 from fastlstm.format import Example
-from fastlstm.graph import Graph, Quantized, Weight
-from fastlstm.model import Model
+from fastlstm.graph import Graph, Weight
+from fastlstm.model import Model, storage
 from fastlstm.session import Session
 
 # What rounding in float32, and narrower storage of the weights, may change, times max(1, |y|).
@@ -36,15 +36,6 @@ class Report:
     def __str__(self) -> str:
         verdict = "verified" if self.passed else "NOT verified"
         return f"{verdict} against {self.engine}: largest difference {self.difference:.2g} (output {self.output!r}, tolerance {self.tolerance:g})"
-
-
-def storage(weights: Mapping[str, Weight]) -> str:
-    """Return the narrowest storage among the weights: float32, float16 or int8."""
-    if any(isinstance(weight, Quantized) for weight in weights.values()):
-        return "int8"
-    return (
-        "float16" if any(isinstance(w, np.ndarray) and w.dtype == np.float16 for w in weights.values()) else "float32"
-    )
 
 
 def difference(got: np.ndarray, wanted: np.ndarray) -> float:

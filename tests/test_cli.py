@@ -374,7 +374,7 @@ def test_too_little_memory_is_one_line(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "{convert,info,run,verify,bench,demo}"),
+        ([], "{convert,info,run,verify,bench,warmup,demo}"),
         (["dance"], "invalid choice"),
         (["convert", "sunspots.keras"], "-o/--output"),
         (["convert", "sunspots.keras", *OUT, "--weights", "float8"], "invalid choice: 'float8'"),

@@ -30,10 +30,11 @@ def saved(tmp_path_factory, demo_models) -> Path:
     return folder
 
 
-def test_importing_fastlstm_loads_neither_foreign_packages_nor_numba(tmp_path):
-    loaded = _loaded("import fastlstm", tmp_path)
-    assert "fastlstm" in loaded
-    assert not loaded & (FOREIGN | NUMBA)
+def test_importing_fastlstm_loads_next_to_nothing(tmp_path):
+    for module in ("fastlstm", "fastlstm.cli"):
+        loaded = _loaded(f"import {module}", tmp_path)
+        assert "fastlstm" in loaded
+        assert not loaded & (FOREIGN | NUMBA | {"numpy", "safetensors", "argparse", "dataclasses", "typing"})
 
 
 def test_loading_and_saving_a_model_loads_no_numba_and_no_converter(saved):
@@ -41,18 +42,22 @@ def test_loading_and_saving_a_model_loads_no_numba_and_no_converter(saved):
     assert not loaded & (FOREIGN | NUMBA | {"fastlstm.converters"})
 
 
-def test_running_a_saved_model_needs_no_foreign_package_and_no_converter(saved):
+def test_running_a_saved_model_needs_no_foreign_package_and_no_converter_and_to_compile_it_numba(
+    saved, tmp_path, monkeypatch
+):
     code = "import fastlstm, numpy as np\nm = fastlstm.load('m.safetensors')\ns = fastlstm.Session(m)\ns.run(np.zeros((1, 12, 1)))\ns.stream().step(np.zeros((1, 1)))"
+    monkeypatch.setenv("FASTLSTM_CACHE_DIR", str(tmp_path))
     hidden = tuple(name.split(".")[0] for name in FOREIGN)
-    for hide in ((), hidden):
+    for hide, compiles in (((), True), (hidden, False)):
         loaded = _loaded(code, saved, hide)
-        assert "numba" in loaded
+        assert ("numba" in loaded) == compiles
         assert not loaded & (FOREIGN | {"fastlstm.converters"})
 
 
-def test_the_command_line_loads_numba_only_for_a_command_that_runs(tmp_path):
-    code = "from fastlstm.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass"
-    assert not _loaded(code, tmp_path) & (FOREIGN | NUMBA)
+def test_the_command_line_loads_llvm_only_for_a_command_that_runs(saved):
+    for arguments in (["--version"], ["info", "m.safetensors"]):
+        code = f"from fastlstm.cli import main\ntry: main({arguments})\nexcept SystemExit: pass"
+        assert not _loaded(code, saved) & (FOREIGN | NUMBA)
 
 
 @pytest.mark.parametrize(

@@ -152,8 +152,9 @@ def _recorded(model: fastlstm.Model):
 
 def bench(given: Namespace) -> Results:
     """Time a model on random inputs, beside a peer if one is named."""
+    from fastlstm.model import storage
     from fastlstm.timing import interleaved, onnxruntime_runner
-    from fastlstm.verify import TOLERANCE, bound_inputs, check_agree, random_inputs, storage
+    from fastlstm.verify import TOLERANCE, bound_inputs, check_agree, random_inputs
 
     for name in ("batch", "steps", "threads"):
         if getattr(given, name) < 1:

@@ -9,8 +9,7 @@ from fastlstm.axes import BATCH, Axes, check_streams, find_axes
 from fastlstm.cli.progress import one_line
 from fastlstm.errors import StreamError
 from fastlstm.graph import Quantized
-from fastlstm.model import Model
-from fastlstm.verify import storage
+from fastlstm.model import Model, storage
 
 
 def describe(model: Model) -> dict[str, Any]:

@@ -23,8 +23,6 @@ from fastlstm.kernels.simd import (
 )
 from fastlstm.kernels.strided import NUMBERS, make_map
 
-WHOLE = ("Add", "Sub", "Mul", "Max", "Min", "Neg", "Abs")  # what integers have
-
 
 @inline
 def combined(code, a, b, c):
@@ -110,7 +108,7 @@ count = make_map(count_row)
 
 @kernel
 def count_forward(kind, narrow, team, args):
-    """Integers, which wrap around; the operations in WHOLE. Arguments: as `combine_forward`."""
+    """Integers, which wrap around; Add, Sub, Mul, Max, Min, Neg and Abs. Arguments: as `combine_forward`."""
     (y, a, b, c, code), _ = arguments(args, 0, 5, 0)
     y, a, b, c = pointers(kind, (y, a, b, c))
     count(code, y, a, b, c, arguments(args, 5, NUMBERS, 0)[0], team)

@@ -169,7 +169,6 @@ def write(name: str, code: Code) -> None:
     """Keep machine code under a name. Raise OSError where that cannot be."""
     body = code.symbol.encode() + b"\0" + code.object
     part = f".{name}.{secrets.token_hex(8)}"
-    fresh = not folder().exists()
     with Folder(folder(), create=True) as place:
         handle = place.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
@@ -179,8 +178,7 @@ def write(name: str, code: Code) -> None:
         except BaseException:
             place.remove(part)
             raise
-    if fresh:
-        prune()
+    prune()
 
 
 def check() -> Path:

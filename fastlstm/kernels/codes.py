@@ -1,6 +1,11 @@
-"""The activation functions, and the operations element by element, by number, as steps of a program name them. Imports no Numba."""
+"""Functions by number, as steps of a program name them. Imports no Numba."""
 
-NAMES = (
+
+def _numbered(*names: str) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
+
+
+ACTIVATIONS = _numbered(
     "Identity",
     "Sigmoid",
     "Tanh",
@@ -26,8 +31,6 @@ NAMES = (
     "HardTanh",
     "Squareplus",
 )
-CODES = {name: code for code, name in enumerate(NAMES)}
-
 (
     IDENTITY,
     SIGMOID,
@@ -53,10 +56,12 @@ CODES = {name: code for code, name in enumerate(NAMES)}
     LOG_SIGMOID,
     HARD_TANH,
     SQUAREPLUS,
-) = range(len(NAMES))
+) = range(len(ACTIVATIONS))
 
-ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale")
+ARITHMETIC = _numbered("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale")
 ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE = range(len(ARITHMETIC))
-PREDICATES = ("Equal", "NotEqual", "Less", "Greater", "And", "Or", "Not")
+
+PREDICATES = _numbered("Equal", "NotEqual", "Less", "Greater", "And", "Or", "Not")
 EQUAL, NOT_EQUAL, LESS, GREATER, AND, OR, NOT = range(len(PREDICATES))
-OPERATIONS = {name: code for names in (ARITHMETIC, PREDICATES) for code, name in enumerate(names)}
+
+OPERATIONS = ARITHMETIC | PREDICATES

@@ -16,49 +16,52 @@ from fastlstm.kernels import cache, machine_code
 
 logger = logging.getLogger("fastlstm")
 
-# The module of each kernel, and of each function that Python calls.
-KERNELS = {
-    "activate_forward": "activations",
-    "any_not_equal_forward": "predicates",
-    "combine_forward": "arithmetic",
-    "compare_forward": "predicates",
-    "convert_forward": "conversion",
-    "copy_forward": "copy",
-    "count_forward": "arithmetic",
-    "dense_forward": "dense",
-    "gather_forward": "lookups",
-    "gru_after_forward": "gru",
-    "gru_before_forward": "gru",
-    "logic_forward": "predicates",
-    "lstm_forward": "lstm",
-    "normalise_forward": "rows",
-    "ragged_forward": "ragged",
-    "rnn_forward": "rnn",
-    "rows_forward": "lookups",
-    "runs_forward": "runs",
-    "seen_forward": "masks",
-    "sequence_mask_forward": "masks",
-    "softmax_forward": "rows",
-    "where_forward": "predicates",
+FLOATS = (("float32", "float32"), ("float64", "float64"))  # dtypes of values and of weights
+BITS = (("int32", "int32"), ("int64", "int64"))  # integers of the size of values
+IDS = (("int64", "int64"),)
+CASTS = (("int64", "float32"), ("float32", "int64"), ("float32", "float64"), ("float64", "float32"))
+ANY = ()  # the dtype makes no difference
+
+# The module of each kernel, and the dtypes that are compiled ahead: the first, and the others where every dtype is asked for.
+KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "activate_forward": ("activations", FLOATS),
+    "any_not_equal_forward": ("predicates", BITS),
+    "combine_forward": ("arithmetic", FLOATS),
+    "compare_forward": ("predicates", BITS),
+    "convert_forward": ("conversion", CASTS),
+    "copy_forward": ("copy", ANY),
+    "count_forward": ("arithmetic", IDS),
+    "dense_forward": ("dense", FLOATS),
+    "gather_forward": ("lookups", BITS),
+    "gru_after_forward": ("gru", FLOATS),
+    "gru_before_forward": ("gru", FLOATS),
+    "logic_forward": ("predicates", ANY),
+    "lstm_forward": ("lstm", FLOATS),
+    "normalise_forward": ("rows", FLOATS),
+    "ragged_forward": ("ragged", ANY),
+    "rnn_forward": ("rnn", FLOATS),
+    "rows_forward": ("lookups", IDS),
+    "runs_forward": ("runs", FLOATS),
+    "seen_forward": ("masks", ANY),
+    "sequence_mask_forward": ("masks", IDS),
+    "softmax_forward": ("rows", FLOATS),
+    "where_forward": ("predicates", BITS),
 }
-ENTRIES = {"dismiss": "walk", "lead": "walk", "serve": "walk", "walk": "walk"}
-WITHOUT_DTYPE = ("copy_forward", "ragged_forward")  # compiled for float32, whatever the values
-DTYPES = (("float32", "float32"), ("float64", "float64"))  # of values and of weights
+ENTRIES = ("walk", "lead", "serve", "dismiss")  # of kernels/walk.py: what Python calls
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A kernel for dtypes of values and of weights; an entry for none."""
+    """A kernel for dtypes of values and of weights, if they make a difference; an entry for none."""
 
     name: str
     kind: str = ""
     narrow: str = ""
 
     def __str__(self) -> str:
-        if not self.kind or self.name in WITHOUT_DTYPE:
+        if not self.kind:
             return self.name
-        weights = "" if self.narrow == self.kind else f" with {self.narrow} weights"
-        return f"{self.name} for {self.kind}{weights}"
+        return f"{self.name} for {self.kind}" + ("" if self.narrow == self.kind else f" and {self.narrow}")
 
     @property
     def file(self) -> str:
@@ -66,8 +69,11 @@ class Variant:
 
     def build(self) -> Any:
         """Compile, with Numba."""
-        module = import_module(f"fastlstm.kernels.{ENTRIES.get(self.name) or KERNELS[self.name]}")
-        return getattr(module, self.name).build(*filter(None, (self.kind, self.narrow)))
+        module, _ = KERNELS.get(self.name, ("walk", ANY))
+        found = getattr(import_module(f"fastlstm.kernels.{module}"), self.name)
+        if self.name in ENTRIES:
+            return found.build()
+        return found.build(self.kind or "float32", self.narrow or "float32")
 
 
 @dataclass(frozen=True)
@@ -90,12 +96,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def variants(every_dtype: bool = False) -> Iterator[Variant]:
-    """Yield all there is to compile: the entries, and the kernels for float32 or for every dtype."""
+    """Yield what is compiled ahead: the entries, and the kernels for float32 or for every dtype."""
     yield from map(Variant, ENTRIES)
-    for kind, narrow in DTYPES if every_dtype else DTYPES[:1]:
-        for name in KERNELS:
-            if name not in WITHOUT_DTYPE or kind == "float32":
-                yield Variant(name, kind, narrow)
+    for name, (_, dtypes) in KERNELS.items():
+        for kind, narrow in (dtypes if every_dtype else dtypes[:1]) or [("", "")]:
+            yield Variant(name, kind, narrow)
 
 
 def loaded() -> list[Loaded]:
@@ -123,6 +128,8 @@ def load(variant: Variant) -> Loaded:
 
 def address(name: str, kind: str, narrow: str) -> int:
     """Return the address of a kernel for dtypes of values and of weights."""
+    if not KERNELS[name][1]:
+        kind = narrow = ""
     return load(Variant(name, kind, narrow)).address
 
 

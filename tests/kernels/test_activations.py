@@ -23,7 +23,7 @@ def call(
     known = ACTIVATIONS[name]
     coefficients = (known.alpha if alpha is None else alpha, known.beta if beta is None else beta)
     program = Program()
-    args = [x, y, n, codes.CODES[name], *map(float, coefficients)]
+    args = [x, y, n, codes.ACTIVATIONS[name], *map(float, coefficients)]
     program.steps.append(KernelStep("", "activate_forward", x.dtype, x.dtype, args))
     program.seal()
     program.run()
@@ -56,7 +56,9 @@ def grid(dtype: str) -> np.ndarray:
 
 
 def test_the_kernels_codes_are_the_names_of_the_ops():
-    assert set(codes.CODES) == set(ACTIVATIONS) and sorted(codes.CODES.values()) == list(range(len(ACTIVATIONS)))
+    assert set(codes.ACTIVATIONS) == set(ACTIVATIONS) and sorted(codes.ACTIVATIONS.values()) == list(
+        range(len(ACTIVATIONS))
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
