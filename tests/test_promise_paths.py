@@ -20,7 +20,7 @@ import pytest
 import fastlstm
 from fastlstm import plan, program, session
 from fastlstm.graph import Node
-from fastlstm.kernels import ragged
+from fastlstm.kernels import ragged, target
 from fastlstm.team import available_threads
 
 FULL = os.environ.get("FASTLSTM_FULL") == "1"
@@ -78,7 +78,7 @@ class Watch:
             paths["hoisted in several runs"] += 0 < a[RUN] < a[T]
             paths["overlapped, with steps left over"] += how == "overlapped" and a[T] % 5 > 0
             paths[f"{kind}, tail of {a[TAIL]}"] += 1
-            panels = -(-a[H] // (64 // step.kind.itemsize * (4 if kind == "rnn" else 1)))
+            panels = -(-a[H] // (target.lanes(step.kind.itemsize) * (4 if kind == "rnn" else 1)))
             paths[f"{kind}, several panels"] += panels > 1
             turn = frame.__dict__.get("turn", 0)
             paths["panels backwards first"] += panels > 1 and turn == 1
