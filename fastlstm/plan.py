@@ -229,6 +229,8 @@ class Plan:
             array = values[spec.name].array
             assert array is not None
             frame.outputs[spec.name] = Port(array)
+            if values[spec.name].data is not None:
+                frame.outputs[spec.name].forbid()  # no step writes a constant
         binder.finish(frame)
         return frame
 

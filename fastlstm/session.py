@@ -223,6 +223,7 @@ class Session:
             given = np.asarray(lengths)
         except ValueError as error:
             raise InputError(f"lengths={lengths!r}: expected one number of steps for each row") from error
+        given = given.astype(np.intp) if given.shape == (0,) else given  # an empty list is one of floats
         if given.shape != (rows,) or given.dtype.kind not in "iu":
             raise InputError(f"lengths is {kind_of(given)} {given.shape}, expected {rows} integers, one for each row")
         if rows and not (given.min() >= 0 and given.max() <= steps):
@@ -233,12 +234,16 @@ class Session:
     def _rows_and_steps(self, arrays: list[Array]) -> tuple[int, int]:
         plan = self._lengths_plan  # raises where lengths are not possible
         assert plan is not None
-        sizes = {BATCH: 0, TIME: 0}
+        sizes: dict[str, int] = {}
         for spec, array in zip(self.inputs, arrays, strict=True):
-            for symbol, axes in ((BATCH, self.axes.batch), (TIME, self.axes.time)):
+            for role, axes in (("rows", self.axes.batch), ("steps", self.axes.time)):
                 if spec.name in axes:
-                    sizes[symbol] = array.shape[axes[spec.name]]
-        return sizes[BATCH], sizes[TIME]
+                    size = array.shape[axes[spec.name]]
+                    if sizes.setdefault(role, size) != size:
+                        raise ShapeError(
+                            f"input {spec.name!r} has {size} {role} where another has {sizes[role]}: lengths are for one batch"
+                        )
+        return sizes["rows"], sizes["steps"]
 
     @cached_property
     def _lengths_plan(self) -> Plan:
@@ -250,6 +255,13 @@ class Session:
     ) -> dict[str, Array]:
         """Run a batch whose rows have lengths."""
         plan = self._lengths_plan
+        if plan.first_nodes and lengths.size:
+            arrays = [
+                array
+                if isinstance(array, _Filled) or spec.name not in self.axes.time or spec.name not in self.axes.batch
+                else _padded_with_valid(array, lengths, self.axes.batch[spec.name], self.axes.time[spec.name])
+                for spec, array in zip(self.inputs, arrays, strict=True)
+            ]
         masks = masks_of(plan.graph, lengths, steps)
         return self._run_once(
             [*arrays, *(masks[spec.name] for spec in plan.graph.inputs[len(arrays) :])], targets, plan
@@ -361,10 +373,11 @@ class Session:
         apart[axis] = steps
 
         def write(buffer: Array) -> None:
-            # what lies past a row's end reaches no step before it, but must be an id where ids are looked up
+            # what lies past a row's end reaches no step before it
             for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
                 place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
-                place[(slice(None),) * axis + (slice(lengths[k], None),)] = 0
+            if self._lengths_plan.first_nodes:
+                buffer[...] = _padded_with_valid(buffer, lengths[order], batch, time)
 
         filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
         outputs = self._run_padded([filled], lengths[order], steps, {})
@@ -443,6 +456,20 @@ def _threads() -> int:
     if not given.isdecimal() or int(given) < 1:
         raise InputError(f"FASTLSTM_THREADS={given!r}: expected a whole number of at least 1")
     return int(given)
+
+
+def _padded_with_valid(array: Array, lengths: Array, batch: int, time: int) -> Array:
+    """Return a padded batch whose rows go on with their last valid step, so that no node refuses what rows are padded with.
+
+    A row without one takes that of the longest row.
+    """
+    lengths = lengths.astype(np.intp)
+    if not lengths.any():
+        return np.zeros_like(array)
+    moved, longest = np.moveaxis(array, (batch, time), (0, 1)), lengths.argmax()
+    rows = np.where(lengths > 0, np.arange(len(lengths)), longest)
+    steps = np.minimum(np.arange(moved.shape[1]), lengths[rows][:, None] - 1)
+    return np.moveaxis(moved[rows[:, None], steps], (0, 1), (batch, time))
 
 
 def _overlap(target: Array, arrays: Sequence) -> bool:
