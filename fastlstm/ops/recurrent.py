@@ -223,7 +223,7 @@ class Recurrent(Op):
                 emit.kernel(
                     self.kernel(node), rows, (0, I), W, U, b, states[0], states[-1], nothing, (0, 0), nothing, z,
                     whole[first : first + n], nothing, 0, 0, nothing, nothing, nothing, (1, n, I, H, S, 1),
-                    (0, 0, UNMASKED, self.split(n, H), z.shape[1], self.tail(node, H, L), 0), tuple(states[1:-1]),
+                    (0, 0, UNMASKED, self.split(n, H), z.shape[1], self.tail(node, H, L), 0, 0), tuple(states[1:-1]),
                     *(tuple(part) for part in cell), tuple(float(v) for v in numbers), kind=dtype,
                 )  # fmt: skip
 
