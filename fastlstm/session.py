@@ -255,7 +255,7 @@ class Session:
     ) -> dict[str, Array]:
         """Run a batch whose rows have lengths."""
         plan = self._lengths_plan
-        if plan.first_nodes and lengths.size:
+        if plan.fused.first and lengths.size:
             arrays = [
                 array
                 if isinstance(array, _Filled) or spec.name not in self.axes.time or spec.name not in self.axes.batch
@@ -376,7 +376,7 @@ class Session:
             # what lies past a row's end reaches no step before it
             for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
                 place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
-            if self._lengths_plan.first_nodes:
+            if self._lengths_plan.fused.first:
                 buffer[...] = _padded_with_valid(buffer, lengths[order], batch, time)
 
         filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
