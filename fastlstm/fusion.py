@@ -48,7 +48,11 @@ def fuse(graph: Graph, weights: Mapping[str, Weight]) -> Fused:
     graph = activations_joined(graph, notes)
     graph = lookups_transposed(graph, weights, notes)
     graph, first = checks_first(graph)
-    return Fused(graph, first, looked_up(graph, weights), notes)
+    known = looked_up(graph, weights)
+    for node in graph.nodes:
+        if node.name in known:
+            notes.setdefault(node.name, []).append("numbers of rows alone: their projections are looked up")
+    return Fused(graph, first, known, notes)
 
 
 def _uses(graph: Graph) -> Counter[str]:

@@ -23,7 +23,7 @@ from fastlstm.fusion import fuse
 from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.kernels import codes, layout, target
 from fastlstm.ops import inference
-from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
+from fastlstm.ops.op import NeedsValue, Value, ViewOp, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
 from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
@@ -62,6 +62,16 @@ class StateBuffer:
 
 
 @dataclass
+class Lowered:
+    """What became of a node: its values, and what else its steps do."""
+
+    node: Node
+    inputs: list[Value | None]
+    outputs: list[Value | None]
+    notes: list[str]
+
+
+@dataclass
 class Frame:
     """A program bound to shapes: one call at a time."""
 
@@ -70,6 +80,8 @@ class Frame:
     outputs: dict[str, Port] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
     scratch_bytes: int = 0
+    packed_bytes: int = 0  # of weights as kernels read them
+    lowered: list[Lowered] = field(default_factory=list)
     work: int = 0  # floating-point operations
     pace: Pace | None = None  # decides whether a team runs it
     # where binding waits for the contents of a value: that value's buffer, and how to go on
@@ -274,6 +286,8 @@ class _Binder:
         self._program = Program(plan.threads)
         self._steps: list = self._program.steps
         self._work: dict[str, int] = {}
+        self._lowered: list[Lowered] = []
+        self._packed: dict[int, int] = {}  # bytes of weights by their address
         self._states: list[StateBuffer] = []
         self._bytes = scratch_bytes
         self._node: Node | None = None
@@ -292,6 +306,7 @@ class _Binder:
         if all(out is None or out.data is not None for out in outs):
             return
         self._node = node
+        self._lowered.append(Lowered(node, args, outs, list(self._plan.fused.notes.get(node.name, ()))))
         try:
             op = find(node.op, node.name)
             op.lower(node, args, outs, self)
@@ -312,6 +327,7 @@ class _Binder:
             schedule(self._program.steps, self._plan.ancestors, self._work, self._plan.threads)
         self._program.seal([*frame.inputs.values(), *frame.outputs.values()])
         frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
+        frame.packed_bytes, frame.lowered = sum(self._packed.values()), self._lowered
         frame.work = sum(self._work.values())
         if self._plan.threads > 1 and frame.work > TEAM_WORK:
             frame.pace = Pace()
@@ -385,8 +401,22 @@ class _Binder:
         place = self._place(name, out)
         if place is None or not accepts(place):
             place = self.scratch(out.shape, out.dtype)  # type: ignore[arg-type]
+        else:
+            self._note_place(name)
         out.array = place
         return place
+
+    def _note_place(self, name: str) -> None:
+        """Note the node in whose output a value is written."""
+        last = None
+        while len(readers := self._plan.readers.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
+            last, name = readers[0], readers[0].outputs[0]
+        if last is not None:
+            self.note(f"writes {'for' if isinstance(find(last.op), ViewOp) else 'into'} {last.op} {last.name!r}")
+
+    def note(self, text: str) -> None:
+        if self._lowered:
+            self._lowered[-1].notes.append(text)
 
     def _place(self, name: str, out: Value) -> np.ndarray | None:
         """Return where a value belongs inside what its only reader makes of it, None where there is no such place."""
@@ -429,21 +459,26 @@ class _Binder:
 
     def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
         if all(value.data is not None for value in arrays):
-            names = tuple(self._plan.weight_of(value) for value in arrays)
-            # a view of a weight has its address and size, but another shape
-            known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
-            if known is not None and known in self._plan._packed:
-                return self._plan._packed[known]
-            source = pack(*(value.data for value in arrays))
-            target_array = aligned(source.shape, source.dtype)
-            np.copyto(target_array, source)
-            if known is not None:
-                self._plan._packed[known] = target_array
-            return target_array
+            array = self._packed_constant(key, arrays, pack)
+            self._packed[array.ctypes.data] = array.nbytes
+            return array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
         array = self.scratch(sample.shape, sample.dtype)
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
         return array
+
+    def _packed_constant(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
+        names = tuple(self._plan.weight_of(value) for value in arrays)
+        # a view of a weight has its address and size, but another shape
+        known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
+        if known is not None and known in self._plan._packed:
+            return self._plan._packed[known]
+        source = pack(*(value.data for value in arrays))
+        target_array = aligned(source.shape, source.dtype)
+        np.copyto(target_array, source)
+        if known is not None:
+            self._plan._packed[known] = target_array
+        return target_array
 
     def made_once(
         self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
@@ -459,6 +494,7 @@ class _Binder:
             program.seal()
             program.run()
             self._plan._packed[key] = array
+        self._packed[array.ctypes.data] = array.nbytes
         return array
 
     def _pack(self, key: tuple, array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

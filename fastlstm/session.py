@@ -410,15 +410,7 @@ class Session:
 
     def cost(self, batch: int = 1, steps: int = 1) -> Cost:
         """Return the work of a call with `batch` rows of `steps` steps, without running or allocating it."""
-        for role, size in (("batch", batch), ("steps", steps)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-                raise InputError(f"{role}={size!r}: expected a whole number of at least 0")
-        specs = [self._sized(spec, batch, steps) for spec in self.inputs]
-        unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
-        if unknown:
-            raise InputError(
-                f"the cost is not known: input {unknown[0]} has a free axis that is neither batch nor time"
-            )
+        specs = self.specs(batch, steps, "the cost")
         values = inference.infer(self.model.graph, self.model.weights, specs)
         flops = size = 0
         for node in self.model.graph.nodes:
@@ -433,6 +425,17 @@ class Session:
         size += sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)  # type: ignore[arg-type]
         weights = sum(w.nbytes if isinstance(w, np.ndarray | Quantized) else 0 for w in self.model.weights.values())
         return Cost(flops, weights, size)
+
+    def specs(self, batch: int, steps: int, what: str) -> list[TensorSpec]:
+        """Return the inputs of a call with these sizes. Raise InputError, that `what` is not known, where there is no such call."""
+        for role, size in (("batch", batch), ("steps", steps)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise InputError(f"{role}={size!r}: expected a whole number of at least 0")
+        specs = [self._sized(spec, batch, steps) for spec in self.inputs]
+        unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
+        if unknown:
+            raise InputError(f"{what} is not known: input {unknown[0]} has a free axis that is neither batch nor time")
+        return specs
 
     def _sized(self, spec: TensorSpec, batch: int, steps: int) -> TensorSpec:
         """Return an input with sizes for its batch and time axes."""

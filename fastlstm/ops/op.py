@@ -144,6 +144,10 @@ class Emit(Protocol):
         """Return an array of constants that the kernels which `make(array)` emits have filled, the first time it is asked for."""
         ...
 
+    def note(self, text: str) -> None:
+        """Add what a person wants to know of the node being lowered, and its steps do not show."""
+        ...
+
     def alias(self, out: Value, array: np.ndarray) -> None:
         """Let `out` be a view of a buffer, without a step."""
         ...

@@ -227,6 +227,7 @@ class Recurrent(Op):
                     *(tuple(part) for part in cell), tuple(float(v) for v in numbers), kind=dtype,
                 )  # fmt: skip
 
+        emit.note(f"look-up of {count} projections")
         return emit.made_once(("projected", node.name), (count, columns), dtype, make)
 
     def kernel(self, node: Node) -> str:
