@@ -26,14 +26,20 @@ KERNELS = {
     "copy_forward": "copy",
     "count_forward": "arithmetic",
     "dense_forward": "dense",
+    "dense_quantised_forward": "dense",
+    "dense_scaled_forward": "dense",
     "gather_forward": "lookups",
     "gru_after_forward": "gru",
+    "gru_after_quantised_forward": "gru",
     "gru_before_forward": "gru",
+    "gru_before_quantised_forward": "gru",
     "logic_forward": "predicates",
     "lstm_forward": "lstm",
+    "lstm_quantised_forward": "lstm",
     "normalise_forward": "rows",
     "ragged_forward": "ragged",
     "rnn_forward": "rnn",
+    "rnn_quantised_forward": "rnn",
     "rows_forward": "lookups",
     "runs_forward": "runs",
     "seen_forward": "masks",
@@ -44,6 +50,8 @@ KERNELS = {
 ENTRIES = {"dismiss": "walk", "lead": "walk", "serve": "walk", "walk": "walk"}
 WITHOUT_DTYPE = ("copy_forward", "ragged_forward")  # compiled for float32, whatever the values
 DTYPES = (("float32", "float32"), ("float64", "float64"))  # of values and of weights
+FLOAT16 = ("dense_forward", "gru_after_forward", "gru_before_forward", "lstm_forward", "rnn_forward")  # take float16 weights too
+INT8 = tuple(name for name in KERNELS if "_quantised_" in name or "_scaled_" in name)  # take int8 weights alone
 
 
 @dataclass(frozen=True)
@@ -90,12 +98,15 @@ if hasattr(os, "register_at_fork"):
 
 
 def variants(every_dtype: bool = False) -> Iterator[Variant]:
-    """Yield all there is to compile: the entries, and the kernels for float32 or for every dtype."""
+    """Yield all there is to compile: the entries, and the kernels for float32 or for every dtype of values and weights."""
     yield from map(Variant, ENTRIES)
     for kind, narrow in DTYPES if every_dtype else DTYPES[:1]:
         for name in KERNELS:
-            if name not in WITHOUT_DTYPE or kind == "float32":
+            if name not in INT8 and (name not in WITHOUT_DTYPE or kind == "float32"):
                 yield Variant(name, kind, narrow)
+    if every_dtype:
+        yield from (Variant(name, "float32", "float16") for name in FLOAT16)
+        yield from (Variant(name, "float32", "int8") for name in INT8)
 
 
 def loaded() -> list[Loaded]:
