@@ -56,7 +56,9 @@ def make_dense(rows, tail_rows, reading: Reading):
             # every worker reads every row: each has copies of its own
             panels, to = share(panels[1], worker, workers), words(team)[PLACE] * copies_size
         count, size, copies = part[1] - part[0], panel_size(K, width), byte_pointer(copies)
-        x, x_outer, x_row = take_ahead(x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to)
+        x, x_outer, x_row = take_ahead(
+            x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to
+        )
         tiles = (count + ROWS - 1) // ROWS
         at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
         tail = tail if panels[1] * width >= N else none

@@ -64,9 +64,7 @@ def _dot(builder, total, codes, weights):
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [total, codes, weights])
     # LLVM knows this for the multiply-and-add-pairs instruction of the CPU
     pairs = _vector(INT32, 2)
-    products = builder.mul(
-        builder.sext(builder.bitcast(codes, _vector(INT16, 2)), pairs), builder.sext(weights, pairs)
-    )
+    products = builder.mul(builder.sext(builder.bitcast(codes, _vector(INT16, 2)), pairs), builder.sext(weights, pairs))
     halves = []
     for part in range(2):
         places = ir.Constant(_vector(INT32), list(range(part, 2 * sums.lanes, 2)))
@@ -114,7 +112,23 @@ def sums_add(typingctx, tile, codes, at, stride, weights, offset, size, panels, 
 
 @intrinsic(prefer_literal=True)
 def sums_store(
-    typingctx, tile, init, i0, i_stride, rows, at, stride, weights, offset, size, z, z0, z_stride, panels, width, columns
+    typingctx,
+    tile,
+    init,
+    i0,
+    i_stride,
+    rows,
+    at,
+    stride,
+    weights,
+    offset,
+    size,
+    z,
+    z0,
+    z_stride,
+    panels,
+    width,
+    columns,
 ):
     """z[m, p, column] = init + offset of row m * D of the column + sum * scale of row m * scale C of the column; others: z = init.
 
@@ -131,7 +145,9 @@ def sums_store(
         values = [builder.extract_value(args[0], n) for n in range(len(tile))]
         _, init, i0, i_stride, rows, at, stride, weights, offset, size, z, z0, z_stride = args[:13]
         row_of = lambda start, step, m: builder.add(start, builder.mul(step, ir.Constant(step.type, m)))
-        real = lambda pointer, place: builder.load(_at(builder, pointer, place, simd._float_type(vector.dtype)), align=4)
+        real = lambda pointer, place: builder.load(
+            _at(builder, pointer, place, simd._float_type(vector.dtype)), align=4
+        )
         whole = lambda place: builder.load(_at(builder, weights, place, simd.llvm_type(vector)), align=4)
         factors = []
         for p in range(count):

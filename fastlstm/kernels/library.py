@@ -50,7 +50,13 @@ KERNELS = {
 ENTRIES = {"dismiss": "walk", "lead": "walk", "serve": "walk", "walk": "walk"}
 WITHOUT_DTYPE = ("copy_forward", "ragged_forward")  # compiled for float32, whatever the values
 DTYPES = (("float32", "float32"), ("float64", "float64"))  # of values and of weights
-FLOAT16 = ("dense_forward", "gru_after_forward", "gru_before_forward", "lstm_forward", "rnn_forward")  # take float16 weights too
+FLOAT16 = (
+    "dense_forward",
+    "gru_after_forward",
+    "gru_before_forward",
+    "lstm_forward",
+    "rnn_forward",
+)  # take float16 weights too
 INT8 = tuple(name for name in KERNELS if "_quantised_" in name or "_scaled_" in name)  # take int8 weights alone
 
 

@@ -116,7 +116,22 @@ def _make_phase(rows: int, panels: int, columns: tuple[int, ...]):
         for k in range((K + GROUP - 1) // GROUP):
             tile = sums_add(tile, source, codes + 4 * k, stride, W, weights + k * (step * L), size, panels, width)
         sums_store(
-            tile, init[0], init[1], init[2], source, start, stride, W, at, size, z[0], z[1], z[2], panels, WIDTH, columns
+            tile,
+            init[0],
+            init[1],
+            init[2],
+            source,
+            start,
+            stride,
+            W,
+            at,
+            size,
+            z[0],
+            z[1],
+            z[2],
+            panels,
+            WIDTH,
+            columns,
         )
 
     return phase

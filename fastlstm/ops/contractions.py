@@ -30,6 +30,7 @@ from fastlstm.ops.op import (
 from fastlstm.ops.packing import pack_columns, pack_quantised, pack_scaled, tail_of_columns
 
 PLAIN = ("Identity", 0.0, 0.0)
+MOST_ROWS = 6  # of a register tile
 _KERNELS = {
     FLOAT32: "dense_forward",
     FLOAT16: "dense_forward",
@@ -85,8 +86,11 @@ def emit_dense(
     name, alpha, beta = activation
     z, copies, copies_size = emit.workspace(dtype), y, 0
     if form == QUANTISED:
-        copies_size = O * M * emit.row_bytes(K, DENSE_PARTS)
-        copies = emit.scratch((len(z) if O * M < 12 * len(z) ** 2 else 1, copies_size), np.dtype(np.uint8))
+        rows, workers = O * M, len(z)
+        copies_size = rows * emit.row_bytes(K, DENSE_PARTS)
+        # few rows are read by every worker, each has copies of its own
+        few = rows < 2 * MOST_ROWS * workers**2
+        copies = emit.scratch((workers if few else 1, copies_size), np.dtype(np.uint8))
     emit.kernel(
         _KERNELS[form], x.reshape(-1)[x_start:] if x_start else x, *x_strides, packed, bias, int(accumulate),
         y.reshape(-1)[y_start:] if y_start else y, *y_strides, z, copies, copies_size, DENSE_PARTS, sizes, tail,

@@ -41,7 +41,8 @@ def recurrent_form(W: Value, U: Value, dtype: np.dtype, T: int, B: int, gates: i
 
 def input_parts(I: int, H: int) -> int:
     """Return in how many parts of 8 bits inputs of a recurrent layer are quantised."""
-    return 2 if I <= max(FEW_INPUTS, H // 2) else 1
+    few = max(FEW_INPUTS, H // 2)
+    return 2 if few >= I else 1
 
 
 def dense_form(W: Value, dtype: np.dtype, rows: int, K: int, N: int) -> str:

@@ -231,7 +231,13 @@ class Recurrent(Op):
         return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, L))
 
     def panels(
-        self, emit: Emit, weight: Value, form: Form, columns: Sequence[int] = (), places: Sequence[int] = (), part: int = 0
+        self,
+        emit: Emit,
+        weight: Value,
+        form: Form,
+        columns: Sequence[int] = (),
+        places: Sequence[int] = (),
+        part: int = 0,
     ) -> np.ndarray:
         """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on."""
         L, H = emit.lanes(form.dtype), weight.shape[1] // self.gates  # type: ignore[index, operator]
