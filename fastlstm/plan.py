@@ -20,10 +20,10 @@ import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.fusion import fuse
-from fastlstm.graph import Graph, Node, Weight, widen
+from fastlstm.graph import Graph, Node, Quantized, Weight, widen
 from fastlstm.kernels import codes, layout, target
 from fastlstm.ops import inference
-from fastlstm.ops.op import NeedsValue, Value, ViewOp, find, is_contiguous
+from fastlstm.ops.op import NeedsValue, Stored, Value, ViewOp, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
 from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
@@ -156,12 +156,12 @@ class Plan:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
         self.ancestors = _ancestors(graph)
-        self.weights = {
-            name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()
-        }
+        self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
         # buffers of weights by address, so that a view of a weight is known as that weight
         self._addresses = {
-            v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size
+            v.data.ctypes.data: name
+            for name, v in self.weights.items()
+            if not isinstance(v, Stored) and v.data is not None and v.data.size
         }
         self._packed: dict[tuple, np.ndarray] = {}
         self._runs: dict[tuple, list[Runs] | None] = {}  # how values of the run are packed
@@ -262,6 +262,8 @@ class Plan:
 
     def weight_of(self, value: Value) -> str | None:
         """Return the name of the weight whose elements a constant holds, None if it is none or part of one."""
+        if isinstance(value, Stored):
+            return value.name
         if value.data is None or value.data.size == 0:
             return None
         name = self._addresses.get(value.data.ctypes.data)
@@ -457,9 +459,11 @@ class _Binder:
         self._states.append(StateBuffer(node.name, role, array, start, width))
         return array
 
-    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
-        if all(value.data is not None for value in arrays):
-            array = self._packed_constant(key, arrays, pack)
+    def packed(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool = False
+    ) -> np.ndarray:
+        if all(isinstance(value, Stored) or value.data is not None for value in arrays):
+            array = self._packed_constant(key, arrays, pack, narrow)
             self._packed[array.ctypes.data] = array.nbytes
             return array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
@@ -467,13 +471,15 @@ class _Binder:
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
         return array
 
-    def _packed_constant(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
+    def _packed_constant(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool
+    ) -> np.ndarray:
         names = tuple(self._plan.weight_of(value) for value in arrays)
         # a view of a weight has its address and size, but another shape
         known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
         if known is not None and known in self._plan._packed:
             return self._plan._packed[known]
-        source = pack(*(value.data for value in arrays))
+        source = pack(*(_contents(value, narrow) for value in arrays))
         target_array = aligned(source.shape, source.dtype)
         np.copyto(target_array, source)
         if known is not None:
@@ -516,11 +522,31 @@ class _Binder:
     def lanes(self, dtype: np.dtype) -> int:
         return target.lanes(dtype.itemsize)
 
+    def row_bytes(self, K: int, parts: int) -> int:
+        return layout.row_bytes(K, parts)
+
+    @property
+    def group(self) -> int:
+        return layout.GROUP
+
     def activation(self, name: str) -> int:
         return codes.ACTIVATIONS[name]
 
     def operation(self, name: str) -> int:
         return codes.OPERATIONS[name]
+
+
+def _weight_value(name: str, weight: Weight) -> Value:
+    if isinstance(weight, Quantized) or weight.dtype == np.float16:
+        return Stored(name, weight)
+    return Value.constant(np.ascontiguousarray(weight).reshape(weight.shape))
+
+
+def _contents(value: Value, narrow: bool) -> Any:
+    """Return a constant's contents to pack: as stored, or widened for this once."""
+    if isinstance(value, Stored):
+        return value.weight if narrow else widen(value.weight)
+    return value.data
 
 
 def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

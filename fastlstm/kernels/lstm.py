@@ -11,7 +11,9 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
+from fastlstm.kernels.scaled import no_tail
 from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
@@ -94,3 +96,13 @@ def lstm_forward(kind, narrow, team, args):
     Numbers: alpha and beta of f g h, and the bound.
     """
     steps(kind, narrow, team, args)
+
+
+quantised_sweep = make_sweep(quantised_rows, no_tail, 4, 4, 1, finish)
+quantised_steps = make_steps(quantised_rows, no_tail, 4, 4, 1, lstm_options, quantised_sweep, reading=QUANTISED)
+
+
+@kernel
+def lstm_quantised_forward(kind, narrow, team, args):
+    """Run T steps with int8 weights and quantised rows of x and h; arguments as `lstm_forward`."""
+    quantised_steps(kind, narrow, team, args)

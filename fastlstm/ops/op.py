@@ -6,13 +6,14 @@ axes it mixes and what it costs, and has an adjoint. Only the plan touches kerne
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastlstm.errors import GraphError, ShapeError, one_of
-from fastlstm.graph import Node
+from fastlstm.graph import Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
 
@@ -32,6 +33,22 @@ class Value:
     @classmethod
     def constant(cls, data: np.ndarray) -> "Value":
         return cls(data.dtype, data.shape, data, data)
+
+
+class Stored(Value):
+    """A weight in float16 or int8: a float32 value, which is widened only where something reads its contents."""
+
+    def __init__(self, name: str, weight: Weight):
+        self.name, self.weight = name, weight
+        self.dtype, self.shape = np.dtype(np.float32), tuple(weight.shape)
+
+    @cached_property
+    def data(self) -> np.ndarray:  # type: ignore[override]
+        return np.ascontiguousarray(widen(self.weight))
+
+    @property
+    def array(self) -> np.ndarray:  # type: ignore[override]
+        return self.data
 
 
 @dataclass(frozen=True)
@@ -130,8 +147,10 @@ class Emit(Protocol):
         """Return a buffer that each run starts from `start` (None: zeros) and of which a stream carries `width` columns."""
         ...
 
-    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
-        """Return pack(*arrays): done once for constants, at each run for values."""
+    def packed(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool = False
+    ) -> np.ndarray:
+        """Return pack(*arrays): done once for constants, at each run for values. `narrow`: of stored weights, as they are stored."""
         ...
 
     def looks_up(self, node: Node) -> bool:
@@ -154,6 +173,15 @@ class Emit(Protocol):
 
     def lanes(self, dtype: np.dtype) -> int:
         """Return how many elements of dtype a vector of this machine holds."""
+        ...
+
+    def row_bytes(self, K: int, parts: int) -> int:
+        """Return the bytes of `parts` quantised rows of K elements."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """How many neighbouring inputs of an int8 weight stand together."""
         ...
 
     def activation(self, name: str) -> int:
