@@ -259,6 +259,22 @@ def test_a_pipe_is_no_model_file_and_is_not_waited_for(here, capsys):
         code, out, err = ran(capsys, *given)
         assert (code, out) == (1, "")
         assert "pipe" in err[-1]
+    with pytest.raises(fastlstm.ModelFileError, match="pipe: is a device, pipe or socket, not a file"):
+        fastlstm.convert("pipe")
+
+
+@pytest.mark.parametrize("name", ["cut.sunspots.keras", "cut.chars.h5", "cut.co2_season.onnx"])
+def test_damage_is_told_of_the_file_once_by_its_name(name, here, capsys):
+    line = refused(capsys, "convert", name, *OUT)
+    assert line.count(name) == 1
+    assert "bytes given" not in line
+
+
+def test_an_example_without_the_name_of_an_engine_is_named_by_its_file(here, capsys):
+    with np.load("io.npz") as record:
+        np.savez("unnamed.npz", in_0=record["in_0"], out_0=record["out_0"])
+    out = gave(capsys, "convert", "sunspots.keras", "--example", "unnamed.npz", *OUT)
+    assert "verified against the outputs in unnamed.npz: largest difference" in out
 
 
 REFUSALS = {
@@ -765,3 +781,19 @@ ExecutionEngine.set_object_cache = lambda self, notify, get: usual(self, interru
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert not Path("y.npy").exists()
+
+
+def test_ctrl_c_while_numpy_is_imported_is_no_traceback(here):
+    """The first tenth of a second of a command."""
+    code = """
+import os, signal
+class Interrupted:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "numpy":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupted)
+"""
+    done = command.run(command.python(code + command.MAIN, "info", "model.safetensors"), here)
+    assert done.returncode == 130
+    assert (done.stdout, done.stderr) == ("", "fastlstm: interrupted\n")
