@@ -537,9 +537,9 @@ class _Binder:
 
 
 def _weight_value(name: str, weight: Weight) -> Value:
-    if isinstance(weight, Quantized) or weight.dtype == np.float16:
+    if isinstance(weight, Quantized) or (weight.dtype == np.float16 and target.HALF):
         return Stored(name, weight)
-    return Value.constant(np.ascontiguousarray(weight).reshape(weight.shape))
+    return Value.constant(np.ascontiguousarray(widen(weight)).reshape(weight.shape))
 
 
 def _contents(value: Value, narrow: bool) -> Any:

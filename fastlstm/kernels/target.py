@@ -51,6 +51,8 @@ ARM = MACHINE in ("aarch64", "arm64")
 CPU, FEATURES = _cpu()
 BYTES = _vector_bytes()
 DOT = _has_dot()
+# whether registers of float16 are widened by an instruction, and not by a call for each element
+HALF = ARM or not {"+f16c", "+avx512f"}.isdisjoint(FEATURES.split(","))
 # 4 gates x ROWS accumulators, 4 weights and one broadcast live in registers: 32 of them with AVX-512 and NEON, 16 else.
 ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
