@@ -187,5 +187,5 @@ def test_inputs_with_batches_of_their_own_have_lengths_where_they_agree():
     assert bits(got["v"][1, :2], session.run({"x": x[1:2, :2], "z": z[1:2, :2]})["v"][0])
     for other in (z[:2], z[:, :4]):
         for lengths in ([1, 2], [1, 2, 3], [1, 2, 5]):
-            with pytest.raises(fastlstm.ShapeError, match="input 'z' has . (rows|steps) where another has"):
+            with pytest.raises(fastlstm.ShapeError, match=r"input .z. has \d (rows|steps) where another has"):
                 session.run({"x": x, "z": other}, lengths=lengths)
