@@ -10,8 +10,10 @@ import sys
 import models
 import numpy as np
 import pytest
+from test_stream import RandomGraph
 
 import fastlstm
+from fastlstm import plan, program
 from fastlstm.graph import Node
 from fastlstm.program import DIRECT_BYTES
 
@@ -154,6 +156,37 @@ def test_an_out_of_any_layout_is_written_and_nothing_beside_it():
     wide = np.zeros((30, 200, 40), "f4")
     assert models.same_bits(session.run({"x": x}, out={"a.y": wide[..., 3:22]})["a.y"].copy(), want)
     assert not wide[..., :3].any() and not wide[..., 22:].any()
+
+
+def test_random_graphs_give_the_same_with_every_array_in_place_as_with_none(monkeypatch):
+    """Any values as outputs, also parts and views of each other."""
+    shape, direct = (6, 5, 3), 0
+    for seed in range(400):
+        rng, graph = np.random.default_rng(seed), RandomGraph(seed)
+        last = list(graph.sizes)[-1]
+        names = [name for name in graph.sizes if name == last or rng.random() < 0.5]
+        net = models.model(graph.nodes, [("x", "float32", ("B", "T", 3))], names, dict(graph.model().weights))
+        x, results = rng.standard_normal(shape).astype("f4"), []
+        for least in (1 << 60, 0):
+            for module in (plan, program):
+                monkeypatch.setattr(module, "DIRECT_BYTES", least)
+            session, kept = fastlstm.Session(net, threads=1 + seed % 2), x.copy()
+            first = session.run({"x": x})
+            rooms = {k: np.full(v.nbytes + 256, 0xA5, np.uint8) for k, v in first.items() if v.size}
+            out = {k: rooms[k][128:-128].view(v.dtype).reshape(v.shape) for k, v in first.items() if v.size}
+            second = session.run({"x": x}, out=out)
+            third = session.run({"x": -x}), session.run({"x": x})
+            what = seed, names, [(n.op, n.inputs) for n in graph.nodes]
+            assert models.same_bits(x, kept), what
+            assert all(second[k] is v and models.same_bits(v.copy(), first[k]) for k, v in out.items()), what
+            assert all((room[:128] == 0xA5).all() and (room[-128:] == 0xA5).all() for room in rooms.values()), what
+            assert all(models.same_bits(third[1][k], v) for k, v in first.items()), what
+            arrays = [x, *first.values(), *third[0].values(), *third[1].values()]
+            assert not any(np.shares_memory(a, b) for k, a in enumerate(arrays) for b in arrays[:k]), what
+            results.append(first)
+        direct += sum(ports(session, shape)[1:])
+        assert all(models.same_bits(results[0][k], v) for k, v in results[1].items()), what
+    assert direct > 300
 
 
 # ---- nothing beside them ------------------------------------------------------------------------------

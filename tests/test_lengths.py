@@ -3,6 +3,7 @@
 import models
 import numpy as np
 import pytest
+from test_stream import RandomGraph
 
 import fastlstm
 from fastlstm import layers
@@ -106,6 +107,36 @@ def test_out_receives_what_rows_with_lengths_give():
     out = np.empty((3, 6, 19), "f4")
     assert session.run({"x": x}, out={"a.y": out}, lengths=(1, 6, 3))["a.y"] is out
     assert bits(out[2, :3], session.run({"x": x[2:, :3]})["a.y"][0])
+
+
+def test_rows_of_random_graphs_are_computed_as_if_alone_or_refused():
+    """What is found of axes decides which nodes may stand before and after a recurrence; a wrong finding is a wrong row."""
+    rows, refused = 0, 0
+    for seed in range(400):
+        rng, net = np.random.default_rng(seed), RandomGraph(seed).model()
+        session, x = fastlstm.Session(net, threads=1 + seed % 2), rng.standard_normal((6, 5, 3)).astype("f4")
+        lengths = rng.integers(0, 6, 6)
+        lengths[rng.integers(6)] = 5
+        padded = x.copy()
+        padded[np.arange(5) >= lengths[:, None]] = (np.nan, np.inf, 1e30)[seed % 3]
+        try:
+            together = session.run(padded, lengths=lengths)
+        except fastlstm.UnsupportedError:
+            refused += 1
+            continue
+        listed = session.run([x[b, :n] for b, n in enumerate(lengths)])
+        batch, time = (session.axes.axis(net.graph.outputs[0].name, s) for s in ("«batch»", "«time»"))
+        for b, n in enumerate(lengths):
+            try:
+                want = session.run(x[b : b + 1, :n])
+            except fastlstm.FastLSTMError:
+                continue  # a constant fixes the steps of a call
+            got = together.take([b], axis=batch)
+            got = got if time is None else got.take(range(n), axis=time)
+            what = seed, b, lengths, [(n.op, n.inputs, dict(n.attributes)) for n in net.graph.nodes]
+            assert bits(got, want) and bits(listed[b], want.take(0, axis=batch)), what
+            rows += 1
+    assert rows > 500 and refused > 50
 
 
 # ---- a convolution in front ---------------------------------------------------------------------------
