@@ -139,6 +139,18 @@ def test_rows_of_random_graphs_are_computed_as_if_alone_or_refused():
     assert rows > 500 and refused > 50
 
 
+def test_a_list_whose_rows_cannot_all_be_padded_to_the_longest_runs_by_lengths():
+    node, ws = rnn("net", "x", "y")
+    net = models.model([node], [("x", "float32", ("B", "T", 4))], ["y"], ws)
+    session = fastlstm.Session(net, max_scratch=1 << 20)
+    rows = [RNG.standard_normal((n, 4)).astype("f4") for n in (*[2] * 99, 5000)]
+    with pytest.raises(fastlstm.LimitError):
+        session.run(np.zeros((100, 5000, 4), "f4"), lengths=[2] * 100)
+    assert all(bits(y, session.run(row[None])[0]) for row, y in zip(rows, session.run(rows), strict=True))
+    with pytest.raises(fastlstm.LimitError):
+        session.run([np.zeros((50_000, 4), "f4"), rows[0]])
+
+
 # ---- a convolution in front ---------------------------------------------------------------------------
 @pytest.mark.parametrize("pads", [(2, 0), (1, 1), (0, 0), (3, 0), (0, 2)])
 def test_only_a_convolution_that_looks_back_lets_rows_have_lengths(pads):
