@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlstm.axes import BATCH, TIME, Axes, find_axes
 from fastlstm.edge import Array, as_input, check_shape, kind_of
-from fastlstm.errors import DTypeError, InputError, ShapeError, UnsupportedError, one_of
+from fastlstm.errors import DTypeError, InputError, LimitError, ShapeError, UnsupportedError, one_of
 from fastlstm.graph import Quantized, TensorSpec
 from fastlstm.lengths import masks_of, with_lengths
 from fastlstm.model import Model
@@ -132,7 +132,7 @@ class Session:
         One array in gives one array out (a dict if the model has several outputs); a dict gives a dict. A list holds one
         array (T, ...) for each row, each of its own length, and gives a list; each row is computed as if alone. `out` receives
         the output instead of a new array: same shape and dtype, C-contiguous or not. `lengths` (B,) says how many steps of each row of
-        a padded batch are valid: rows are computed as if alone, and what outputs hold past a row's end means nothing. Raise InputError
+        a padded batch are valid: rows are computed as if alone, whatever pads them, and what outputs hold past a row's end means nothing. Raise InputError
         for names, ShapeError, DTypeError, UnsupportedError where a node that mixes steps forbids lengths.
         """
         if out is None and lengths is None and type(inputs) is np.ndarray:
@@ -325,7 +325,7 @@ class Session:
         return target
 
     def _run_ragged(self, sequences: Sequence[Array], out) -> list:
-        """Run sequences of different lengths: those of one length together, each row as if alone."""
+        """Run sequences of different lengths, each row as if alone: as one padded batch, or those of one length together."""
         if out is not None:
             raise InputError("out cannot be used with a list of sequences: their outputs differ in shape")
         name = self._only_input()
@@ -345,8 +345,8 @@ class Session:
         if len(groups) > 1:
             try:
                 return self._run_padded_rows(rows, name)
-            except UnsupportedError:
-                pass  # a node mixes steps
+            except (UnsupportedError, LimitError):
+                pass  # a node mixes steps, or one row is so long that all cannot be padded to it
         results: list = [None] * len(rows)
         for members in groups.values():
             stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")

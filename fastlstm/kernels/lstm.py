@@ -14,7 +14,7 @@ from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.scaled import no_tail
-from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
+from fastlstm.kernels.simd import arguments, clamp, load, one_nan, pointers, store
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
@@ -69,7 +69,7 @@ def lstm_units(options, z, k, stride, h, s, at, unit):
     value, cell = lstm_cell(
         load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(c, at)
     )
-    store(c, at, cell)
+    store(c, at, one_nan(cell))
     return value
 
 
@@ -79,7 +79,7 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
     (c, P), S, _, (codes, numbers) = options
     i, f, g, o = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
     value, cell = lstm_cell_general(i, f, g, o, load(c, at), P, unit, S, codes, numbers)
-    store(c, at, cell)
+    store(c, at, one_nan(cell))
     return value
 
 

@@ -22,6 +22,7 @@ from fastlstm.kernels.simd import (
     lanes,
     load,
     load_part,
+    one_nan,
     pointers,
     splat,
     store,
@@ -279,6 +280,7 @@ def make_finish(cell, usual_cell, is_usual, units: int):
                     value = usual_cell(options, z, z_at, stride, h, s, at, unit)
                 else:
                     value = cell(options, z, z_at, stride, h, s, at, unit)
+                value = one_nan(value)
                 store(h_next, s, value)
                 if has_y:
                     write_units(y, y_at, value, H - unit)

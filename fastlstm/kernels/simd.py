@@ -412,6 +412,17 @@ def where_nan(typingctx, x, then, otherwise):
     return x(x, x, x), codegen
 
 
+@intrinsic
+def one_nan(typingctx, x):
+    """Return x with every NaN the same one: which of two NaNs a sum or product keeps is up to the compiler, place by place."""
+
+    def codegen(context, builder, sig, args):
+        nan = constant(sig.args[0], float("nan"))
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), nan, args[0])
+
+    return x(x), codegen
+
+
 def clamp_low(builder, vector, x, low):
     return _select(builder, "<", x, low, low, x)
 
