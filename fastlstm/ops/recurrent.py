@@ -171,19 +171,28 @@ class Recurrent(Op):
         if outs[0] is not None:
             y = emit.output(outs[0], _steps_in_place)
             y_strides = _two(y, time)
-        has_y = int(outs[0] is not None)
-        z = emit.workspace(dtype, columns)
-        W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
+        emit.workspace(dtype, columns)
+        weights = self.weights(node, args, emit, S, dtype)
         if known is not None:
-            W, I, b = nothing, 0, self.projected(node, args, known.table, columns, emit)
+            I, table = 0, self.projected(node, args, known.table, columns, emit)
+            weights = (nothing, weights[1], table, *weights[3:])
         ahead = emit.scratch((kept, B, columns), dtype) if kept else nothing
-        cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
-        emit.kernel(
-            self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L)),
-            int(known is not None), 0, *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
+        self._emit_kernel(
+            node, emit, (x, *_two(x, time)), weights, states, (y, *y_strides), y_last, ahead, about, (T, B, I, H, S, run),
+            (reverse, int(outs[0] is not None), masked, int(known is not None)),
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
+
+    def _emit_kernel(self, node, emit: Emit, x, weights, states, y, y_last, ahead, about, sizes, flags) -> None:
+        """Emit the kernel: the words of kernels/recurrence.py in their order, then those of the cell."""
+        (_, B, _, H, S, _), (reverse, has_y, masked, looks_up), (W, U, b, cell, numbers) = sizes, flags, weights
+        dtype = states[0].dtype
+        z = emit.workspace(dtype, S if self.gates == 1 else 4 * S)
+        emit.kernel(
+            self.kernel(node), *x, W, U, b, states[0], emit.scratch((B, S), dtype), *y, y_last, z, ahead, *about, sizes,
+            (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, emit.lanes(dtype)), looks_up, 0),
+            tuple(states[1:]), *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
+        )  # fmt: skip
 
     def _lower_states(self, node, outs, emit: Emit, states, last, mask: Value | None, H: int, S: int) -> None:
         """Bind the outputs after Y: the final states, and the output of the last step."""
@@ -206,25 +215,23 @@ class Recurrent(Op):
         The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
         """
         assert table.array is not None and table.shape is not None
-        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        dtype, source = table.dtype, np.ascontiguousarray(table.array)
         count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
-        S = self.state_stride(node, H, L)
+        S = self.state_stride(node, H, emit.lanes(dtype))
 
         def make(whole: np.ndarray) -> None:
-            nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
+            nothing = emit.scratch((1,), dtype)
             for first in range(0, count, ROWS_TOGETHER):
                 rows = source[first : first + ROWS_TOGETHER]
                 n = len(rows)
                 x = Value(dtype, (n, 1, I) if self.time_axis(node) else (1, n, I))
-                W, U, b, cell, numbers = self.weights(node, [x, *args[1:]], emit, S, dtype)
-                states = [emit.scratch((n, S), dtype) for _ in (*self.states, "next")]
+                weights = self.weights(node, [x, *args[1:]], emit, S, dtype)
+                states = [emit.scratch((n, S), dtype) for _ in self.states]
                 for state in states:
                     state[...] = 0
-                emit.kernel(
-                    self.kernel(node), rows, (0, I), W, U, b, states[0], states[-1], nothing, (0, 0), nothing, z,
-                    whole[first : first + n], nothing, 0, 0, nothing, nothing, nothing, (1, n, I, H, S, 1),
-                    (0, 0, UNMASKED, self.split(n, H), z.shape[1], self.tail(node, H, L), 0, 0), tuple(states[1:-1]),
-                    *(tuple(part) for part in cell), tuple(float(v) for v in numbers), kind=dtype,
+                self._emit_kernel(
+                    node, emit, (rows, 0, I), weights, states, (nothing, 0, 0), nothing, whole[first : first + n],
+                    (nothing, 0, 0, nothing, nothing, nothing), (1, n, I, H, S, 1), (0, 0, UNMASKED, 0),
                 )  # fmt: skip
 
         emit.note(f"look-up of {count} projections")
