@@ -201,7 +201,7 @@ def test_int8_recurrent_steps_follow_the_oracle(kind, options):
         got = fastlstm.Session(model).run(case.feeds())
         x, h = data["x"][0], data["h0"]
         parts, W, U, b = narrow.input_parts(I, H), *(model.weights[name] for name in ("W", "U", "b"))
-        column = lambda w, k: Quantized(w.values[:, k * H : k * H + H], w.scale[k * H : k * H + H])
+        column = lambda w, k, H=H: Quantized(w.values[:, k * H : k * H + H], w.scale[k * H : k * H + H])
         if kind == "LSTM":
             i, f, g, o = np.split(gates_of(model, x, h).astype(np.float64), 4, axis=1)
             c = naive.sigmoid(f) * data["c0"] + naive.sigmoid(i) * np.tanh(g)
@@ -356,7 +356,10 @@ FEATURES = target.FEATURES.split(",")
 OTHERS = {"portable": ("2", {"FASTLSTM_DOT": "0"})}
 if target.X86 and "+avx2" in FEATURES:
     OTHERS["avx2"] = "2", {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c"}
-    OTHERS["sse without float16"] = "2", {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": HASWELL, "FASTLSTM_SIMD_BYTES": "16"}
+    OTHERS["sse without float16"] = (
+        "2",
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": HASWELL, "FASTLSTM_SIMD_BYTES": "16"},
+    )
 if "+avxvnni" in FEATURES:
     OTHERS["avxvnni"] = "4", {"NUMBA_CPU_NAME": "alderlake", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c,+avxvnni"}
 if "+avx512vnni" in FEATURES and "+avx512vl" in FEATURES:
