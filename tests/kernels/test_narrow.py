@@ -201,7 +201,6 @@ def test_int8_recurrent_steps_follow_the_oracle(kind, options):
         got = fastlstm.Session(model).run(case.feeds())
         x, h = data["x"][0], data["h0"]
         parts, W, U, b = narrow.input_parts(I, H), *(model.weights[name] for name in ("W", "U", "b"))
-        column = lambda w, k: Quantized(w.values[:, k * H : k * H + H], w.scale[k * H : k * H + H])
         if kind == "LSTM":
             i, f, g, o = np.split(gates_of(model, x, h).astype(np.float64), 4, axis=1)
             c = naive.sigmoid(f) * data["c0"] + naive.sigmoid(i) * np.tanh(g)
@@ -214,19 +213,24 @@ def test_int8_recurrent_steps_follow_the_oracle(kind, options):
             start = b + np.concatenate([np.zeros(2 * H, F), data["bn"]]) if before else b
             z = rows_of(start, x, W, parts)
             update, reset = (
-                naive.sigmoid(rows_plus(z[:, k * H : k * H + H], h, column(U, k)).astype(np.float64)) for k in (0, 1)
+                naive.sigmoid(rows_plus(z[:, k * H : k * H + H], h, gate_of(U, k)).astype(np.float64)) for k in (0, 1)
             )
             if before:
                 # r h differs by a rounding or two from the kernel's: a code on the edge may fall on the other side
-                n = rows_plus(z[:, 2 * H :], (reset * h).astype(F), column(U, 2)).astype(np.float64)
+                n = rows_plus(z[:, 2 * H :], (reset * h).astype(F), gate_of(U, 2)).astype(np.float64)
                 bound = 3e-3
             else:
-                n = z[:, 2 * H :] + reset * rows_plus(np.tile(data["bn"], (B, 1)), h, column(U, 2)).astype(np.float64)
+                n = z[:, 2 * H :] + reset * rows_plus(np.tile(data["bn"], (B, 1)), h, gate_of(U, 2)).astype(np.float64)
                 bound = 2e-6
             want = {"h": update * h + (1 - update) * np.tanh(n)}
         for name, value in want.items():
             error = np.abs(got[name] - value) / np.maximum(1, np.abs(value))
             assert error.max() <= bound, (seed, I, H, B, name, error.max())
+
+
+def gate_of(U: Quantized, k: int) -> Quantized:
+    columns = slice(k * len(U.values), (k + 1) * len(U.values))
+    return Quantized(U.values[:, columns], U.scale[columns])
 
 
 def rows_plus(z: np.ndarray, x: np.ndarray, W: Quantized) -> np.ndarray:
