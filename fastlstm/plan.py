@@ -29,7 +29,7 @@ from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
 
 FLOAT32 = np.dtype(np.float32)
-TEAM_WORK = 200_000  # floating-point operations from which a team may pay
+TEAM_WORK = 600_000  # floating-point operations from which a team may pay
 TILE_VECTORS = target.WIDTH * target.ROWS * target.PANELS
 KEPT_SHAPES = 16
 KEPT_VALUES = 16

@@ -1,6 +1,7 @@
 """Program: the steps of a frame. Kernels stand in tables that one compiled call walks; NumPy steps stand between them."""
 
 import ctypes
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -77,26 +78,30 @@ def schedule(
 
 
 class Pace:
-    """Whether a team runs a program faster than one thread here and now: both are tried in turn, and again from time to time."""
+    """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time."""
 
-    TRIALS, AGAIN = 4, 256
+    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = (
+        3,
+        8,
+        64,
+    )  # a team is slow for as long as others use the machine, one thread seldom
 
     def __init__(self) -> None:
-        self._best = {False: float("inf"), True: float("inf")}
+        self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
         self._calls = 0
         self.together = True
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
-        self._best[together] = min(self._best[together], seconds)
+        self._seconds[together].append(seconds)
         self._calls += 1
-        if self._calls < 2 * self.TRIALS:
-            self.together = self._calls % 2 == 0
-        elif self._calls >= self.AGAIN:
-            # what was measured while others used the machine is forgotten
-            self._calls, self._best = 0, {False: float("inf"), True: float("inf")}
-        else:
-            self.together = self._best[True] < self._best[False]
+        alone, team = self._seconds[False], self._seconds[True]
+        if len(alone) < self.SAMPLES or len(team) < self.SAMPLES:
+            self.together = not together
+            return
+        faster = min(team) < min(alone)
+        again = self._calls % (self.ALONE_AGAIN if faster else self.TEAM_AGAIN) == 0
+        self.together = faster != again
 
 
 class Port:

@@ -366,7 +366,7 @@ WIDE: dict[str, Callable] = {
     "wide_reverse": _single("GRU", 21, 70, reset="before", direction="reverse"),
     "wide_stacked": _wide_stacked,
     "wide_front": _wide_front,
-    "widest_lstm": _single("LSTM", 40, 300),
+    "widest_lstm": _single("LSTM", 40, 330),
 }  # fmt: skip
 STREAMING = tuple(name for name in NETWORKS if name != "bidirectional")
 

@@ -546,13 +546,21 @@ def test_verify_of_a_tampered_file_fails(here, capsys):
 def test_narrow_weights_are_compared_with_the_example(weights, least, most, here, capsys):
     wide = json.loads(gave(capsys, *COMMANDS["convert"], "--json"))
     out = gave(capsys, *COMMANDS["convert"], "--weights", weights)
-    assert f"{weights} weights: largest difference" in out
+    (line,) = (line for line in out.splitlines() if line.startswith(f"{weights} weights: largest difference"))
+    assert "on the recorded example" in line
+    assert line.endswith(f"(float32 weights: {wide['difference']:.2g})")
     facts = json.loads(gave(capsys, *COMMANDS["convert"], "--weights", weights, "--json"))
     assert least < facts["difference_stored"] < most
     assert facts["difference"] == wide["difference"] < 1e-5
+    assert facts["weights"] == weights
     assert facts["bytes"] < wide["bytes"]
     verified = json.loads(gave(capsys, "verify", "new.safetensors", "--json"))
     assert verified["difference"] == facts["difference_stored"]
+
+
+def test_what_narrow_weights_cost_is_not_known_without_a_reference(here, capsys, no_engine):
+    out = gave(capsys, "convert", "co2_season.onnx", *OUT, "--weights", "int8")
+    assert "int8 weights: the accuracy lost is not known without a reference" in out
 
 
 def test_weights_too_narrow_for_the_example_are_not_written(here, capsys, monkeypatch):

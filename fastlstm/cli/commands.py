@@ -36,8 +36,7 @@ def convert(given: Namespace) -> Results:
     stored.save(given.output)
     size = given.output.stat().st_size
     lines = [str(report) if report else f"{NOT_VERIFIED}{why}"]
-    if narrow is not None:
-        lines.append(f"{given.weights} weights: largest difference {narrow.difference:.2g} from {narrow.engine}")
+    lines += _lost(given.weights, report, narrow)
     lines.append(f"wrote {given.output}: {size:,} bytes, {model.parameters:,} parameters")
     result = {
         "output": str(given.output),
@@ -46,7 +45,9 @@ def convert(given: Namespace) -> Results:
         "verified": report is not None,
         "engine": report.engine if report else None,
         "difference": report.difference if report else None,
+        "weights": given.weights,
         "difference_stored": narrow.difference if narrow else None,
+        "output_stored": narrow.output if narrow else None,
     }
     return result, "\n".join(lines)
 
@@ -95,6 +96,17 @@ def _stored(model: fastlstm.Model, weights: str | None):
         return model, None
     stored = model.narrowed(weights)
     return stored, None if weights == "float32" else verify(stored)
+
+
+def _lost(weights: str | None, report, narrow) -> list[str]:
+    """Tell what narrow weights cost in accuracy, beside what float32 differs by."""
+    if weights in (None, "float32"):
+        return []
+    if narrow is None:
+        return [f"{weights} weights: the accuracy lost is not known without a reference"]
+    wide = "" if report is None else f" (float32 weights: {report.difference:.2g})"
+    where = f"from {narrow.engine} on the recorded example, output {narrow.output!r}"
+    return [f"{weights} weights: largest difference {narrow.difference:.2g} {where}{wide}"]
 
 
 def _require(report, storage: str = "") -> None:

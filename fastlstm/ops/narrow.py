@@ -18,9 +18,9 @@ from fastlstm.ops.op import Stored, Value
 FLOAT32, FLOAT16, QUANTISED, SCALED = "float32", "float16", "quantised", "scaled"
 DTYPES = {FLOAT16: np.dtype(np.float16), QUANTISED: np.dtype(np.int8), SCALED: np.dtype(np.int8)}
 
-# More float32 bytes than the second-level cache serves. Below, and where more rows share what is read, widening float16 costs more than
+# float32 bytes that the second-level cache holds. Below, and where more rows share what is read, widening float16 costs more than
 # reading twice the bytes.
-CACHED, FEW_ROWS = 1 << 20, 6
+CACHED, FEW_ROWS = 3 << 19, 6
 UNITS = 32  # of a recurrent layer, from which quantised rows pay
 SHORT, LONG = 64, 1 << 16  # rows of a Dense layer that pay for being quantised; rows that 32-bit sums hold
 SMALL = 1 << 14  # weights of a Dense layer that are read in no time
