@@ -23,7 +23,7 @@ class Compiled(NamedTuple):
 def warmup(*models: Model, every_dtype: bool = False) -> list[Compiled]:
     """Load the kernels that models need, compiled where the cache lacks them; without a model every kernel for float32.
 
-    `every_dtype` adds the kernels for float64. Return what is ready in this process. docs/cache.md says where machine code is kept.
+    `every_dtype` adds the kernels for float64 and for narrow weights. Return what is ready in this process. docs/cache.md says where machine code is kept.
 
     >>> fastlstm.warmup(model)
     """

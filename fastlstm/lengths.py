@@ -56,7 +56,8 @@ def _masked(op: Recurrent, node: Node, mask: str) -> Node:
     # the output `last` is that of the last valid step, which it is under masks that carry
     wants_last = len(node.outputs) == len(op.outputs) and bool(node.outputs[-1])
     outputs = {"masked_output": "carry"} if wants_last else {}
-    return replace(node, inputs=tuple(inputs), attributes={**node.attributes, **outputs})
+    # a row without steps ends with the states it starts with, as a call of no steps does
+    return replace(node, inputs=tuple(inputs), attributes={**node.attributes, "empty_state": "carry", **outputs})
 
 
 def masks_of(graph: Graph, lengths: np.ndarray, steps: int) -> Mapping[str, np.ndarray]:

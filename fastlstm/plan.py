@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
-from fastlstm.fusion import checks_first
-from fastlstm.graph import Graph, Node, Weight, widen
+from fastlstm.fusion import fuse
+from fastlstm.graph import Graph, Node, Quantized, Weight, widen
 from fastlstm.kernels import codes, layout, target
 from fastlstm.ops import inference
-from fastlstm.ops.op import NeedsValue, Value, find, is_contiguous
+from fastlstm.ops.op import NeedsValue, Stored, Value, ViewOp, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
 from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
@@ -62,6 +62,16 @@ class StateBuffer:
 
 
 @dataclass
+class Lowered:
+    """What became of a node: its values, and what else its steps do."""
+
+    node: Node
+    inputs: list[Value | None]
+    outputs: list[Value | None]
+    notes: list[str]
+
+
+@dataclass
 class Frame:
     """A program bound to shapes: one call at a time."""
 
@@ -70,6 +80,8 @@ class Frame:
     outputs: dict[str, Port] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
     scratch_bytes: int = 0
+    packed_bytes: int = 0  # of weights as kernels read them
+    lowered: list[Lowered] = field(default_factory=list)
     work: int = 0  # floating-point operations
     pace: Pace | None = None  # decides whether a team runs it
     # where binding waits for the contents of a value: that value's buffer, and how to go on
@@ -135,7 +147,8 @@ class Plan:
     """A model's weights, packed, and its frames."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
-        self.graph, self.first_nodes = checks_first(graph)
+        self.fused = fuse(graph, weights)
+        self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
         self.output_names = frozenset(spec.name for spec in graph.outputs)
         self.readers: dict[str, list[Node]] = {}
@@ -143,12 +156,12 @@ class Plan:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
         self.ancestors = _ancestors(graph)
-        self.weights = {
-            name: Value.constant(np.ascontiguousarray(widen(w)).reshape(w.shape)) for name, w in weights.items()
-        }
+        self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
         # buffers of weights by address, so that a view of a weight is known as that weight
         self._addresses = {
-            v.data.ctypes.data: name for name, v in self.weights.items() if v.data is not None and v.data.size
+            v.data.ctypes.data: name
+            for name, v in self.weights.items()
+            if not isinstance(v, Stored) and v.data is not None and v.data.size
         }
         self._packed: dict[tuple, np.ndarray] = {}
         self._runs: dict[tuple, list[Runs] | None] = {}  # how values of the run are packed
@@ -228,6 +241,8 @@ class Plan:
             array = values[spec.name].array
             assert array is not None
             frame.outputs[spec.name] = Port(array)
+            if values[spec.name].data is not None:
+                frame.outputs[spec.name].forbid()  # no step writes a constant
         binder.finish(frame)
         return frame
 
@@ -247,6 +262,8 @@ class Plan:
 
     def weight_of(self, value: Value) -> str | None:
         """Return the name of the weight whose elements a constant holds, None if it is none or part of one."""
+        if isinstance(value, Stored):
+            return value.name
         if value.data is None or value.data.size == 0:
             return None
         name = self._addresses.get(value.data.ctypes.data)
@@ -271,6 +288,8 @@ class _Binder:
         self._program = Program(plan.threads)
         self._steps: list = self._program.steps
         self._work: dict[str, int] = {}
+        self._lowered: list[Lowered] = []
+        self._packed: dict[int, int] = {}  # bytes of weights by their address
         self._states: list[StateBuffer] = []
         self._bytes = scratch_bytes
         self._node: Node | None = None
@@ -289,6 +308,7 @@ class _Binder:
         if all(out is None or out.data is not None for out in outs):
             return
         self._node = node
+        self._lowered.append(Lowered(node, args, outs, list(self._plan.fused.notes.get(node.name, ()))))
         try:
             op = find(node.op, node.name)
             op.lower(node, args, outs, self)
@@ -309,6 +329,7 @@ class _Binder:
             schedule(self._program.steps, self._plan.ancestors, self._work, self._plan.threads)
         self._program.seal([*frame.inputs.values(), *frame.outputs.values()])
         frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
+        frame.packed_bytes, frame.lowered = sum(self._packed.values()), self._lowered
         frame.work = sum(self._work.values())
         if self._plan.threads > 1 and frame.work > TEAM_WORK:
             frame.pace = Pace()
@@ -330,7 +351,10 @@ class _Binder:
         self._steps.append(KernelStep(node, name, kind, narrow or kind, flat, refuses=refuses))
 
     def can_refuse(self) -> bool:
-        return self._node is not None and self._node.name in self._plan.first_nodes
+        return self._node is not None and self._node.name in self._plan.fused.first
+
+    def looks_up(self, node: Node) -> bool:
+        return node.name in self._plan.fused.looked_up
 
     def host(self, step: Callable[..., None], *args: Any) -> None:
         self._steps.append(HostStep("" if self._node is None else self._node.name, step, args))
@@ -379,8 +403,22 @@ class _Binder:
         place = self._place(name, out)
         if place is None or not accepts(place):
             place = self.scratch(out.shape, out.dtype)  # type: ignore[arg-type]
+        else:
+            self._note_place(name)
         out.array = place
         return place
+
+    def _note_place(self, name: str) -> None:
+        """Note the node in whose output a value is written."""
+        last = None
+        while len(readers := self._plan.readers.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
+            last, name = readers[0], readers[0].outputs[0]
+        if last is not None:
+            self.note(f"writes {'for' if isinstance(find(last.op), ViewOp) else 'into'} {last.op} {last.name!r}")
+
+    def note(self, text: str) -> None:
+        if self._lowered:
+            self._lowered[-1].notes.append(text)
 
     def _place(self, name: str, out: Value) -> np.ndarray | None:
         """Return where a value belongs inside what its only reader makes of it, None where there is no such place."""
@@ -421,22 +459,48 @@ class _Binder:
         self._states.append(StateBuffer(node.name, role, array, start, width))
         return array
 
-    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
-        if all(value.data is not None for value in arrays):
-            names = tuple(self._plan.weight_of(value) for value in arrays)
-            # a view of a weight has its address and size, but another shape
-            known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
-            if known is not None and known in self._plan._packed:
-                return self._plan._packed[known]
-            source = pack(*(value.data for value in arrays))
-            target_array = aligned(source.shape, source.dtype)
-            np.copyto(target_array, source)
-            if known is not None:
-                self._plan._packed[known] = target_array
-            return target_array
+    def packed(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool = False
+    ) -> np.ndarray:
+        if all(isinstance(value, Stored) or value.data is not None for value in arrays):
+            array = self._packed_constant(key, arrays, pack, narrow)
+            self._packed[array.ctypes.data] = array.nbytes
+            return array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
         array = self.scratch(sample.shape, sample.dtype)
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
+        return array
+
+    def _packed_constant(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool
+    ) -> np.ndarray:
+        names = tuple(self._plan.weight_of(value) for value in arrays)
+        # a view of a weight has its address and size, but another shape
+        known = (key, names, tuple(value.shape for value in arrays)) if None not in names else None
+        if known is not None and known in self._plan._packed:
+            return self._plan._packed[known]
+        source = pack(*(_contents(value, narrow) for value in arrays))
+        target_array = aligned(source.shape, source.dtype)
+        np.copyto(target_array, source)
+        if known is not None:
+            self._plan._packed[known] = target_array
+        return target_array
+
+    def made_once(
+        self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        array = self._plan._packed.get(key)
+        if array is None:
+            array = aligned(shape, dtype)
+            # the steps of making it are a program of their own, whose buffers are not those of a call
+            steps, size, program = self._steps, self._bytes, Program()
+            self._steps = program.steps
+            make(array)
+            self._steps, self._bytes = steps, size
+            program.seal()
+            program.run()
+            self._plan._packed[key] = array
+        self._packed[array.ctypes.data] = array.nbytes
         return array
 
     def _pack(self, key: tuple, array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:
@@ -458,11 +522,31 @@ class _Binder:
     def lanes(self, dtype: np.dtype) -> int:
         return target.lanes(dtype.itemsize)
 
+    def row_bytes(self, K: int, parts: int) -> int:
+        return layout.row_bytes(K, parts)
+
+    @property
+    def group(self) -> int:
+        return layout.GROUP
+
     def activation(self, name: str) -> int:
         return codes.ACTIVATIONS[name]
 
     def operation(self, name: str) -> int:
         return codes.OPERATIONS[name]
+
+
+def _weight_value(name: str, weight: Weight) -> Value:
+    if isinstance(weight, Quantized) or (weight.dtype == np.float16 and target.HALF):
+        return Stored(name, weight)
+    return Value.constant(np.ascontiguousarray(widen(weight)).reshape(weight.shape))
+
+
+def _contents(value: Value, narrow: bool) -> Any:
+    """Return a constant's contents to pack: as stored, or widened for this once."""
+    if isinstance(value, Stored):
+        return value.weight if narrow else widen(value.weight)
+    return value.data
 
 
 def _pack_into(array: np.ndarray, pack: Callable[..., np.ndarray], sources: list[np.ndarray]) -> None:

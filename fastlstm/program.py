@@ -156,6 +156,15 @@ class Port:
         """Tell whether an array lies in the buffer's memory."""
         return np.may_share_memory(self.buffer, array)
 
+    def reaches_past(self, array: np.ndarray) -> bool:
+        """Tell whether an array lies in the buffer's memory, and beyond it: the buffer is only a part of what a kernel uses."""
+        if not self.overlaps(array):
+            return False
+        low = high = _address(array)
+        for size, stride in zip(array.shape, array.strides, strict=True):
+            low, high = low + min(0, (size - 1) * stride), high + max(0, (size - 1) * stride)
+        return low < self._home or high + array.itemsize > self._home + self.buffer.nbytes
+
 
 class Program:
     """Steps in order; `seal` makes the tables, `run` walks them.
@@ -190,10 +199,15 @@ class Program:
             self.calls.append(step)
         self._table(starts, run)
         used_by_numpy = [a for step in self.steps if isinstance(step, HostStep) for a in _arrays(step.args)]
+        steps = [*self.starts, *self.steps]
+        used_by_kernels = [a for step in steps if isinstance(step, KernelStep) for a in _arrays(step.args)]
         for port in ports:
             port.connect(self.tables, self.references)
             others = [other.buffer for other in ports if other is not port]
-            if any(port.overlaps(array) for array in used_by_numpy + others):
+            if port.direct and (
+                any(port.overlaps(array) for array in used_by_numpy + others)
+                or any(port.reaches_past(array) for array in used_by_kernels)
+            ):
                 port.forbid()
 
     def _table(self, starts: Sequence[KernelStep], run: Sequence[KernelStep]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlstm.axes import BATCH, TIME, Axes, find_axes
 from fastlstm.edge import Array, as_input, check_shape, kind_of
-from fastlstm.errors import DTypeError, InputError, ShapeError, UnsupportedError, one_of
+from fastlstm.errors import DTypeError, InputError, LimitError, ShapeError, UnsupportedError, one_of
 from fastlstm.graph import Quantized, TensorSpec
 from fastlstm.lengths import masks_of, with_lengths
 from fastlstm.model import Model
@@ -132,7 +132,7 @@ class Session:
         One array in gives one array out (a dict if the model has several outputs); a dict gives a dict. A list holds one
         array (T, ...) for each row, each of its own length, and gives a list; each row is computed as if alone. `out` receives
         the output instead of a new array: same shape and dtype, C-contiguous or not. `lengths` (B,) says how many steps of each row of
-        a padded batch are valid: rows are computed as if alone, and what outputs hold past a row's end means nothing. Raise InputError
+        a padded batch are valid: rows are computed as if alone, whatever pads them, and what outputs hold past a row's end means nothing. Raise InputError
         for names, ShapeError, DTypeError, UnsupportedError where a node that mixes steps forbids lengths.
         """
         if out is None and lengths is None and type(inputs) is np.ndarray:
@@ -223,6 +223,7 @@ class Session:
             given = np.asarray(lengths)
         except ValueError as error:
             raise InputError(f"lengths={lengths!r}: expected one number of steps for each row") from error
+        given = given.astype(np.intp) if given.shape == (0,) else given  # an empty list is one of floats
         if given.shape != (rows,) or given.dtype.kind not in "iu":
             raise InputError(f"lengths is {kind_of(given)} {given.shape}, expected {rows} integers, one for each row")
         if rows and not (given.min() >= 0 and given.max() <= steps):
@@ -233,12 +234,16 @@ class Session:
     def _rows_and_steps(self, arrays: list[Array]) -> tuple[int, int]:
         plan = self._lengths_plan  # raises where lengths are not possible
         assert plan is not None
-        sizes = {BATCH: 0, TIME: 0}
+        sizes: dict[str, int] = {}
         for spec, array in zip(self.inputs, arrays, strict=True):
-            for symbol, axes in ((BATCH, self.axes.batch), (TIME, self.axes.time)):
+            for role, axes in (("rows", self.axes.batch), ("steps", self.axes.time)):
                 if spec.name in axes:
-                    sizes[symbol] = array.shape[axes[spec.name]]
-        return sizes[BATCH], sizes[TIME]
+                    size = array.shape[axes[spec.name]]
+                    if sizes.setdefault(role, size) != size:
+                        raise ShapeError(
+                            f"input {spec.name!r} has {size} {role} where another has {sizes[role]}: lengths are for one batch"
+                        )
+        return sizes["rows"], sizes["steps"]
 
     @cached_property
     def _lengths_plan(self) -> Plan:
@@ -250,6 +255,13 @@ class Session:
     ) -> dict[str, Array]:
         """Run a batch whose rows have lengths."""
         plan = self._lengths_plan
+        if plan.fused.first and lengths.size:
+            arrays = [
+                array
+                if isinstance(array, _Filled) or spec.name not in self.axes.time or spec.name not in self.axes.batch
+                else _padded_with_valid(array, lengths, self.axes.batch[spec.name], self.axes.time[spec.name])
+                for spec, array in zip(self.inputs, arrays, strict=True)
+            ]
         masks = masks_of(plan.graph, lengths, steps)
         return self._run_once(
             [*arrays, *(masks[spec.name] for spec in plan.graph.inputs[len(arrays) :])], targets, plan
@@ -313,7 +325,7 @@ class Session:
         return target
 
     def _run_ragged(self, sequences: Sequence[Array], out) -> list:
-        """Run sequences of different lengths: those of one length together, each row as if alone."""
+        """Run sequences of different lengths, each row as if alone: as one padded batch, or those of one length together."""
         if out is not None:
             raise InputError("out cannot be used with a list of sequences: their outputs differ in shape")
         name = self._only_input()
@@ -333,8 +345,8 @@ class Session:
         if len(groups) > 1:
             try:
                 return self._run_padded_rows(rows, name)
-            except UnsupportedError:
-                pass  # a node mixes steps
+            except (UnsupportedError, LimitError):
+                pass  # a node mixes steps, or one row is so long that all cannot be padded to it
         results: list = [None] * len(rows)
         for members in groups.values():
             stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")
@@ -364,6 +376,8 @@ class Session:
             # what lies past a row's end reaches no step before it
             for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
                 place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
+            if self._lengths_plan.fused.first:
+                buffer[...] = _padded_with_valid(buffer, lengths[order], batch, time)
 
         filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
         outputs = self._run_padded([filled], lengths[order], steps, {})
@@ -396,15 +410,7 @@ class Session:
 
     def cost(self, batch: int = 1, steps: int = 1) -> Cost:
         """Return the work of a call with `batch` rows of `steps` steps, without running or allocating it."""
-        for role, size in (("batch", batch), ("steps", steps)):
-            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-                raise InputError(f"{role}={size!r}: expected a whole number of at least 0")
-        specs = [self._sized(spec, batch, steps) for spec in self.inputs]
-        unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
-        if unknown:
-            raise InputError(
-                f"the cost is not known: input {unknown[0]} has a free axis that is neither batch nor time"
-            )
+        specs = self.specs(batch, steps, "the cost")
         values = inference.infer(self.model.graph, self.model.weights, specs)
         flops = size = 0
         for node in self.model.graph.nodes:
@@ -419,6 +425,17 @@ class Session:
         size += sum(int(np.prod(s.shape)) * np.dtype(s.dtype).itemsize for s in specs)  # type: ignore[arg-type]
         weights = sum(w.nbytes if isinstance(w, np.ndarray | Quantized) else 0 for w in self.model.weights.values())
         return Cost(flops, weights, size)
+
+    def specs(self, batch: int, steps: int, what: str) -> list[TensorSpec]:
+        """Return the inputs of a call with these sizes. Raise InputError, that `what` is not known, where there is no such call."""
+        for role, size in (("batch", batch), ("steps", steps)):
+            if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+                raise InputError(f"{role}={size!r}: expected a whole number of at least 0")
+        specs = [self._sized(spec, batch, steps) for spec in self.inputs]
+        unknown = [s for s in specs if s.shape is None or any(isinstance(d, str) for d in s.shape)]
+        if unknown:
+            raise InputError(f"{what} is not known: input {unknown[0]} has a free axis that is neither batch nor time")
+        return specs
 
     def _sized(self, spec: TensorSpec, batch: int, steps: int) -> TensorSpec:
         """Return an input with sizes for its batch and time axes."""
@@ -442,6 +459,20 @@ def _threads() -> int:
     if not given.isdecimal() or int(given) < 1:
         raise InputError(f"FASTLSTM_THREADS={given!r}: expected a whole number of at least 1")
     return int(given)
+
+
+def _padded_with_valid(array: Array, lengths: Array, batch: int, time: int) -> Array:
+    """Return a padded batch whose rows go on with their last valid step, so that no node refuses what rows are padded with.
+
+    A row without one takes that of the longest row.
+    """
+    lengths = lengths.astype(np.intp)
+    if not lengths.any():
+        return np.zeros_like(array)
+    moved, longest = np.moveaxis(array, (batch, time), (0, 1)), lengths.argmax()
+    rows = np.where(lengths > 0, np.arange(len(lengths)), longest)
+    steps = np.minimum(np.arange(moved.shape[1]), lengths[rows][:, None] - 1)
+    return np.moveaxis(moved[rows[:, None], steps], (0, 1), (batch, time))
 
 
 def _overlap(target: Array, arrays: Sequence) -> bool:

@@ -261,11 +261,11 @@ def _recurrent(
     return Node(name, kind, (x, *mine, *states, *([mask] if mask else [])), outs, {"batch_first": True} | attributes)
 
 
-def _single(kind: str, **attributes: Any) -> Callable:
+def _single(kind: str, I: int = 5, H: int = 19, **attributes: Any) -> Callable:
     def build(rng, mask):
         ws: dict = {}
-        node = _recurrent(rng, kind, "a", "x", 5, 19, ws, mask, **attributes)
-        return [node], ("float32", 5), [out for out in node.outputs if out], ws
+        node = _recurrent(rng, kind, "a", "x", I, H, ws, mask, **attributes)
+        return [node], ("float32", I), [out for out in node.outputs if out], ws
 
     return build
 
@@ -336,13 +336,45 @@ NETWORKS: dict[str, Callable] = {
     "embedded": _embedded,
     "normalised": _normalised,
 }  # fmt: skip
+
+
+def _wide_stacked(rng, mask):
+    ws: dict = {"d.W": rng.standard_normal((70, 250)).astype("f4") / 8, "d.b": rng.standard_normal(250).astype("f4")}
+    nodes = [
+        _recurrent(rng, "LSTM", "a", "x", 5, 48, ws, mask),
+        _recurrent(rng, "GRU", "b", "a.y", 48, 70, ws, mask),
+        Node("d", "Dense", ("b.y", "d.W", "d.b"), ("y",), {"activation": "Gelu"}),
+    ]
+    return nodes, ("float32", 5), ["y", "b.h"], ws
+
+
+def _wide_front(rng, mask):
+    ws: dict = {"c.W": rng.standard_normal((3, 30, 200)).astype("f4") / 9, "c.b": rng.standard_normal(200).astype("f4")}
+    nodes = [
+        Node("c", "Conv1D", ("x", "c.W", "c.b"), ("c.y",), {"pads": (2, 0), "activation": "Relu"}),
+        _recurrent(rng, "RNN", "a", "c.y", 200, 65, ws, mask),
+    ]
+    return nodes, ("float32", 30), ["a.y", "a.h"], ws
+
+
+# Large enough for the arithmetic that narrow weights get: see ops/narrow.py.
+WIDE: dict[str, Callable] = {
+    "wide_lstm": _single("LSTM", 70, 37),
+    "wide_lstm_general": _single("LSTM", 7, 33, activations=("HardSigmoid", "Softsign", "Tanh"), alphas=(0.3, 0.0, 0.0), betas=(0.4, 0.0, 0.0), clip=1.5),
+    "wide_gru_after": _single("GRU", 5, 50, reset="after"),
+    "wide_gru_before": _single("GRU", 40, 35, reset="before"),
+    "wide_reverse": _single("GRU", 21, 70, reset="before", direction="reverse"),
+    "wide_stacked": _wide_stacked,
+    "wide_front": _wide_front,
+    "widest_lstm": _single("LSTM", 40, 300),
+}  # fmt: skip
 STREAMING = tuple(name for name in NETWORKS if name != "bidirectional")
 
 
 def network(name: str, seed: int = 0, lengths: bool = False, mask: bool = False) -> Model:
     """Return a batch-first network with input x (B, T, ...), and `lengths` (B,) or a mask m (B, T) where asked for."""
     rng = np.random.default_rng(seed)
-    nodes, (dtype, features), outputs, ws = NETWORKS[name](rng, "m" if lengths or mask else "")
+    nodes, (dtype, features), outputs, ws = (NETWORKS | WIDE)[name](rng, "m" if lengths or mask else "")
     inputs: list[tuple] = [("x", dtype, ("B", "T", features) if features else ("B", "T"))]
     if lengths:
         inputs.append(("lengths", "int64", ("B",)))

@@ -101,6 +101,7 @@ def refused(capsys, *arguments: object) -> str:
 COMMANDS = {
     "convert": ["convert", "sunspots.keras", "-o", "new.safetensors", "--example", "io.npz"],
     "info": ["info", "model.safetensors"],
+    "info --plan": ["info", "model.safetensors", "--plan", "--batch", "2", "--steps", "3"],
     "run": ["run", "model.safetensors", "x.npy", "-o", "y.npy"],
     "verify": ["verify", "model.safetensors"],
     "bench": ["bench", "model.safetensors", "--batch", "2", "--steps", "3"],
@@ -120,6 +121,7 @@ def test_json_is_valid_and_alone_on_stdout(name, here, capsys):
     [
         ("convert", "verified against keras 3.15.1: largest difference"),
         ("info", "input          input_layer  float32  [batch, time, 1]"),
+        ("info --plan", "lstm    LSTM   lstm_forward   float32  [2, 3, 1] -> [2, 3, 24]"),
         ("run", "dense  float32  [3, 1]"),
         ("verify", "verified against keras 3.15.1: largest difference"),
         ("bench", "us a call (median)"),
@@ -162,6 +164,28 @@ def test_info_tells_the_bound_storage_and_what_hinders_streaming(here, capsys, n
     assert facts["parameters"] == 3989
     assert facts["example"] is None
     assert [spec["name"] for spec in facts["inputs"]] == ["weekly_change"]
+
+
+def test_info_shows_the_program_of_a_call_and_what_was_fused(here, capsys):
+    out = gave(capsys, "info", "chars.h5", "--plan", "--batch", 3, "--steps", 20)
+    for line in (
+        "call           batch 3, steps 20: input_layer [3, 20]",
+        "program        1 call into compiled code: 4 kernels, 0 NumPy steps",
+        "look-up of 50 projections",
+    ):
+        assert line in out
+    facts = json.loads(gave(capsys, "info", "chars.h5", "--plan", "--json"))
+    assert (facts["calls"], facts["kernels"], facts["numpy_steps"], facts["goes_on"]) == (1, 4, 0, False)
+    assert facts["packed_bytes"] > 0 and facts["scratch_bytes"] > 0
+    assert [(node["op"], [step["kernel"] for step in node["steps"]]) for node in facts["nodes"]] == [
+        ("Embedding", ["rows_forward"]),
+        ("LSTM", ["lstm_forward"]),
+        ("Dense", ["dense_forward"]),
+        ("Softmax", ["softmax_forward"]),
+    ]
+    out = gave(capsys, "info", "co2_season.onnx", "--plan", "--steps", 5)
+    assert "dissolved      Flatten, Transpose x2, Unsqueeze x2" in out
+    assert "writes for Flatten '/Flatten'" in out
 
 
 def test_names_in_a_file_cannot_steer_the_terminal(here, capsys):
@@ -297,6 +321,13 @@ REFUSALS = {
     "run: threads": (["run", "model.safetensors", "x.npy", "-o", "y.npy", "--threads", "0"], "at least 1"),
     "verify: no source": (["verify", "model.safetensors", "--against", "nope"], "nope: cannot be read"),
     "verify: no model": (["verify", "model.safetensors", "--against", "model.safetensors"], "--against takes a Keras"),
+    "info: batch": (["info", "model.safetensors", "--plan", "--batch", "0"], "--batch 0: expected at least 1"),
+    "info: steps": (
+        ["info", "model.safetensors", "--plan", "--steps", "1" + "0" * 12],
+        "more than 4096 MiB of buffers",
+    ),
+    "info: no plan": (["info", "model.safetensors", "--steps", "2"], "--steps is of the call that --plan shows"),
+    "info: missing": (["info", "nope", "--plan"], "nope: cannot be read"),
     "bench: batch": (["bench", "model.safetensors", "--batch", "0"], "--batch 0: expected at least 1"),
     "bench: steps": (["bench", "model.safetensors", "--steps", "1" + "0" * 15], "more than 268,435,456 elements"),
     "bench: source": (["bench", "model.safetensors", "--peer", "onnxruntime"], "pass with --source"),

@@ -211,6 +211,82 @@ def test_one_stream_in_eight_threads_refuses_or_steps_and_is_never_wrong():
     assert models.same_bits(stream.step(x)["a.h"], want["a.h"])
 
 
+def test_a_team_serves_one_of_eight_threads_and_an_interrupt_frees_it():
+    """Every program goes to the team, where it is free; calls are interrupted at any moment, also while they wait for its lock."""
+    assert "team" in run_apart("""
+        import signal
+        from fastlstm import plan, program, session as sessions
+
+        def run(frame, resume):
+            frame.program.run(resume, frame.program.threads > 1)
+
+        plan.Frame._run = run
+        program.SMALL_WORK = 0
+        sessions.available_threads = lambda: 2
+        alone, session = fastlstm.Session(net), fastlstm.Session(net, threads=2)
+        rng, led = np.random.default_rng(0), []
+        xs = [rng.standard_normal((B, T, 5)).astype("f4") for B, T in ((1, 12), (13, 7), (40, 150), (3, 1), (12, 5))]
+        want = [alone.run(x) for x in xs]
+        lengths = [np.arange(len(x)) % (x.shape[1] + 1) for x in xs]
+        shorter = [alone.run({"x": x}, lengths=n)["b.h"] for x, n in zip(xs, lengths)]
+        lead = program.run_together
+        def counted(*args):
+            refused = lead(*args)
+            led.append(refused is not None)
+            return refused
+        program.run_together = counted
+        wrong = []
+
+        def work(seed):
+            rng = np.random.default_rng(seed)
+            try:
+                for _ in range(30):
+                    k = int(rng.integers(len(xs)))
+                    if rng.random() < 0.5:
+                        ok = same(session.run(xs[k]), want[k])
+                    else:
+                        ok = models.same_bits(session.run({"x": xs[k]}, lengths=lengths[k])["b.h"], shorter[k])
+                    if not ok:
+                        wrong.append(k)
+            except BaseException as error:
+                wrong.append(repr(error))
+
+        workers = [threading.Thread(target=work, args=(k,)) for k in range(8)]
+        [worker.start() for worker in workers]
+        [worker.join(40) for worker in workers]
+        assert not wrong and not any(worker.is_alive() for worker in workers), wrong
+        assert True in led and in_child(lambda: same(session.run(xs[1]), want[1]))
+
+        stop, done, interrupted, end = threading.Event(), 0, 0, time.monotonic() + 2
+        def interrupt():
+            rng = np.random.default_rng(1)
+            while not stop.is_set():
+                time.sleep(float(rng.random()) * 0.004)
+                os.kill(os.getpid(), signal.SIGINT)
+        worker = threading.Thread(target=interrupt)
+        worker.start()
+        while time.monotonic() < end:
+            try:
+                while time.monotonic() < end:
+                    k = int(rng.integers(len(xs)))
+                    assert same(session.run(xs[k]), want[k])
+                    done += 1
+            except KeyboardInterrupt:
+                interrupted += 1
+        while worker.is_alive():
+            try:
+                stop.set()
+                worker.join()
+                time.sleep(0.1)
+            except KeyboardInterrupt:
+                pass
+        assert done and interrupted
+        before = led.count(True)
+        assert same(session.run(xs[1]), want[1]) and led.count(True) > before
+        print("team")
+    """)
+
+
 # ---- processes ----------------------------------------------------------------------------------------
 def run_apart(script: str) -> str:
     """Run a script in a process of its own; fail if it fails or takes too long. Return what it prints."""

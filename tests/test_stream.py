@@ -873,6 +873,68 @@ def test_streams_of_one_session_know_nothing_of_each_other():
         assert models.same_bits(stream.step(x[k : k + 1, t]), want[k : k + 1, t].copy())
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("short", [True, False])
+@pytest.mark.parametrize("kind", models.GATES)
+def test_whatever_is_done_to_streams_in_between_each_row_s_step_has_the_bits_of_a_run(kind, short, seed):
+    """Steps, chunks, some rows, resets, states kept and brought back, in turns, on two streams of a session that also runs.
+
+    `short`: one input and one output, whose step of all rows is one call into compiled code.
+    """
+    rng = np.random.default_rng(seed)
+    B, I, H = int(rng.integers(1, 15)), 5, int(rng.integers(1, 40))
+    case = models.Recurrence(
+        kind, 1, B, I, H, seed, outputs=("Y",) if short else ("Y", "h"), batch_first=bool(seed % 2)
+    )
+    turn = (lambda a: a) if case.batch_first else (lambda a: np.swapaxes(a, 0, 1))
+    session = fastlstm.Session(case.model())
+    streams = [session.stream(batch=B) for _ in range(2)]
+    assert (streams[0]._own is not None and bool(streams[0]._own.views)) == short
+    past: list[list[list[Array]]] = [[[] for _ in range(B)] for _ in streams]  # the steps since each row's start
+    kept: list[tuple] = []
+
+    def step(which: int, x: Array, rows, single: bool) -> None:
+        given = x[:, 0] if single else turn(x)
+        y = streams[which].step(given, rows=rows)
+        y = y if short else y["Y"]
+        for place, row in enumerate(range(B) if rows is None else rows):
+            past[which][row] += list(x[place])
+            if not x.shape[1]:
+                continue
+            want = session.run({"x": turn(np.stack(past[which][row])[None])})["Y"]
+            got = y[place][None] if single else turn(y)[place]
+            assert models.same_bits(got.copy(), turn(want)[0, -x.shape[1] :].copy()), (seed, which, row)
+
+    for _ in range(40):
+        which, action = (
+            int(rng.integers(2)),
+            str(rng.choice(["one", "one", "one", "chunk", "rows", "reset", "keep", "bring", "run"])),
+        )
+        stream, some = streams[which], rng.permutation(B)[: rng.integers(0, B + 1)]
+        if action in ("one", "chunk", "rows"):
+            steps = int(rng.integers(0, 12)) if action == "chunk" else 1
+            rows = some if action == "rows" else None
+            step(
+                which,
+                rng.standard_normal((B if rows is None else len(rows), steps, I)).astype("f4"),
+                rows,
+                action == "one",
+            )
+        elif action == "reset":
+            everyone = rng.random() < 0.2
+            stream.reset(None if everyone else some)
+            for row in range(B) if everyone else some:
+                past[which][row] = []
+        elif action == "keep":
+            state = stream.state.copy() if rng.random() < 0.5 else fastlstm.State.from_bytes(stream.state.to_bytes())
+            kept.append((state, [list(row) for row in past[which]]))
+        elif action == "bring" and kept:
+            state, before = kept[rng.integers(len(kept))]
+            stream.state, past[which] = state, [list(row) for row in before]
+        elif action == "run":
+            session.run(rng.standard_normal((B, 1, I) if case.batch_first else (1, B, I)).astype("f4"))
+
+
 # ---- random graphs ------------------------------------------------------------------------------------
 class RandomGraph:
     """A GRU over x (6, 5, 3) and up to four random nodes after it, with the sizes that every value has."""

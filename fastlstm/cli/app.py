@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.set_defaults(run=commands.convert)
 
     info = adding.add_parser("info", help="what a model file holds")
+    info.add_argument("--plan", action="store_true", help="the program that a call runs on this machine, step by step")
+    for name in ("batch", "steps"):
+        info.add_argument(f"--{name}", type=int, help=f"with --plan: the {name} of the call (default: 1)")
     info.set_defaults(run=commands.info)
 
     run = adding.add_parser("run", help="run a model on .npy or .npz inputs")

@@ -103,11 +103,28 @@ def _require(report, storage: str = "") -> None:
 
 
 def info(given: Namespace) -> Results:
-    """Tell what a model file holds."""
+    """Tell what a model file holds, or what a call of it runs."""
     from fastlstm.cli.describe import as_text, describe
 
+    sizes = {name: getattr(given, name) for name in ("batch", "steps") if getattr(given, name) is not None}
+    for name, size in sizes.items():
+        if not given.plan:
+            raise InputError(f"--{name} is of the call that --plan shows: add --plan")
+        if size < 1:
+            raise InputError(f"--{name} {size}: expected at least 1")
+    if given.plan:
+        return _program(given, **sizes)
     facts = describe(files.open_model(given.model))
     return facts, as_text(facts)
+
+
+def _program(given: Namespace, batch: int = 1, steps: int = 1) -> Results:
+    from fastlstm.cli import program
+
+    session = fastlstm.Session(files.open_model(given.model))
+    with progress.working("binding (the first time compiles kernels)"):
+        facts = program.describe(session, batch, steps)
+    return facts, program.as_text(facts)
 
 
 def run(given: Namespace) -> Results:

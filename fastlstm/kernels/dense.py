@@ -10,8 +10,11 @@ import numpy as np
 
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.codes import IDENTITY
-from fastlstm.kernels.jit import kernel
-from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, words, write_units
+from fastlstm.kernels.jit import kernel, routine
+from fastlstm.kernels.quantised import QUANTISED, quantised_rows
+from fastlstm.kernels.recurrence import IN_PLACE, Reading
+from fastlstm.kernels.scaled import SCALED, no_tail, scaled_rows
+from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
 from fastlstm.kernels.tile import (
     PANELS,
@@ -27,63 +30,98 @@ from fastlstm.kernels.tile import (
 )
 
 
-@kernel
-def dense_forward(kind, narrow, team, args):
-    """y = activation(x W + b). With `accumulate`, y holds what the sums start from.
+def make_dense(rows, tail_rows, reading: Reading):
+    """Return the function that computes y = activation(x W + b); with `accumulate`, y holds what the sums start from."""
+    panel_size, row_size, _, take_ahead, _ = reading
 
-    Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, tail, code; numbers: alpha, beta of the activation.
-    """
-    (x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, O, M, K, N, tail, code), (alpha, beta) = arguments(
-        args, 0, 16, 2
-    )
-    x, b, y, z = pointers(kind, (x, b, y, z))
-    (W,) = pointers(narrow, (W,))
-    worker, workers = words(team)[WORKER], words(team)[WORKERS]
-    L, none = lanes(x), np.intp(0)
-    width = WIDTH * L
-    z0 = words(team)[PLACE] * ROWS * PANELS * width
-    panels, blocks, rows = (none, (N + width - 1) // width), (none, O), (none, M)
-    if workers <= O:
-        blocks = share(O, worker, workers)
-    elif 2 * ROWS * workers <= M:
-        rows = share(M, worker, workers)
-    else:
-        panels = share(panels[1], worker, workers)
-    count = rows[1] - rows[0]
-    tiles = (count + ROWS - 1) // ROWS
-    at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
-    tail = tail if panels[1] * width >= N else none
-    done = none
-    while done < panels[1] - panels[0]:
-        panel, p = next_panels(panels, tail, False, done, at_once)
-        done += p
-        first = panel * width
-        for o in range(blocks[0], blocks[1]):
-            for tile in range(tiles):
-                m = rows[0] + count * tile // tiles
-                n = rows[0] + count * (tile + 1) // tiles - m
-                y0 = o * y_outer + m * y_row + first
-                if accumulate:
+    @routine
+    def dense(kind, narrow, team, args):
+        (
+            x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, copies, copies_size, parts, O, M, K, N, tail, code
+        ), (alpha, beta) = arguments(args, 0, 19, 2)  # fmt: skip
+        x, b, y, z = pointers(kind, (x, b, y, z))
+        (W,) = pointers(narrow, (W,))
+        worker, workers = words(team)[WORKER], words(team)[WORKERS]
+        L, none = lanes(y), np.intp(0)
+        width = WIDTH * L
+        z0 = words(team)[PLACE] * ROWS * PANELS * width
+        panels, blocks, part = (none, (N + width - 1) // width), (none, O), (none, M)
+        to = none
+        if workers <= O:
+            blocks = share(O, worker, workers)
+            to = blocks[0] * M * row_size(K, parts)
+        elif 2 * ROWS * workers <= M:
+            part = share(M, worker, workers)
+        else:
+            # every worker reads every row: each has copies of its own
+            panels, to = share(panels[1], worker, workers), words(team)[PLACE] * copies_size
+        count, size, copies = part[1] - part[0], panel_size(K, width), byte_pointer(copies)
+        x, x_outer, x_row = take_ahead(
+            x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to
+        )
+        tiles = (count + ROWS - 1) // ROWS
+        at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
+        tail = tail if panels[1] * width >= N else none
+        done = none
+        while done < panels[1] - panels[0]:
+            panel, p = next_panels(panels, tail, False, done, at_once)
+            done += p
+            first = panel * width
+            for o in range(blocks[0], blocks[1]):
+                for tile in range(tiles):
+                    m = part[0] + count * tile // tiles
+                    n = part[0] + count * (tile + 1) // tiles - m
+                    y0 = o * y_outer + m * y_row + first
+                    if accumulate:
+                        for row in range(n):
+                            for k in range(p * WIDTH):
+                                left = min(N - first - k * L, L)
+                                if left > 0:
+                                    start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
+                                    write_units(z, z0 + row * p * width + k * L, start, L)
+                    init = (z, z0, p * width) if accumulate else (b, first, none)
+                    ahead = fetch_from(W, panel * size, (panel + 1) * size, K, width, o * tiles + tile)
+                    source = x, o * x_outer + m * x_row, x_row, K, W, panel * size, size, ahead
+                    target = z, z0, p * width
+                    if is_tail(panels, tail, panel):
+                        tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
+                    else:
+                        rows(n, p, init, source, no_source(x, none, none, W), target)
                     for row in range(n):
                         for k in range(p * WIDTH):
-                            left = min(N - first - k * L, L)
-                            if left > 0:
-                                start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
-                                write_units(z, z0 + row * p * width + k * L, start, L)
-                init = (z, z0, p * width) if accumulate else (b, first, none)
-                at = fetch_from(W, first * K, (first + width) * K, K, width, o * tiles + tile)
-                source = x, o * x_outer + m * x_row, x_row, K, W, first * K, width * K, at
-                target = z, z0, p * width
-                if is_tail(panels, tail, panel):
-                    dense_tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
-                else:
-                    dense_rows(n, p, init, source, no_source(x, none, none, W), target)
-                for row in range(n):
-                    for k in range(p * WIDTH):
-                        left = N - first - k * L
-                        if left <= 0:
-                            break
-                        value = load(z, z0 + row * p * width + k * L)
-                        if code != IDENTITY:
-                            value = activate(code, alpha, beta, value)
-                        write_units(y, y0 + row * y_row + k * L, value, left)
+                            left = N - first - k * L
+                            if left <= 0:
+                                break
+                            value = load(z, z0 + row * p * width + k * L)
+                            if code != IDENTITY:
+                                value = activate(code, alpha, beta, value)
+                            write_units(y, y0 + row * y_row + k * L, value, left)
+
+    return dense
+
+
+whole_dense = make_dense(dense_rows, dense_tail_rows, IN_PLACE)
+scaled_dense = make_dense(scaled_rows, no_tail, SCALED)
+quantised_dense = make_dense(quantised_rows, no_tail, QUANTISED)
+
+
+@kernel
+def dense_forward(kind, narrow, team, args):
+    """y = activation(x W + b).
+
+    Arguments: x, x_outer, x_row, W, b, accumulate, y, y_outer, y_row, z, copies, their bytes for a worker, their parts, O, M, K, N, tail, code;
+    numbers: alpha, beta of the activation.
+    """
+    whole_dense(kind, narrow, team, args)
+
+
+@kernel
+def dense_scaled_forward(kind, narrow, team, args):
+    """The same with int8 weights that are widened."""
+    scaled_dense(kind, narrow, team, args)
+
+
+@kernel
+def dense_quantised_forward(kind, narrow, team, args):
+    """The same with int8 weights and quantised rows of x."""
+    quantised_dense(kind, narrow, team, args)

@@ -11,7 +11,9 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 from fastlstm.kernels.activations import activate, sigmoid, tanh
 from fastlstm.kernels.exponential import exp_sigmoid, exp_sigmoid_bounded, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.quantised import QUANTISED, make_quantised_rows, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
+from fastlstm.kernels.scaled import no_tail
 from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both, make_rows, make_tail_rows
 
@@ -74,6 +76,19 @@ def gru_after_forward(kind, narrow, team, args):
     after_steps(kind, narrow, team, args)
 
 
+after_quantised_rows = make_quantised_rows((0, 1, 2), (0, 1, 3))
+after_quantised_sweep = make_sweep(after_quantised_rows, no_tail, 3, 3, 1, after_finish)
+after_quantised_steps = make_steps(
+    after_quantised_rows, no_tail, 3, 3, 1, after_options, after_quantised_sweep, reading=QUANTISED
+)
+
+
+@kernel
+def gru_after_quantised_forward(kind, narrow, team, args):
+    """Run T steps with int8 weights and quantised rows of x and h; arguments as `gru_after_forward`."""
+    after_quantised_steps(kind, narrow, team, args)
+
+
 @inline
 def before_options(kind, narrow, args):
     """Return r h, Un and n_x for the second sweep, then z, and what the cell computes as in `after_options`."""
@@ -134,3 +149,17 @@ before_steps = make_steps(before_rows, dense_tail_rows, 3, 2, 1, before_options,
 def gru_before_forward(kind, narrow, team, args):
     """Run T steps, reset before the product: z and r of all units first, then n from r h; arguments as `before_options`."""
     before_steps(kind, narrow, team, args)
+
+
+before_quantised_rows = make_quantised_rows((0, 1, 2), (0, 1))
+before_quantised_steps = make_steps(
+    before_quantised_rows, no_tail, 3, 2, 1, before_options,
+    make_sweep(before_quantised_rows, no_tail, 3, 2, 1, before_gates), None,
+    make_sweep(quantised_rows, no_tail, 4, 4, 4, before_finish), QUANTISED,
+)  # fmt: skip
+
+
+@kernel
+def gru_before_quantised_forward(kind, narrow, team, args):
+    """Run T steps with int8 weights and quantised rows of x, h and r h; arguments as `gru_before_forward`."""
+    before_quantised_steps(kind, narrow, team, args)

@@ -7,6 +7,8 @@ finished what comes before. Its words REFUSED and GATE are explained in kernels/
 
 import numpy as np
 
+from fastlstm.kernels import target
+
 STEP = 4
 REFUSED, GATE = 1, 2  # words of a program, before its steps
 KERNEL, ARGS, OWNER, WAITS = range(STEP)
@@ -14,5 +16,16 @@ SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
 RANK = 6  # axes of a copy, at most
 
+# Quantised rows (kernels/quantised.py): a header of HEADER bytes, then CODE bytes for each code. One instruction takes GROUP neighbouring
+# codes, where the CPU has it; elsewhere codes are wide enough to be multiplied, in pairs.
+GROUP = 4 if target.DOT else 2
+CODE, HEADER = 4 // GROUP, 16
+_LANES = target.lanes(4)
+
 _solo = np.array([0, 1, 0, 0, 0], np.int64)  # in the order of kernels/team.py
 SOLO = _solo[4] = _solo.ctypes.data  # the words of a worker alone
+
+
+def row_bytes(K: int, parts: int) -> int:
+    """Return the bytes of the `parts` quantised rows that stand for one of K elements: whole vectors of codes are written."""
+    return parts * (HEADER + (K + _LANES - 1) // _LANES * _LANES * CODE)

@@ -17,6 +17,8 @@ from fastlstm.kernels import cache, machine_code
 logger = logging.getLogger("fastlstm")
 
 FLOATS = (("float32", "float32"), ("float64", "float64"))  # dtypes of values and of weights
+STORED = (*FLOATS, ("float32", "float16"))
+INT8 = (("float32", "int8"),)
 BITS = (("int32", "int32"), ("int64", "int64"))  # integers of the size of values
 IDS = (("int64", "int64"),)
 CASTS = (("int64", "float32"), ("float32", "int64"), ("float32", "float64"), ("float64", "float32"))
@@ -31,15 +33,21 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "convert_forward": ("conversion", CASTS),
     "copy_forward": ("copy", ANY),
     "count_forward": ("arithmetic", IDS),
-    "dense_forward": ("dense", FLOATS),
+    "dense_forward": ("dense", STORED),
+    "dense_quantised_forward": ("dense", INT8),
+    "dense_scaled_forward": ("dense", INT8),
     "gather_forward": ("lookups", BITS),
-    "gru_after_forward": ("gru", FLOATS),
-    "gru_before_forward": ("gru", FLOATS),
+    "gru_after_forward": ("gru", STORED),
+    "gru_after_quantised_forward": ("gru", INT8),
+    "gru_before_forward": ("gru", STORED),
+    "gru_before_quantised_forward": ("gru", INT8),
     "logic_forward": ("predicates", ANY),
-    "lstm_forward": ("lstm", FLOATS),
+    "lstm_forward": ("lstm", STORED),
+    "lstm_quantised_forward": ("lstm", INT8),
     "normalise_forward": ("rows", FLOATS),
     "ragged_forward": ("ragged", ANY),
-    "rnn_forward": ("rnn", FLOATS),
+    "rnn_forward": ("rnn", STORED),
+    "rnn_quantised_forward": ("rnn", INT8),
     "rows_forward": ("lookups", IDS),
     "runs_forward": ("runs", FLOATS),
     "seen_forward": ("masks", ANY),

@@ -11,8 +11,10 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
-from fastlstm.kernels.simd import arguments, clamp, load, pointers, store
+from fastlstm.kernels.scaled import no_tail
+from fastlstm.kernels.simd import arguments, clamp, load, one_nan, pointers, store
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
@@ -67,7 +69,7 @@ def lstm_units(options, z, k, stride, h, s, at, unit):
     value, cell = lstm_cell(
         load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(c, at)
     )
-    store(c, at, cell)
+    store(c, at, one_nan(cell))
     return value
 
 
@@ -77,7 +79,7 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
     (c, P), S, _, (codes, numbers) = options
     i, f, g, o = load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
     value, cell = lstm_cell_general(i, f, g, o, load(c, at), P, unit, S, codes, numbers)
-    store(c, at, cell)
+    store(c, at, one_nan(cell))
     return value
 
 
@@ -94,3 +96,13 @@ def lstm_forward(kind, narrow, team, args):
     Numbers: alpha and beta of f g h, and the bound.
     """
     steps(kind, narrow, team, args)
+
+
+quantised_sweep = make_sweep(quantised_rows, no_tail, 4, 4, 1, finish)
+quantised_steps = make_steps(quantised_rows, no_tail, 4, 4, 1, lstm_options, quantised_sweep, reading=QUANTISED)
+
+
+@kernel
+def lstm_quantised_forward(kind, narrow, team, args):
+    """Run T steps with int8 weights and quantised rows of x and h; arguments as `lstm_forward`."""
+    quantised_steps(kind, narrow, team, args)

@@ -9,6 +9,9 @@ dims: T time, B batch, I input, H hidden, L lanes, S = length of a state row = H
 a row of z. Steps count in processing order: where the direction is reverse, step s reads time T - 1 - s.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from fastlstm.kernels.jit import inline, routine
@@ -19,6 +22,7 @@ from fastlstm.kernels.simd import (
     lanes,
     load,
     load_part,
+    one_nan,
     pointers,
     splat,
     store,
@@ -40,7 +44,7 @@ from fastlstm.kernels.tile import (
 # The output of a masked step: none are masked, zeros (ONNX), or the output of the step processed before (Keras).
 UNMASKED, ZERO, CARRY = -1, 0, 1
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
-ARGUMENTS = 33  # integers that `make_steps` reads; the cell's own follow
+ARGUMENTS = 37  # integers that `make_steps` reads; the cell's own follow
 TURN = ARGUMENTS - 1  # the word that says which way the first step takes the panels: each run leaves it for the next
 OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
 K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
@@ -81,6 +85,55 @@ def row_share(ragged, sorted_rows, B, worker, workers):
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
+@routine
+def look_up(numbers, x_t, x_b, table, ahead, ragged, sorted_rows, step, steps, T, B, C, reverse, part, panels):
+    """ahead[s, position] = table[numbers[step + s]], which is b + x W, for the positions and panels of one worker."""
+    first, n = panels[0] * 4 * lanes(table), (panels[1] - panels[0]) * 4 * lanes(table)
+    for s in range(steps):
+        t = T - 1 - step - s if reverse else step + s
+        for position in range(part[0], part[1]):
+            row = position
+            if sorted_rows:
+                row = ragged[ORDER + position]
+                if step + s < first_of(ragged, B, row) or step + s >= last_of(ragged, B, row):
+                    continue
+            at = numbers[t * x_t + row * x_b] * C
+            copy_vectors(table, at + first, ahead, (s * B + position) * C + first, n)
+
+
+class Reading(NamedTuple):
+    """How a product reads its rows and weights."""
+
+    panel_size: Callable  # (inputs, lanes of its columns) -> elements of a panel of weights
+    row_size: Callable  # (elements, parts) -> bytes of the copy of a row that the product reads
+    take: Callable  # where the product reads rows of x: the pointer, start and stride of x or of copies
+    take_ahead: Callable  # likewise for some steps: the pointer, and the strides of time and rows
+    k_block: int  # inputs projected at once
+
+
+@inline
+def panel_elements(K, columns):
+    return K * columns
+
+
+@inline
+def no_copy(K, parts):
+    return 0
+
+
+@inline
+def take_in_place(x, at, stride, first, count, K, parts, copies, to):
+    return x, at, stride
+
+
+@inline
+def take_ahead_in_place(x, x_t, x_b, t, turn, steps, part, B, K, parts, copies, to):
+    return x, x_t, x_b
+
+
+IN_PLACE = Reading(panel_elements, no_copy, take_in_place, take_ahead_in_place, K_BLOCK)
+
+
 def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, finish):
     """Return the function that computes one step of some rows and panels: the product of a tile, then its `finish`.
 
@@ -94,7 +147,7 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
     ):
         init, i0, i_stride = init
         x, x0, x_stride, K, W, W_size = x
-        h, h_stride, depth, U, U_size = h
+        h, h0, h_stride, depth, U, U_size = h
         L = lanes(z)
         count = part[1] - part[0]
         tiles = (count + ROWS - 1) // ROWS
@@ -123,7 +176,7 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
                 )
                 at, next_at = panel * U_size, after * U_size
                 ahead = fetch_from(U, at, next_at, depth, recurrent_gates * L, tile)
-                state = h, m * h_stride, h_stride, depth, U, at, U_size, ahead
+                state = h, h0 + m * h_stride, h_stride, depth, U, at, U_size, ahead
                 # the cells of one row wait for each other less when all of a step's come together
                 target = z, z0 + panel * 4 * L if count == 1 else z0, p * 4 * L
                 stride = L
@@ -227,6 +280,7 @@ def make_finish(cell, usual_cell, is_usual, units: int):
                     value = usual_cell(options, z, z_at, stride, h, s, at, unit)
                 else:
                     value = cell(options, z, z_at, stride, h, s, at, unit)
+                value = one_nan(value)
                 store(h_next, s, value)
                 if has_y:
                     write_units(y, y_at, value, H - unit)
@@ -237,28 +291,33 @@ def make_finish(cell, usual_cell, is_usual, units: int):
 
 
 def make_steps(
-    rows, tail_rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, sweep_both=None, last_sweep=None
-):
+    rows, tail_rows, gates: int, recurrent_gates: int, units: int, read_options, sweep, sweep_both=None, last_sweep=None,
+    reading: Reading = IN_PLACE,
+):  # fmt: skip
     """Return the function that runs T steps.
 
     `rows` is the product of `sweep`, with so many vectors of W and of U in a panel that holds `units` vectors of units;
     `read_options(kind, narrow, args)` gives the cell's own arguments as a tuple. A step may have a second sweep (of four vectors of units a
     panel), whose source, weights and init begin that tuple.
     """
+    panel_size, row_size, take, take_ahead, k_block = reading
 
     @routine
     def project(
-        x, x_t, x_b, W, b, ahead, a0, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels, tail
-    ):
+        x, x_t, x_b, W, b, ahead, a0, ragged, sorted_rows, step, steps, T, B, I, C, reverse, part, panels, tail, parts, copies, c0
+    ):  # fmt: skip
         """ahead[a0 + s, position] = b + x[step + s] W for the positions and panels of one worker."""
         L = lanes(x)
-        size = I * gates * L
+        size = panel_size(I, gates * L)
+        now, turn = (T - 1 - step, -1) if reverse else (step, 1)
+        read = (np.intp(0), B) if sorted_rows else part
+        x, x_t, x_b = take_ahead(x, x_t, x_b, now, turn, steps, read, B, I, parts, copies, c0)
         across = part[1] - part[0] >= ROWS and not sorted_rows
         inner = part[1] - part[0] if across else steps
         at_once = panels_at_once(min(inner, ROWS))
         outer = steps if across else part[1] - part[0]
-        for k in range(0, I, K_BLOCK):
-            K = min(K_BLOCK, I - k)
+        for k in range(0, I, k_block):
+            K = min(k_block, I - k)
             done = np.intp(0)
             while done < panels[1] - panels[0]:
                 panel, p = next_panels(panels, tail, False, done, at_once)
@@ -298,18 +357,18 @@ def make_steps(
     def steps(kind, narrow, team, args):
         (
             x, x_t, x_b, W, U, b, h, h_next, y, y_t, y_b, y_last, z, ahead, mask, mask_t, mask_b, ragged, sorted_x, spare,
-            T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail, turn,
+            copies, copies_size, parts, T, B, I, H, S, run, reverse, has_y, masked, split, z_size, tail, looks_up, turn,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
-        options = read_options(kind, narrow, args)
+        options, numbers = read_options(kind, narrow, args), words(x)
         x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare = pointers(
             kind, (x, b, h, h_next, y, y_last, z, ahead, sorted_x, spare)
         )
         W, U = pointers(narrow, (W, U))
-        ragged = words(ragged)
+        ragged, copies = words(ragged), byte_pointer(copies)
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
         C = S // units * 4
-        W_size, U_size = I * gates * L, H * recurrent_gates * L
+        W_size, U_size = panel_size(I, gates * L), panel_size(H, recurrent_gates * L)
         sorted_rows = masked != UNMASKED and ragged[KIND] == NESTED
         permuted = sorted_rows and ragged[PERMUTED] != 0
         holes = masked != UNMASKED and ragged[KIND] == HOLES
@@ -319,7 +378,8 @@ def make_steps(
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
             tail = tail if worker == workers - 1 else none
-        z0 = words(team)[PLACE] * z_size
+        z0, h_copies = words(team)[PLACE] * z_size, words(team)[PLACE] * copies_size
+        x_copies = h_copies + B * row_size(H, 1)
         if permuted:
             if worker == 0:
                 for position in range(B):
@@ -334,10 +394,14 @@ def make_steps(
         for step in range(T):
             t = T - 1 - step if reverse else step
             # beside the recurrence all is projected but the first steps, and the last ones that are fewer than a sweep takes
-            if run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
+            if looks_up and step % run == 0:
+                look_up(
+                    numbers, x_t, x_b, b, ahead, ragged, sorted_rows, step, min(run, T - step), T, B, C, reverse, part, panels
+                )  # fmt: skip
+            elif run > 0 and step % run == 0 and (not overlapped or step == 0 or T - step < run):
                 project(
                     x, x_t, x_b, W, b, ahead, step % kept * B * C, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse,
-                    part, panels, tail,
+                    part, panels, tail, parts, copies, x_copies,
                 )  # fmt: skip
             active = active_rows(ragged, B, step) if sorted_rows else B
             for position in range(max(part[0], active), part[1]):
@@ -357,6 +421,9 @@ def make_steps(
                     row_at = t * x_t + ragged[ORDER + position] * x_b
                     for k in range(0, I, L):
                         write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
+            here = none if run > 0 else count
+            taken_x, x0, x_stride = take(source, x0, x_stride, part[0], here, I, parts, copies, x_copies)
+            taken_h, h0, h_stride = take(h, none, S, part[0], count, H, 1, copies, h_copies)
             init, i0, i_stride, K = b, none, none, I
             if run > 0:
                 init, i0, i_stride, K = ahead, step % kept * B * C, C, none
@@ -373,16 +440,19 @@ def make_steps(
                 )  # fmt: skip
             else:
                 sweep(
-                    options, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride), (source, x0, x_stride, K, W, W_size),
-                    (h, S, H, U, U_size), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                    options, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride),
+                    (taken_x, x0, x_stride, K, W, W_size), (taken_h, h0, h_stride, H, U, U_size),
+                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if last_sweep is not None:
                 if split == SPLIT_PANELS:
                     wait_for_all(team)
                 gated, weights, n_x = options[:3]
+                taken_h, h0, h_stride = take(gated, none, S, part[0], count, H, 1, copies, h_copies)
                 last_sweep(
-                    options, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S), (h, none, none, none, weights, none),
-                    (gated, S, H, weights, H * 4 * L), z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                    options, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S),
+                    (taken_h, none, none, none, weights, none), (taken_h, h0, h_stride, H, weights, panel_size(H, 4 * L)),
+                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
                 )  # fmt: skip
             if split == SPLIT_PANELS:
                 wait_for_all(team)

@@ -7,7 +7,9 @@ dims as in lstm.py; W (I, H) and U (H, H) packed as panels of 4 vectors of units
 
 from fastlstm.kernels.activations import TANH, activate, tanh
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
+from fastlstm.kernels.scaled import no_tail
 from fastlstm.kernels.simd import arguments, clamp, load
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
@@ -50,3 +52,13 @@ steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 4, rnn_options, sweep, swe
 def rnn_forward(kind, narrow, team, args):
     """Run T steps; arguments: those of `recurrence.make_steps`, then code and clipped; numbers: alpha, beta, bound."""
     steps(kind, narrow, team, args)
+
+
+quantised_sweep = make_sweep(quantised_rows, no_tail, 4, 4, 4, finish)
+quantised_steps = make_steps(quantised_rows, no_tail, 4, 4, 4, rnn_options, quantised_sweep, reading=QUANTISED)
+
+
+@kernel
+def rnn_quantised_forward(kind, narrow, team, args):
+    """Run T steps with int8 weights and quantised rows of x and h; arguments as `rnn_forward`."""
+    quantised_steps(kind, narrow, team, args)

@@ -48,6 +48,24 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, llvm_type(fe_type))
 
 
+class Half(types.Type):
+    """A float16 in memory: storage of weights, widened when it is read. Numba's own float16 has no model on a CPU."""
+
+    bitwidth = 16
+
+    def __init__(self):
+        super().__init__("Half")
+
+
+half = Half()
+
+
+@register_model(Half)
+class _HalfModel(models.PrimitiveModel):
+    def __init__(self, dmm, fe_type):
+        super().__init__(dmm, fe_type, ir.HalfType())
+
+
 def vector_of(pointer: types.Type) -> Vector | None:
     if isinstance(pointer, types.CPointer) and pointer.dtype in (types.float32, types.float64):
         return Vector(pointer.dtype)
@@ -88,9 +106,13 @@ def emit_store(builder, vector: Vector, value, address):
 
 
 def emit_widened(builder, vector: Vector, pointer: types.CPointer, address):
-    """Load a vector of what `pointer` points to (the vector's dtype, or float16) and widen it."""
+    """Load a vector of what `pointer` points to (the vector's dtype, float16 or int8) and widen it."""
     if pointer.dtype == vector.dtype:
         return emit_load(builder, vector, address)
+    if pointer.dtype == types.int8:
+        narrow = ir.VectorType(ir.IntType(8), vector.lanes)
+        whole = builder.load(builder.bitcast(address, narrow.as_pointer()), align=1)
+        return builder.sitofp(whole, llvm_type(vector))
     narrow = ir.VectorType(ir.HalfType(), vector.lanes)
     half = builder.load(builder.bitcast(address, narrow.as_pointer()), align=2)
     return builder.fpext(half, llvm_type(vector))
@@ -169,7 +191,8 @@ def pointers(typingctx, like, addresses):
     """Return a tuple of pointers to elements of the type `like` at these addresses."""
     if not isinstance(like, types.NumberClass) or not isinstance(addresses, types.UniTuple):
         return None
-    kind, codegen = _pointers(like.instance_type, addresses)
+    dtype = half if like.instance_type == types.float16 else like.instance_type
+    kind, codegen = _pointers(dtype, addresses)
     return kind(like, addresses), codegen
 
 
@@ -387,6 +410,17 @@ def where_nan(typingctx, x, then, otherwise):
         return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), args[1], args[2])
 
     return x(x, x, x), codegen
+
+
+@intrinsic
+def one_nan(typingctx, x):
+    """Return x with every NaN the same one: which of two NaNs a sum or product keeps is up to the compiler, place by place."""
+
+    def codegen(context, builder, sig, args):
+        nan = constant(sig.args[0], float("nan"))
+        return builder.select(builder.fcmp_unordered("uno", args[0], args[0]), nan, args[0])
+
+    return x(x), codegen
 
 
 def clamp_low(builder, vector, x, low):

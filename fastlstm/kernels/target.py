@@ -1,8 +1,8 @@
 """The CPU that kernels are compiled for, its SIMD width, and the register tile that fits it. Imports no Numba.
 
 `BYTES` of one vector register, and the `ROWS` and `PANELS` of the tile are parameters of every kernel, never constants in one.
-The environment variable FASTLSTM_SIMD_BYTES (16, 32 or 64) forces a width, for tests; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES
-choose another CPU, as they do for Numba.
+The environment variable FASTLSTM_SIMD_BYTES (16, 32 or 64) forces a width, and FASTLSTM_DOT=0 the portable product of int8 weights,
+for tests; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES choose another CPU, as they do for Numba.
 """
 
 import os
@@ -36,11 +36,23 @@ def _vector_bytes() -> int:
     return 64 if "+avx512f" in features else 32 if "+avx2" in features else 16
 
 
+def _has_dot() -> bool:
+    """Tell whether one instruction multiplies 4 bytes by 4 in each lane and adds the products: vpdpbusd."""
+    if os.environ.get("FASTLSTM_DOT") == "0" or not X86:
+        return False
+    features = FEATURES.split(",")
+    vex, evex = "+avxvnni" in features, "+avx512vnni" in features
+    return evex if BYTES == 64 else vex or (evex and "+avx512vl" in features)
+
+
 MACHINE = platform.machine().lower()
 X86 = MACHINE in ("x86_64", "amd64", "i386", "i686")
 ARM = MACHINE in ("aarch64", "arm64")
 CPU, FEATURES = _cpu()
 BYTES = _vector_bytes()
+DOT = _has_dot()
+# whether registers of float16 are widened by an instruction, and not by a call for each element
+HALF = ARM or not {"+f16c", "+avx512f"}.isdisjoint(FEATURES.split(","))
 # 4 gates x ROWS accumulators, 4 weights and one broadcast live in registers: 32 of them with AVX-512 and NEON, 16 else.
 ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units

@@ -54,13 +54,15 @@ def panels_at_once(n):
     return PANELS if n == 1 else 1
 
 
-def make_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
+def make_rows(
+    x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3), make_tile=_make_accumulate
+):
     """Return the function that runs 1 to ROWS rows by `panels_at_once` panels, or half of them, down to one.
 
     rows(n, p, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size), h (likewise), z
     (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile.
     """
-    tile = lambda rows, panels: _make_accumulate(rows, panels, x_columns, h_columns)
+    tile = lambda rows, panels: make_tile(rows, panels, x_columns, h_columns)
     one, two, three, one_of_two = tile(1, 1), tile(2, 1), tile(3, 1), tile(1, 2)
     if ROWS == 3:
 

@@ -103,3 +103,41 @@ def tile_keep(typingctx, tile, before, width, place):
         return context.make_tuple(builder, tile, values)
 
     return tile(tile, before, width, place), codegen
+
+
+@intrinsic(prefer_literal=True)
+def tile_zero(typingctx, array, count):
+    """Return `count` vectors of zeros, of the kind that `array` is read in."""
+    vector = vector_of(array)
+    if vector is None or not isinstance(count, types.IntegerLiteral):
+        return None
+    tile = types.UniTuple(vector, count.literal_value)
+    zeros = [simd.constant(vector, 0.0)] * len(tile)
+    return tile(array, count), lambda context, builder, sig, args: context.make_tuple(builder, tile, zeros)
+
+
+@intrinsic(prefer_literal=True)
+def tile_scale(typingctx, tile, init, i0, stride, weights, offset, size, panels, width):
+    """Return init[i0 + m * stride : ...] + tile * C for every row m; C are the float32 at byte weights[offset + p * size] of panel p."""
+    count, across, vector = panels.literal_value, width.literal_value, tile.dtype
+
+    def codegen(context, builder, sig, args):
+        pointer = simd.llvm_type(vector).as_pointer()
+        scales = []
+        for p in range(count):
+            panel = builder.add(args[5], builder.mul(args[6], ir.Constant(args[6].type, p)))
+            for g in range(across):
+                at = builder.add(panel, ir.Constant(panel.type, g * vector.lanes * vector.dtype.bitwidth // 8))
+                scales.append(builder.load(builder.bitcast(simd.address(builder, args[4], at), pointer), align=4))
+        values = []
+        for n in range(len(tile)):
+            m, place = divmod(n, len(scales))
+            at = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
+            at = builder.add(at, ir.Constant(at.type, place * vector.lanes))
+            start = simd.emit_load(builder, vector, simd.address(builder, args[1], at))
+            value = builder.extract_value(args[0], n)
+            values.append(simd.call(builder, "fma", value, scales[place], start))
+        return context.make_tuple(builder, sig.args[0], values)
+
+    sizes = (types.intp,) * 2
+    return tile(tile, init, *sizes, weights, *sizes, panels, width), codegen

@@ -8,16 +8,18 @@ from math import prod
 
 import numpy as np
 
-from fastlstm.graph import Node
+from fastlstm.graph import Node, Quantized
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
 from fastlstm.ops.mapping import emit_map_into
+from fastlstm.ops.narrow import DENSE_PARTS, DTYPES, FLOAT16, FLOAT32, QUANTISED, SCALED, dense_form
 from fastlstm.ops.op import (
     Attribute,
     Emit,
     Op,
     Slot,
+    Stored,
     Value,
     at,
     expect_shape,
@@ -25,9 +27,16 @@ from fastlstm.ops.op import (
     rows_in_place,
     shape_error,
 )
-from fastlstm.ops.packing import pack_columns, tail_of_columns
+from fastlstm.ops.packing import pack_columns, pack_quantised, pack_scaled, tail_of_columns
 
 PLAIN = ("Identity", 0.0, 0.0)
+MOST_ROWS = 6  # of a register tile
+_KERNELS = {
+    FLOAT32: "dense_forward",
+    FLOAT16: "dense_forward",
+    QUANTISED: "dense_quantised_forward",
+    SCALED: "dense_scaled_forward",
+}
 
 
 def emit_dense(
@@ -44,15 +53,25 @@ def emit_dense(
     activation: tuple[str, float, float] = PLAIN,
     part: tuple = (),
     take=lambda w: w,
+    whole: bool = True,
 ) -> None:
     """Emit y[o, m] = activation(b + x[o, m] W) for sizes (O, M, K, N).
 
-    `x_at`, `y_at`: start (of a contiguous array), outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix.
+    `x_at`, `y_at`: start (of a contiguous array), outer stride and row stride in elements. `take(W)`, named by `part`, is the (K, N) matrix;
+    `whole`: with all elements of W in their order.
     """
-    _, M, K, N = sizes
+    O, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
-    tail = tail_of_columns(N, L)
-    packed = emit.packed(("columns", L, *part), [W], lambda w: pack_columns(L, take(w).astype(dtype), tail))
+    form = dense_form(W, dtype, O * M, K, N) if whole else FLOAT32
+    tail = tail_of_columns(N, L) if form in (FLOAT32, FLOAT16) else 0
+
+    def pack(matrix) -> np.ndarray:
+        if not isinstance(matrix, Quantized):
+            return pack_columns(L, take(matrix).astype(DTYPES.get(form, dtype)), tail)
+        values, scale = pack_columns(L, take(matrix.values), 0), pack_columns(L, matrix.scale[None], 0)
+        return pack_quantised(emit.group, L, 4, values, scale) if form == QUANTISED else pack_scaled(L, values, scale)
+
+    packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L
 
     def pad(*bias: np.ndarray) -> np.ndarray:
@@ -65,10 +84,17 @@ def emit_dense(
     x_start, *x_strides = x_at or (0, M * K, K)
     y_start, *y_strides = y_at or (0, M * N, N)
     name, alpha, beta = activation
+    z, copies, copies_size = emit.workspace(dtype), y, 0
+    if form == QUANTISED:
+        rows, workers = O * M, len(z)
+        copies_size = rows * emit.row_bytes(K, DENSE_PARTS)
+        # few rows are read by every worker, each has copies of its own
+        few = rows < 2 * MOST_ROWS * workers**2
+        copies = emit.scratch((workers if few else 1, copies_size), np.dtype(np.uint8))
     emit.kernel(
-        "dense_forward", x.reshape(-1)[x_start:] if x_start else x, *x_strides, packed, bias, int(accumulate),
-        y.reshape(-1)[y_start:] if y_start else y, *y_strides, emit.workspace(dtype), sizes, tail, emit.activation(name),
-        float(alpha), float(beta),
+        _KERNELS[form], x.reshape(-1)[x_start:] if x_start else x, *x_strides, packed, bias, int(accumulate),
+        y.reshape(-1)[y_start:] if y_start else y, *y_strides, z, copies, copies_size, DENSE_PARTS, sizes, tail,
+        emit.activation(name), float(alpha), float(beta), kind=dtype, narrow=DTYPES.get(form, dtype),
     )  # fmt: skip
 
 
@@ -175,7 +201,9 @@ class MatMul(Op):
         left, right = (tuple(int(d) for d in shape) for shape in shapes)
         M, K, N = left[-2], left[-1], right[-1]
         if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2) and len(b.shape or ()) > 1:
-            matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
+            matrix = b
+            if not isinstance(b, Stored):
+                matrix = Value(b.dtype, (K, N), None if b.data is None else b.data.reshape(K, N), b.array)
             x = a.array.reshape(left) if len(a.shape or ()) == 1 else a.array
             emit_dense_rows(emit, x, matrix, None, outs[0], K, N, part=("matrix",), take=lambda w: w.reshape(K, N))
             return
@@ -196,7 +224,7 @@ class MatMul(Op):
                 matrix, part, take = Value(b.dtype, (K, N), None, one), ("matrix",), lambda w: w
             emit_dense(
                 emit, x, matrix, None, y, (1, M, K, N), x_at=(i * M * K, 0, K), y_at=(k * M * N, 0, N),
-                part=part, take=take,
+                part=part, take=take, whole=False,
             )  # fmt: skip
 
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
@@ -261,7 +289,7 @@ class Gemm(Op):
                 emit_map_into(emit, "combine_forward", y, [c.array, np.asarray(beta, a.dtype)], head, a.dtype)
         emit_dense(
             emit, x, b, None, y, (1, M, K, N), accumulate=c is not None, part=("gemm", alpha, transposed),
-            take=lambda w: _scaled_matrix(w.T if transposed else w, alpha, a.dtype),
+            take=lambda w: _scaled_matrix(w.T if transposed else w, alpha, a.dtype), whole=not transposed and alpha == 1.0,
         )  # fmt: skip
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
@@ -272,5 +300,7 @@ class Gemm(Op):
 
 
 def _scaled_matrix(matrix: np.ndarray, alpha: float, dtype: np.dtype) -> np.ndarray:
+    if alpha == 1.0:
+        return matrix
     with np.errstate(all="ignore"):
         return matrix * np.asarray(alpha, dtype)

@@ -111,6 +111,7 @@ class Conv1D(Op):
                     accumulate=tap > 0, activation=activation if tap == K - 1 else PLAIN,
                     part=("columns of group", group, groups, tap),
                     take=lambda w, tap=tap, columns=columns: w[tap if w.ndim == 3 else 0, ..., columns].reshape(-1, f),
+                    whole=False,
                 )  # fmt: skip
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:

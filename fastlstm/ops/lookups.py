@@ -15,6 +15,7 @@ from fastlstm.ops.op import (
     Emit,
     HostOp,
     Slot,
+    TableRows,
     Value,
     axis_of,
     register,
@@ -113,6 +114,8 @@ class Gather(HostOp):
         rows = emit_rows(emit, indices, -size if from_end else 0, size, lambda: self._check(node, array, size))
         if rows is None:
             super().lower(node, args, outs, emit)
+        elif emit.looks_up(node):
+            out.rows = TableRows(rows, x)
         elif indices.data is not None and rows.ndim == 0:
             emit.alias(out, x.array[(slice(None),) * axis + (int(rows),)])
         else:

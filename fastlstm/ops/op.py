@@ -6,13 +6,14 @@ axes it mixes and what it costs, and has an adjoint. Only the plan touches kerne
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from fastlstm.errors import GraphError, ShapeError, one_of
-from fastlstm.graph import Node
+from fastlstm.graph import Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
 
@@ -27,10 +28,35 @@ class Value:
     shape: Shape | None
     data: np.ndarray | None = None
     array: np.ndarray | None = None
+    rows: "TableRows | None" = None
 
     @classmethod
     def constant(cls, data: np.ndarray) -> "Value":
         return cls(data.dtype, data.shape, data, data)
+
+
+class Stored(Value):
+    """A weight in float16 or int8: a float32 value, which is widened only where something reads its contents."""
+
+    def __init__(self, name: str, weight: Weight):
+        self.name, self.weight = name, weight
+        self.dtype, self.shape = np.dtype(np.float32), tuple(weight.shape)
+
+    @cached_property
+    def data(self) -> np.ndarray:  # type: ignore[override]
+        return np.ascontiguousarray(widen(self.weight))
+
+    @property
+    def array(self) -> np.ndarray:  # type: ignore[override]
+        return self.data
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """What stands in place of a buffer: rows of a constant table, by their numbers (int64, contiguous)."""
+
+    numbers: np.ndarray
+    table: Value
 
 
 @dataclass(frozen=True)
@@ -121,8 +147,24 @@ class Emit(Protocol):
         """Return a buffer that each run starts from `start` (None: zeros) and of which a stream carries `width` columns."""
         ...
 
-    def packed(self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray]) -> np.ndarray:
-        """Return pack(*arrays): done once for constants, at each run for values."""
+    def packed(
+        self, key: tuple, arrays: Sequence[Value], pack: Callable[..., np.ndarray], narrow: bool = False
+    ) -> np.ndarray:
+        """Return pack(*arrays): done once for constants, at each run for values. `narrow`: of stored weights, as they are stored."""
+        ...
+
+    def looks_up(self, node: Node) -> bool:
+        """Tell whether the readers of this node's output take numbers of rows of a table for it."""
+        ...
+
+    def made_once(
+        self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
+    ) -> np.ndarray:
+        """Return an array of constants that the kernels which `make(array)` emits have filled, the first time it is asked for."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Add what a person wants to know of the node being lowered, and its steps do not show."""
         ...
 
     def alias(self, out: Value, array: np.ndarray) -> None:
@@ -131,6 +173,15 @@ class Emit(Protocol):
 
     def lanes(self, dtype: np.dtype) -> int:
         """Return how many elements of dtype a vector of this machine holds."""
+        ...
+
+    def row_bytes(self, K: int, parts: int) -> int:
+        """Return the bytes of `parts` quantised rows of K elements."""
+        ...
+
+    @property
+    def group(self) -> int:
+        """How many neighbouring inputs of an int8 weight stand together."""
         ...
 
     def activation(self, name: str) -> int:

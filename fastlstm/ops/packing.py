@@ -62,6 +62,26 @@ def pack_columns(lanes: int, matrix: np.ndarray, tail: int) -> np.ndarray:
     return np.concatenate([padded.reshape(K, panels, 4, lanes).transpose(1, 0, 2, 3).ravel(), last.ravel()])
 
 
+def pack_quantised(group: int, lanes: int, width: int, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Flat panels (P, K, width, L) of int8 and flat scales (P, width, L) -> bytes (P, n) as kernels/quantised.py reads them."""
+    scale = scale.reshape(-1, width, lanes)
+    panels = values.reshape(len(scale), -1, width, lanes)
+    P, K, _, _ = panels.shape
+    groups = -(-K // group)
+    padded = np.zeros((P, groups * group, width, lanes), np.int8)
+    padded[:, :K] = panels
+    turned = padded.reshape(P, groups, group, width, lanes).transpose(0, 1, 3, 4, 2)
+    sums = scale * panels.sum(axis=1, dtype=np.int64).astype(np.float64)
+    factors = np.stack([scale, sums.astype(np.float32)], axis=1)
+    return np.concatenate([factors.reshape(P, -1).view(np.int8), turned.reshape(P, -1)], axis=1)
+
+
+def pack_scaled(lanes: int, values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Flat panels (P, K, 4, L) of int8 and flat scales (P, 4, L) -> bytes (P, n) as kernels/scaled.py reads them."""
+    scale = np.ascontiguousarray(scale).reshape(-1, 4 * lanes)
+    return np.concatenate([scale.view(np.int8), values.reshape(len(scale), -1)], axis=1)
+
+
 def pad_units(S: int, matrix: np.ndarray) -> np.ndarray:
     """(n, H) -> (n, S), zeros past H."""
     padded = np.zeros((matrix.shape[0], S), matrix.dtype)

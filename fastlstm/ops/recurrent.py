@@ -7,18 +7,30 @@ likewise without its last axis. Outputs: Y over time, the final h (and c), and `
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from fastlstm.errors import DTypeError, GraphError
-from fastlstm.graph import Node
+from fastlstm.graph import Node, Quantized
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim, agree
 from fastlstm.ops.mapping import emit_where
+from fastlstm.ops.narrow import DTYPES, FLOAT16, FLOAT32, QUANTISED, input_parts, recurrent_form
 from fastlstm.ops.op import Attribute, Emit, Op, Slot, Value, at, expect_shape, register, shape_error
-from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
+from fastlstm.ops.packing import (
+    pack_bias,
+    pack_columns,
+    pack_panels,
+    pack_quantised,
+    pad_units,
+    tail_of_columns,
+    tail_of_gates,
+)
 
 CACHE_BYTES = 3 << 19  # of a core's second-level cache that weights may fill
+ROWS_AT_ONCE = 16384  # elements of projections that are looked up at once: they stay in the second-level cache
+ROWS_TOGETHER = 512  # of a table, projected together
 UNMASKED, ZERO, CARRY = -1, 0, 1
 OVERLAPPED, BOTH_ROWS = (
     -1,
@@ -36,6 +48,14 @@ def _steps_ahead(T: int, B: int, I: int, size: int) -> int:
         return 0
     elements = 65536 if I < 1024 else 196608
     return max(1, min(T, elements // max(1, B * size)))
+
+
+class Form(NamedTuple):
+    """How kernels read a layer's weights: beside values of what dtype, by which name of ops/narrow.py, the last panel's width."""
+
+    dtype: np.dtype
+    weights: str
+    tail: int
 
 
 class Recurrent(Op):
@@ -132,11 +152,14 @@ class Recurrent(Op):
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         T, B, I, H = (int(d) for d in self.dims(node, args))
         given = args[0]
-        assert given is not None and given.array is not None
-        dtype, L = given.dtype, emit.lanes(given.dtype)
+        assert given is not None
+        dtype, L, known = given.dtype, emit.lanes(given.dtype), given.rows
         time = self.time_axis(node)
         S = self.state_stride(node, H, L)
-        x = given.array if _steps_in_place(given.array) else emit.contiguous(given.array)
+        columns = S if self.gates == 1 else 4 * S
+        x = given.array if known is None else known.numbers
+        assert x is not None
+        x = x if known is not None or _steps_in_place(x) else emit.contiguous(x)
         nothing = emit.scratch((1,), dtype)
 
         mask = at(args, self.mask_slot)
@@ -144,7 +167,11 @@ class Recurrent(Op):
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(node, T, B, I, S)
-        if B == 1 and run and mask is None and self.overlaps(node, I, H, dtype) and T >= 2 * BOTH_ROWS:
+        form = self.form(node, args, L)
+        overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype)
+        if known is not None:
+            kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
+        elif B == 1 and run and mask is None and overlaps and T >= 2 * BOTH_ROWS:
             run, kept = OVERLAPPED, 2 * BOTH_ROWS
         if mask is not None:
             assert mask.array is not None
@@ -165,15 +192,22 @@ class Recurrent(Op):
             y = emit.output(outs[0], _steps_in_place)
             y_strides = _two(y, time)
         has_y = int(outs[0] is not None)
-        W, U, b, cell, numbers = self.weights(node, args, emit, S, dtype)
-        columns = S if self.gates == 1 else 4 * S
         z = emit.workspace(dtype, columns)
+        W, U, b, cell, numbers = self.weights(node, args, emit, S, form)
+        if known is not None:
+            W, I, b = nothing, 0, self.projected(node, args, known.table, columns, emit)
         ahead = emit.scratch((kept, B, columns), dtype) if kept else nothing
         cell = [states[1:], *cell] if len(states) > 1 else [(), *cell]
+        copies, copies_size, parts = nothing, 0, input_parts(I, H)
+        if form.weights == QUANTISED:
+            copies_size = B * (emit.row_bytes(H, 1) + max(kept, 1) * emit.row_bytes(I, parts))
+            copies = emit.scratch((z.shape[0], copies_size), np.dtype(np.uint8))
         emit.kernel(
-            self.kernel(node), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype), y, y_strides, y_last,
-            z, ahead, *about, (T, B, I, H, S, run), (reverse, has_y, masked, self.split(B, H), z.shape[1], self.tail(node, H, L), 0),
+            self.kernel(node, form.weights == QUANTISED), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype),
+            y, y_strides, y_last, z, ahead, *about, copies, copies_size, parts, (T, B, I, H, S, run),
+            (reverse, has_y, masked, self.split(B, H), z.shape[1], form.tail, int(known is not None), 0),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
+            narrow=DTYPES.get(form.weights, dtype),
         )  # fmt: skip
         self._lower_states(node, outs, emit, states, y_last if masked == CARRY else states[0], mask, H, S)
 
@@ -192,9 +226,78 @@ class Recurrent(Op):
             elif out is not None and seen is not None:
                 emit_where(emit, seen, state[:, :H], np.zeros((), state.dtype), out)
 
-    def kernel(self, node: Node) -> str:
+    def projected(self, node: Node, args: Sequence[Value | None], table: Value, columns: int, emit: Emit) -> np.ndarray:
+        """Return b + e W for every row e of a constant table (rows, I), as the kernel lays it out: (rows, columns).
+
+        The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
+        """
+        assert table.array is not None and table.shape is not None
+        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
+        S, form, parts = self.state_stride(node, H, L), self.form(node, args, L), input_parts(I, H)
+        quantised = form.weights == QUANTISED
+
+        def make(whole: np.ndarray) -> None:
+            nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
+            for first in range(0, count, ROWS_TOGETHER):
+                rows = source[first : first + ROWS_TOGETHER]
+                n = len(rows)
+                x = Value(dtype, (n, 1, I) if self.time_axis(node) else (1, n, I))
+                W, U, b, cell, numbers = self.weights(node, [x, *args[1:]], emit, S, form)
+                states = [emit.scratch((n, S), dtype) for _ in (*self.states, "next")]
+                for state in states:
+                    state[...] = 0
+                size = n * (emit.row_bytes(H, 1) + emit.row_bytes(I, parts)) if quantised else 0
+                copies = emit.scratch((z.shape[0], size), np.dtype(np.uint8)) if quantised else nothing
+                emit.kernel(
+                    self.kernel(node, quantised), rows, (0, I), W, U, b, states[0], states[-1], nothing, (0, 0), nothing, z,
+                    whole[first : first + n], nothing, 0, 0, nothing, nothing, nothing, copies, size, parts,
+                    (1, n, I, H, S, 1),
+                    (0, 0, UNMASKED, self.split(n, H), z.shape[1], form.tail, 0, 0), tuple(states[1:-1]),
+                    *(tuple(part) for part in cell), tuple(float(v) for v in numbers), kind=dtype,
+                    narrow=DTYPES.get(form.weights, dtype),
+                )  # fmt: skip
+
+        emit.note(f"look-up of {count} projections")
+        return emit.made_once(("projected", node.name), (count, columns), dtype, make)
+
+    def kernel(self, node: Node, quantised: bool) -> str:
         """Return the name of the kernel that runs this node."""
-        return f"{self.name.lower()}_forward"
+        return f"{self.name.lower()}{'_quantised' if quantised else ''}_forward"
+
+    def form(self, node: Node, args: Sequence[Value | None], L: int) -> Form:
+        """Return how kernels read the weights."""
+        T, B, _, H = (int(d) for d in self.dims(node, args))
+        W, U, dtype = args[self.w_slot], args[self.u_slot], args[0].dtype  # type: ignore[union-attr]
+        assert W is not None and U is not None
+        weights = recurrent_form(W, U, dtype, T, B, self.gates)
+        return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, L))
+
+    def panels(
+        self,
+        emit: Emit,
+        weight: Value,
+        form: Form,
+        columns: Sequence[int] = (),
+        places: Sequence[int] = (),
+        part: int = 0,
+    ) -> np.ndarray:
+        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on."""
+        L, H = emit.lanes(form.dtype), weight.shape[1] // self.gates  # type: ignore[index, operator]
+
+        def arranged(matrix: np.ndarray) -> np.ndarray:
+            if columns:
+                return pack_panels(self.gates, L, columns, places or columns, matrix, form.tail)
+            return pack_columns(L, matrix[:, part * H :], form.tail)
+
+        def pack(matrix) -> np.ndarray:
+            if isinstance(matrix, Quantized):
+                scale = arranged(matrix.scale[None])
+                return pack_quantised(emit.group, L, len(columns) or 4, arranged(matrix.values), scale)
+            return arranged(matrix if form.weights == FLOAT16 else matrix.astype(form.dtype))
+
+        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part
+        return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
 
     def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
         """Tell whether x W is projected beside the recurrence of a single row: where W leaves U its place in the cache."""
@@ -208,7 +311,7 @@ class Recurrent(Op):
         """Return what the workers of a team divide: rows, or where there are few, panels of units."""
         return 0 if B >= 12 else 1
 
-    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+    def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         """Return W, U and b packed, the cell's own integers (tuples and arrays), and its numbers."""
         raise AssertionError("subclasses pack their weights")
 
@@ -299,14 +402,13 @@ class LSTM(Recurrent):
         expect_shape(node, args, 6, "peepholes P", (3, dims[3]))
         return dims
 
-    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+    def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
+        dtype, _, tail = form
         H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
-        tail = self.tail(node, H, L)
-        pack = lambda w: pack_panels(4, L, every, every, w.astype(dtype), tail)
-        W, U = (emit.packed(("panels", 4, L), [args[k]], pack) for k in (1, 2))
+        W, U = (self.panels(emit, weight, form, every) for weight in args[1:3])
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
-            emit, f"lstm b {L} {H}", [at(args, 3)],
+            emit, f"lstm b {L} {H} {tail}", [at(args, 3)],
             lambda b: pack_bias(L, (zeros if b is None else b).reshape(4, H), tail), dtype,
         )  # fmt: skip
         P = at(args, 6)
@@ -350,16 +452,15 @@ class GRU(Recurrent):
     def tail(self, node: Node, H: int, L: int) -> int:
         return 0 if self.get(node, "reset") == "before" else super().tail(node, H, L)
 
-    def kernel(self, node: Node) -> str:
-        return f"gru_{self.get(node, 'reset')}_forward"
+    def kernel(self, node: Node, quantised: bool) -> str:
+        return f"gru_{self.get(node, 'reset')}{'_quantised' if quantised else ''}_forward"
 
-    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
+    def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
+        dtype, _, tail = form
         H, L, every, two = args[2].shape[0], emit.lanes(dtype), (0, 1, 2), (0, 1)
         codes, numbers, clipped, bound = self.coefficients(node, emit)
         usual = codes == (emit.activation("Sigmoid"), emit.activation("Tanh"))
         before = self.get(node, "reset") == "before"
-
-        tail = self.tail(node, H, L)
 
         def pack_biases(b: np.ndarray | None, bn: np.ndarray | None) -> np.ndarray:
             gates = np.zeros((4, H), dtype)
@@ -367,18 +468,13 @@ class GRU(Recurrent):
             gates[2 if before else 3] += 0 if bn is None else bn
             return pack_bias(L, gates, tail)
 
-        W = emit.packed(
-            ("panels", 3, L, before), [args[1]], lambda w: pack_panels(3, L, every, every, w.astype(dtype), tail)
-        )
-        b = self.bias(emit, f"gru b {L} {H} {before}", [at(args, 3), at(args, 4)], pack_biases, dtype)
+        W = self.panels(emit, args[1], form, every)
+        b = self.bias(emit, f"gru b {L} {H} {before} {tail}", [at(args, 3), at(args, 4)], pack_biases, dtype)
         cell = (int(usual and not clipped), *codes, clipped)
         if not before:
-            U = emit.packed(
-                ("panels of U", 3, L), [args[2]], lambda u: pack_panels(3, L, every, (0, 1, 3), u.astype(dtype), tail)
-            )
-            return W, U, b, [cell], (*numbers, bound)
-        U = emit.packed(("panels", 2, L), [args[2]], lambda u: pack_panels(3, L, two, two, u.astype(dtype)))
-        Un = emit.packed(("columns of n", L), [args[2]], lambda u: pack_columns(L, u[:, 2 * H :].astype(dtype), 0))
+            return W, self.panels(emit, args[2], form, every, (0, 1, 3)), b, [cell], (*numbers, bound)
+        U = self.panels(emit, args[2], form, two)
+        Un = self.panels(emit, args[2], form, part=2)
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
@@ -410,11 +506,9 @@ class RNN(Recurrent):
     def tail(self, node: Node, H: int, L: int) -> int:
         return tail_of_columns(H, L)
 
-    def weights(self, node, args, emit: Emit, S: int, dtype: np.dtype) -> tuple:
-        H, L = args[2].shape[0], emit.lanes(dtype)
-        tail = self.tail(node, H, L)
-        W = emit.packed(("columns", L), [args[1]], lambda w: pack_columns(L, w.astype(dtype), tail))
-        U = emit.packed(("columns", L), [args[2]], lambda u: pack_columns(L, u.astype(dtype), tail))
+    def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
+        H, dtype = args[2].shape[0], form.dtype
+        W, U = (self.panels(emit, weight, form) for weight in args[1:3])
         zeros = np.zeros(H, dtype)
         b = self.bias(
             emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype

@@ -1,0 +1,185 @@
+"""Quantised rows: activations as codes of 8 or 16 bits with a scale of each row's own, and their products with int8 weights.
+
+    code_k = round(x_k / s) + zero       s = (max(x, 0) - min(x, 0)) / LEVELS       zero = round(-min(x, 0) / s) + 1
+    x W_n  = sum_k (code_k - zero) s Q_kn c_n = (sum_k code_k Q_kn) s c_n - zero s d_n       d_n = c_n sum_k Q_kn
+
+Q (K, N) int8 with one scale c_n for each column. Zero has a code, so that zeros stay zeros; LEVELS and 1 leave room for rounding at both
+ends. Codes of 16 bits are two parts of 8: a row of high bytes, whose scale is 256 s, and one of low bytes. The sums of a part are exact
+integers, and what is rounded depends on a row and a column alone: a row's bits are the same in any tile, on any CPU.
+
+A row with NaN or an infinity in it has the scale NaN: every sum over it is NaN.
+
+Weights are packed as panels of bytes [P][c, d: 2 x columns x L float32][K / GROUP][columns][L][GROUP], zeros past K.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from fastlstm.kernels.integer_intrinsics import (
+    has_nan,
+    largest_lane,
+    load_count,
+    no_sums,
+    shifted,
+    store_codes,
+    store_count,
+    store_real,
+    sums_add,
+    sums_store,
+)
+from fastlstm.kernels.jit import inline, routine
+from fastlstm.kernels.layout import CODE, GROUP, HEADER, row_bytes
+from fastlstm.kernels.recurrence import Reading
+from fastlstm.kernels.simd import fma, lanes, larger, load, load_part, splat
+from fastlstm.kernels.tile import WIDTH, make_rows
+
+LEVELS, FINE_LEVELS = 253, 65533  # of one part, of two
+ROUND = 12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in a float32's low bits
+SMALLEST = 1e-30  # ranges below count as zero: their reciprocal could overflow
+
+row_size = inline(row_bytes)
+
+
+@inline
+def panel_bytes(K, columns):
+    """Return the bytes of a panel of weights: K inputs, `columns` lanes in all."""
+    return columns * (8 + (K + GROUP - 1) // GROUP * GROUP)
+
+
+@inline
+def write_header(rows, to, scale, offset, parts):
+    store_real(rows, to, scale)
+    store_real(rows, to + 4, offset)
+    store_count(rows, to + 8, parts)
+
+
+@inline
+def widen_range(value, high, low, poison):
+    """Return the bounds of values that include this vector; NaN and infinities leave NaN in `poison`."""
+    return larger(value, high), larger(-value, low), fma(value, splat(value, 0.0), poison)
+
+
+@routine
+def quantise(x, at, K, parts, rows, to):
+    """Write x[at : at + K] as a quantised row at rows[to], in one part of 8 bits or two."""
+    L = lanes(x)
+    whole = K // L * L
+    zeros = splat(load_part(x, at, 0, 0.0), 0.0)
+    high, low, poison = zeros, zeros, zeros
+    for k in range(0, whole, L):
+        high, low, poison = widen_range(load(x, at + k), high, low, poison)
+    if whole < K:
+        high, low, poison = widen_range(load_part(x, at + whole, K - whole, 0.0), high, low, poison)
+    bottom = largest_lane(low)
+    span = largest_lane(high) + bottom
+    levels = np.float32(LEVELS) if parts == 1 else np.float32(FINE_LEVELS)
+    scale, inverse = np.float32(0), np.float32(0)
+    if span > np.float32(SMALLEST):
+        scale, inverse = span / levels, levels / span
+    first = bottom * inverse + np.float32(ROUND) - np.float32(ROUND) + np.float32(1)
+    if has_nan(poison) or not span < np.float32(np.inf):
+        scale = np.float32(np.nan)
+    factor, base, codes = splat(zeros, inverse), splat(zeros, first + np.float32(ROUND)), to + HEADER
+    if parts == 1:
+        write_header(rows, to, scale, -(first * scale), 1)
+        for k in range(0, whole, L):
+            store_codes(rows, codes + k * CODE, fma(load(x, at + k), factor, base), 0)
+        if whole < K:
+            code = fma(load_part(x, at + whole, K - whole, 0.0), factor, base)
+            store_codes(rows, codes + whole * CODE, code, 0)
+        return
+    size = row_size(K, 1)
+    write_header(rows, to, scale * np.float32(256), -(first * scale), 2)
+    write_header(rows, to + size, scale, np.float32(0), 1)
+    for k in range(0, whole, L):
+        code = fma(load(x, at + k), factor, base)
+        store_codes(rows, codes + k * CODE, code, 1)
+        store_codes(rows, codes + size + k * CODE, code, 0)
+    if whole < K:
+        code = fma(load_part(x, at + whole, K - whole, 0.0), factor, base)
+        store_codes(rows, codes + whole * CODE, code, 1)
+        store_codes(rows, codes + size + whole * CODE, code, 0)
+
+
+@cache
+def _make_phase(rows: int, panels: int, columns: tuple[int, ...]):
+    """Return the function z = init + x W of so many quantised rows and panels; vectors of z that are not `columns` are init."""
+    width, count, step = len(columns), rows * panels * len(columns), len(columns) * GROUP
+
+    @routine
+    def phase(init, x, z):
+        L = lanes(z[0])
+        source, start, stride, K, W, at, size, _ = x
+        codes, weights = start + HEADER, at + width * L * 8
+        tile = no_sums(count)
+        for k in range((K + GROUP - 1) // GROUP):
+            tile = sums_add(tile, source, codes + 4 * k, stride, W, weights + k * (step * L), size, panels, width)
+        sums_store(
+            tile,
+            init[0],
+            init[1],
+            init[2],
+            source,
+            start,
+            stride,
+            W,
+            at,
+            size,
+            z[0],
+            z[1],
+            z[2],
+            panels,
+            WIDTH,
+            columns,
+        )
+
+    return phase
+
+
+def _make_tile(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
+    x_phase, h_phase = _make_phase(rows, panels, x_columns), _make_phase(rows, panels, h_columns)
+
+    @routine
+    def accumulate(init, x, h, z):
+        source, start, stride, K, W, at, size, ahead = x
+        if K > 0:
+            x_phase(init, x, z)
+            if load_count(source, start + 8) == 2:
+                x_phase(z, (source, start + row_size(K, 1), stride, K, W, at, size, ahead), z)
+            if h[3] > 0:
+                h_phase(z, h, z)
+        else:
+            h_phase(init, h, z)
+
+    return accumulate
+
+
+def make_quantised_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
+    """Return rows(n, p, init, x, h, z) as `tile.make_rows` does, for sources that are quantised rows."""
+    return make_rows(x_columns, h_columns, _make_tile)
+
+
+quantised_rows = make_quantised_rows()
+
+
+@inline
+def take(x, at, stride, first, count, K, parts, copies, to):
+    """Quantise `count` rows of x[at] from row `first` on; return the pointer, start and stride of quantised rows."""
+    size = row_size(K, parts)
+    for row in range(first, first + count):
+        quantise(x, at + row * stride, K, parts, copies, to + row * size)
+    return copies, to, size
+
+
+@inline
+def take_ahead(x, x_t, x_b, t, turn, steps, part, B, K, parts, copies, to):
+    """Quantise the rows `part` of B at times t, t + turn ...; return the pointer and the strides of time and rows."""
+    size = row_size(K, parts)
+    for s in range(steps):
+        for row in range(part[0], part[1]):
+            quantise(x, (t + turn * s) * x_t + row * x_b, K, parts, copies, to + (s * B + row) * size)
+    return shifted(copies, to - t * turn * B * size), turn * B * size, size
+
+
+QUANTISED = Reading(panel_bytes, row_size, take, take_ahead, 1 << 30)
