@@ -29,7 +29,7 @@ def _read(builder):
         return builder.zext(builder.load(slot), ir.IntType(64))
     if target.ARM:
         kind = ir.FunctionType(ir.IntType(64), [])
-        return builder.asm(kind, "mrs $0, fpcr", "=r", [], side_effect=True)
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.get.fpcr"), [])
     return ir.Constant(ir.IntType(64), 0)
 
 
@@ -40,7 +40,7 @@ def _write(builder, mode) -> None:
         _mxcsr(builder, "ldmxcsr", slot)
     elif target.ARM:
         kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-        builder.asm(kind, "msr fpcr, $0", "r", [mode], side_effect=True)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.aarch64.set.fpcr"), [mode])
 
 
 @intrinsic

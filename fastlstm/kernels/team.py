@@ -60,7 +60,9 @@ def pause(typingctx):
         if target.X86:
             builder.call(cgutils.get_or_insert_function(builder.module, nothing, "llvm.x86.sse2.pause"), [])
         elif target.ARM:
-            builder.asm(nothing, "yield", "", [], side_effect=True)
+            hint = ir.FunctionType(ir.VoidType(), [ir.IntType(32)])
+            name = "llvm.aarch64.hint"
+            builder.call(cgutils.get_or_insert_function(builder.module, hint, name), [ir.Constant(ir.IntType(32), 1)])
         return context.get_dummy_value()
 
     return types.void(), codegen
