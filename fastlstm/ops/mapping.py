@@ -32,7 +32,7 @@ def bits_of(dtype: np.dtype) -> tuple[np.dtype, int, int] | None:
 
 def size_kind(dtype: np.dtype) -> np.dtype:
     """Return the integer dtype of the same size: what a kernel copies elements as."""
-    return np.dtype(f"u{dtype.itemsize}")
+    return np.dtype(f"i{dtype.itemsize}")
 
 
 def emit_map(
