@@ -351,8 +351,8 @@ class Session:
         for members in groups.values():
             stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")
             outputs = self._run_once(self._checked({name: stacked}, frozenset([name])), {})
-            for place, k in enumerate(members):
-                results[k] = self._row(outputs, place)
+            for row, k in zip(self._by_row(outputs, len(members)), members, strict=True):
+                results[k] = row
         return results
 
     def _run_padded_rows(self, rows: list[Array], name: str) -> list:
@@ -382,22 +382,23 @@ class Session:
         filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
         outputs = self._run_padded([filled], lengths[order], steps, {})
         results: list = [None] * len(rows)
-        for place, k in enumerate(order):
-            results[k] = self._row(outputs, place, int(lengths[k]))
+        for row, k in zip(self._by_row(outputs, len(rows), lengths[order].tolist()), order.tolist(), strict=True):
+            results[k] = row
         return results
 
-    def _row(self, outputs: Mapping[str, Array], k: int, length: int | None = None):
-        """Return one row of every output, its steps up to a length."""
-        row = {}
+    def _by_row(self, outputs: Mapping[str, Array], count: int, lengths: Sequence[int] | None = None) -> list:
+        """Return the rows of every output as views, each with its steps up to its length."""
+        columns = []
         for name, y in outputs.items():
-            index: list = [slice(None)] * y.ndim
             time, batch = self.axes.axis(name, TIME), self.axes.axis(name, BATCH)
-            if time is not None:
-                index[time] = slice(length)
-            if batch is not None:
-                index[batch] = k
-            row[name] = y[tuple(index)]
-        return row if len(row) > 1 else next(iter(row.values()))
+            rows = [y] * count if batch is None else list(np.moveaxis(y, batch, 0))
+            if time is not None and lengths is not None:
+                before = (slice(None),) * (time - (batch is not None and time > batch))
+                rows = [row[(*before, slice(length))] for row, length in zip(rows, lengths, strict=True)]
+            columns.append(rows)
+        if len(columns) == 1:
+            return columns[0]
+        return [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
 
     # ---- besides running ----------------------------------------------------------------------------
     def stream(self, batch: int = 1) -> Stream:
