@@ -156,7 +156,9 @@ GRAPHS = {"a cell by hand": _cell_by_hand, "lengths that are computed": _lengths
 def test_a_run_of_an_exported_graph_is_one_call(name):
     session = fastlstm.Session(GRAPHS[name]())
     sizes = {"B": 3, "T": 6}
-    feeds = {spec.name: np.full([sizes.get(d, d) for d in spec.shape or ()], 1.5, spec.dtype) for spec in session.inputs}
+    feeds = {
+        spec.name: np.full([sizes.get(d, d) for d in spec.shape or ()], 1.5, spec.dtype) for spec in session.inputs
+    }
     assert programs.numpy_steps(session, feeds) == []
     assert programs.is_one_call(session, feeds)
     session.run(feeds)
