@@ -156,3 +156,37 @@ def test_threads_that_refuse_and_threads_that_run_do_not_meet():
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize("order", [("ids", "lengths"), ("lengths", "ids"), ("more", "ids")])
+def test_of_several_inputs_each_is_refused_whatever_the_others_hold(order):
+    """One that is right does not make up for one that is wrong, and what comes between reads nothing out of range."""
+    rng = np.random.default_rng(0)
+    ws = models.weights(rng, "GRU", 12, 5) | {"table": rng.standard_normal((9, 6)).astype("f4")}
+    nodes = {
+        "ids": Node("pick", "Embedding", ("ids", "table"), ("e",)),
+        "more": Node("other", "Gather", ("table", "more"), ("f",)),
+        "lengths": Node("mask", "SequenceMask", ("lengths", "ids3"), ("m",), {"batch_first": True}),
+    }
+    front = [Node("three", "Unsqueeze", ("ids", "axis"), ("ids3",)), *(nodes[name] for name in order)]
+    front += [node for name, node in nodes.items() if name not in order]
+    back = [
+        Node("join", "Concat", ("e", "f"), ("x",), {"axis": 2}),
+        Node("net", "GRU", ("x", "W", "U", "b", "bn", "", "m"), ("y",), {"batch_first": True}),
+    ]
+    inputs = [("ids", "int64", ("B", "T")), ("more", "int32", ("B", "T")), ("lengths", "int64", ("B",))]
+    session = fastlstm.Session(models.model([*front, *back], inputs, ["y"], ws | {"axis": np.array([2])}))
+    good = {"ids": rng.integers(0, 9, (2, 4)), "more": rng.integers(0, 9, (2, 4), "int32"), "lengths": np.array([4, 2])}
+    assert programs.is_one_call(session, good)
+    want = session.run(good)["y"]
+    for name, bad, said in (
+        ("ids", 2**40, "node 'pick': id"),
+        ("more", -(2**30), "'other': index"),
+        ("lengths", 5, "length is 5"),
+    ):
+        wrong = {key: array.copy() for key, array in good.items()}
+        wrong[name].reshape(-1)[-1] = bad
+        for _ in range(3):
+            with pytest.raises(fastlstm.InputError, match=said):
+                session.run(wrong)
+            assert models.same_bits(session.run(good)["y"], want)

@@ -13,23 +13,25 @@ from fastlstm.kernels.team import WORKER, WORKERS, share
 
 @kernel
 def rows_forward(kind, narrow, team, args):
-    """Write ids[o, m] of any dtype (`kind`) as int64 `narrow`; below 0 they count from `size`. Verdict: 1 for one outside [low, size).
+    """Write ids[o, m] of any dtype (`kind`) as int64 `narrow`; below 0 they count from `size`.
 
-    Arguments: verdict, ids, outer stride, stride, rows, O, M, low, size.
+    One outside [low, size) becomes the row `spare`, or if that is below 0 row 0, and the verdict is 1.
+    Arguments: verdict, ids, outer stride, stride, rows, O, M, low, size, spare.
     """
-    (verdict, ids, outer, step, rows, O, M, low, size), _ = arguments(args, 0, 9, 0)
+    (verdict, ids, outer, step, rows, O, M, low, size, spare), _ = arguments(args, 0, 10, 0)
     if words(team)[WORKER] != 0:
         return
     verdict, rows, (ids,) = words(verdict), words(rows), pointers(kind, (ids,))
-    verdict[0] = 0
     for o in range(O):
         for m in range(M):
             value = ids[o * outer + m * step]
-            if not (value >= low and value < size):
-                verdict[0] = 1
-                return
-            row = converted(narrow, value)
-            rows[o * M + m] = row if row >= 0 else row + size
+            if value >= low and value < size:
+                row = converted(narrow, value)
+                rows[o * M + m] = row if row >= 0 else row + size
+            elif spare >= 0:
+                rows[o * M + m] = spare
+            else:
+                verdict[0], rows[o * M + m] = 1, 0
 
 
 @kernel

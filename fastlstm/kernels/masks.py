@@ -7,7 +7,7 @@ from fastlstm.kernels.team import WORKER
 
 @kernel
 def sequence_mask_forward(kind, narrow, team, args):
-    """y[t, b] = t < lengths[b] for lengths of any integer dtype (`kind`). Verdict: 1 for one outside [0, T].
+    """y[t, b] = t < lengths[b] for lengths of any integer dtype (`kind`). One outside [0, T] counts as 0, and the verdict is 1.
 
     Arguments: verdict, lengths, their stride, y (bool), y_t, y_b, T, B.
     """
@@ -15,12 +15,10 @@ def sequence_mask_forward(kind, narrow, team, args):
     if words(team)[WORKER] != 0:
         return
     verdict, y, (lengths,) = words(verdict), byte_pointer(y), pointers(kind, (lengths,))
-    verdict[0] = 0
     for row in range(B):
         length = lengths[row * step]
         if length < 0 or length > T:
-            verdict[0] = 1
-            return
+            verdict[0], length = 1, length - length
         for t in range(T):
             y[t * y_t + row * y_b] = 1 if t < length else 0
 

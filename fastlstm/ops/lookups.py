@@ -28,7 +28,7 @@ INT64 = np.dtype(np.int64)
 
 
 def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[], None]) -> np.ndarray | None:
-    """Return the buffer of the row numbers that ids in [low, size) stand for, int64 and contiguous; None where a NumPy step must check them."""
+    """Return the row numbers that ids in [low, size) stand for, int64 and contiguous; None where a NumPy step must check them."""
     if ids.data is not None:
         refuses()
         rows = ids.data.astype(np.int64)
@@ -43,7 +43,7 @@ def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[],
             array = emit.contiguous(array)
         sizes, strides = in_elements([array], 2) or ((), ())
         emit.kernel(
-            "rows_forward", array, strides, rows, sizes, low, size, kind=array.dtype, narrow=INT64, refuses=refuses
+            "rows_forward", array, strides, rows, sizes, low, size, -1, kind=array.dtype, narrow=INT64, refuses=refuses
         )
     return rows
 
