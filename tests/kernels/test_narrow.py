@@ -385,7 +385,10 @@ def digests() -> str:
     return "\n".join(found)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+SAMPLE = OTHERS if os.environ.get("FASTLSTM_FULL") else [list(OTHERS)[1 % len(OTHERS)]]  # each compiles for minutes
+
+
+@pytest.mark.parametrize("name", SAMPLE)
 def test_other_instructions_give_the_same_bits(name):
     code = "import test_narrow; from fastlstm.kernels import layout; print(layout.GROUP); print(test_narrow.digests())"
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
