@@ -221,6 +221,7 @@ from pathlib import Path
 import numpy, fastlstm
 folder = Path(sys.argv[1])
 files = sorted(folder.iterdir())
+fastlstm.load(folder / "valid")  # loads the modules that loading needs
 events = []
 watching = False
 QUIET = {"object.__getattr__", "sys._getframe", "os.fspath", "gc.get_objects"}

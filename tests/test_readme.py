@@ -35,7 +35,7 @@ def test_exactly_two_commands_set_up_and_work_in_a_fresh_clone():
     for command in (first, second):
         assert re.fullmatch(r'python3 -m venv \.venv && \.venv/bin/pip install -q (-e )?"\.\[[a-z,]+\]" && .+', command)
     assert first.endswith(".venv/bin/fastlstm demo")
-    assert second.endswith(".venv/bin/python -m pytest")
+    assert second.endswith(".venv/bin/python -m pytest -n auto --dist loadfile")
 
 
 @pytest.mark.parametrize("command", setup_commands())
