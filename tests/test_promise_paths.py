@@ -28,7 +28,7 @@ CASES = int(os.environ.get("FASTLSTM_PROMISE", 20_000 if FULL else 1_200))
 PER_NETWORK, PARTS, POOL = 10, 4, 20
 KINDS = (("LSTM", "after"), ("GRU", "after"), ("GRU", "before"), ("RNN", "after"))
 # places of the arguments of `recurrence.make_steps`
-T, B, I, H, RUN, REVERSE, MASKED, SPLIT, TAIL, RAGGED = 20, 21, 22, 23, 25, 26, 28, 29, 31, 17
+T, B, I, H, RUN, REVERSE, MASKED, SPLIT, TAIL, RAGGED = 23, 24, 25, 26, 28, 29, 31, 32, 34, 17
 TEAM = available_threads() > 1
 
 
