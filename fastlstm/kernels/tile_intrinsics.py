@@ -43,18 +43,18 @@ def tile_fma(typingctx, tile, x, x_offset, x_stride, weights, offset, size, pane
 
     def codegen(context, builder, sig, args):
         values = [builder.extract_value(args[0], n) for n in range(len(tile))]
-        loaded = []
+        rows = []
+        for m in range(len(tile) // (count * across)):
+            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
+            rows.append(simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row]))))
         for p in range(count):
             panel = builder.add(args[5], builder.mul(args[6], ir.Constant(args[6].type, p)))
             for g, place in enumerate(places):
                 at = simd.address(builder, args[4], builder.add(panel, ir.Constant(panel.type, g * vector.lanes)))
-                loaded.append((p * across + place, simd.emit_widened(builder, vector, weights, at)))
-        for m in range(len(tile) // (count * across)):
-            row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
-            x_m = simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row])))
-            for place, weight in loaded:
-                n = m * count * across + place
-                values[n] = simd.call(builder, "fma", x_m, weight, values[n])
+                weight = simd.emit_widened(builder, vector, weights, at)
+                for m, x_m in enumerate(rows):
+                    n = m * count * across + p * across + place
+                    values[n] = simd.call(builder, "fma", x_m, weight, values[n])
         return context.make_tuple(builder, sig.args[0], values)
 
     return tile(tile, x, types.intp, types.intp, weights, types.intp, types.intp, panels, width, columns), codegen
