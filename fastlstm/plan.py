@@ -30,7 +30,7 @@ from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, 
 
 FLOAT32 = np.dtype(np.float32)
 TEAM_WORK = 600_000  # floating-point operations from which a team may pay
-TILE_VECTORS = target.WIDTH * target.ROWS * target.PANELS
+BLOCK_VECTORS = target.WIDTH * target.BLOCK
 KEPT_SHAPES = 16
 KEPT_VALUES = 16
 KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
@@ -392,7 +392,7 @@ class _Binder:
 
     def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:
         L = target.lanes(dtype.itemsize)
-        key = dtype, max(columns, TILE_VECTORS * L)
+        key = dtype, max(columns, BLOCK_VECTORS * L)
         if key not in self._workspaces:
             self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype)
         return self._workspaces[key]

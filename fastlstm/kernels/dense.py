@@ -17,12 +17,11 @@ from fastlstm.kernels.scaled import SCALED, no_tail, scaled_rows
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
 from fastlstm.kernels.tile import (
-    PANELS,
+    BLOCK,
     ROWS,
     WIDTH,
     dense_rows,
     dense_tail_rows,
-    fetch_from,
     is_tail,
     next_panels,
     no_source,
@@ -44,7 +43,7 @@ def make_dense(rows, tail_rows, reading: Reading):
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(y), np.intp(0)
         width = WIDTH * L
-        z0 = words(team)[PLACE] * ROWS * PANELS * width
+        z0 = words(team)[PLACE] * BLOCK * width
         panels, blocks, part = (none, (N + width - 1) // width), (none, O), (none, M)
         to = none
         if workers <= O:
@@ -59,8 +58,7 @@ def make_dense(rows, tail_rows, reading: Reading):
         x, x_outer, x_row = take_ahead(
             x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to
         )
-        tiles = (count + ROWS - 1) // ROWS
-        at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
+        at_once = panels_at_once(count)
         tail = tail if panels[1] * width >= N else none
         done = none
         while done < panels[1] - panels[0]:
@@ -68,9 +66,8 @@ def make_dense(rows, tail_rows, reading: Reading):
             done += p
             first = panel * width
             for o in range(blocks[0], blocks[1]):
-                for tile in range(tiles):
-                    m = part[0] + count * tile // tiles
-                    n = part[0] + count * (tile + 1) // tiles - m
+                for m in range(part[0], part[1], BLOCK):
+                    n = min(part[1] - m, BLOCK)
                     y0 = o * y_outer + m * y_row + first
                     if accumulate:
                         for row in range(n):
@@ -80,8 +77,8 @@ def make_dense(rows, tail_rows, reading: Reading):
                                     start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
                                     write_units(z, z0 + row * p * width + k * L, start, L)
                     init = (z, z0, p * width) if accumulate else (b, first, none)
-                    ahead = fetch_from(W, panel * size, (panel + 1) * size, K, width, o * tiles + tile)
-                    source = x, o * x_outer + m * x_row, x_row, K, W, panel * size, size, ahead
+                    following = panel + 1 if o == blocks[0] and m == part[0] else panel
+                    source = x, o * x_outer + m * x_row, x_row, K, W, panel * size, size, following * size
                     target = z, z0, p * width
                     if is_tail(panels, tail, panel):
                         tail_rows(n, tail, init, source, no_source(x, none, none, W), target)

@@ -21,10 +21,10 @@ CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset b
 
 
 @inline
-def gru_cell(z, r, n_x, n_h, h):
-    """h' with sigmoid gates and tanh; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation."""
+def new_h(z, n, h):
+    """h' of tanh's argument n; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation, and tanh shares its division."""
     e_z = exp_sigmoid_bounded(z)
-    e_n = exp_tanh(n_x + n_h / (1.0 + exp_sigmoid(r)))
+    e_n = exp_tanh(n)
     return (h * (1.0 + e_n) + e_z * (1.0 - e_n)) / ((1.0 + e_z) * (1.0 + e_n))
 
 
@@ -47,9 +47,16 @@ def is_usual(options):
 
 
 @inline
+def after_begin(options, z, k, stride, h, s, at, unit):
+    """The first half of one vector of units of one row, reset after the product: tanh's argument takes the place of r."""
+    r, n_x, n_h = load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
+    store(z, k + stride, n_x + n_h / (1.0 + exp_sigmoid(r)))
+
+
+@inline
 def after_units(options, z, k, stride, h, s, at, unit):
-    """One vector of units of one row, reset after the product, default activations."""
-    return gru_cell(load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(h, s))
+    """The second half, default activations: h'."""
+    return new_h(load(z, k), load(z, k + stride), load(h, s))
 
 
 @routine
@@ -64,7 +71,7 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
 
 
 after_rows, after_tail_rows = make_rows((0, 1, 2), (0, 1, 3)), make_tail_rows(3, 2)
-after_finish = make_finish(after_units_general, after_units, is_usual, 1)
+after_finish = make_finish(after_units_general, after_units, is_usual, 1, after_begin)
 after_sweep = make_sweep(after_rows, after_tail_rows, 3, 3, 1, after_finish)
 after_both = make_sweep_both(after_rows, after_tail_rows, make_both((0, 1, 2), (0, 1, 3)), 3, 3, 1, after_finish)
 after_steps = make_steps(after_rows, after_tail_rows, 3, 3, 1, after_options, after_sweep, after_both)

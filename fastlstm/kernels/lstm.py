@@ -21,12 +21,17 @@ CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
 
 @inline
-def lstm_cell(i, f, g, o, c):
-    """(h', c') with sigmoid gates and tanh: sigma(i) tau(g) and sigma(o) tau(c') each share one division."""
+def new_c(i, f, g, c):
+    """c' with sigmoid gates and tanh: sigma(i) tau(g) shares one division."""
     e_g = exp_tanh(g)
-    c = c / (1.0 + exp_sigmoid(f)) + (1.0 - e_g) / ((1.0 + exp_sigmoid(i)) * (1.0 + e_g))
+    return c / (1.0 + exp_sigmoid(f)) + (1.0 - e_g) / ((1.0 + exp_sigmoid(i)) * (1.0 + e_g))
+
+
+@inline
+def new_h(o, c):
+    """h' of c', likewise."""
     e_c = exp_tanh(c)
-    return (1.0 - e_c) / ((1.0 + exp_sigmoid(o)) * (1.0 + e_c)), c
+    return (1.0 - e_c) / ((1.0 + exp_sigmoid(o)) * (1.0 + e_c))
 
 
 @inline
@@ -63,14 +68,17 @@ def is_usual(options):
 
 
 @inline
-def lstm_units(options, z, k, stride, h, s, at, unit):
-    """One vector of units of one row, default activations and nothing else: c' is stored, h' returned."""
+def lstm_begin(options, z, k, stride, h, s, at, unit):
+    """The first half of one vector of units of one row, default activations and nothing else: c' is stored."""
     c = options[0][0]
-    value, cell = lstm_cell(
-        load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride), load(c, at)
-    )
+    cell = new_c(load(z, k), load(z, k + stride), load(z, k + 2 * stride), load(c, at))
     store(c, at, one_nan(cell))
-    return value
+
+
+@inline
+def lstm_units(options, z, k, stride, h, s, at, unit):
+    """The second half: h'."""
+    return new_h(load(z, k + 3 * stride), load(options[0][0], at))
 
 
 @routine
@@ -83,7 +91,7 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
     return value
 
 
-finish = make_finish(lstm_units_general, lstm_units, is_usual, 1)
+finish = make_finish(lstm_units_general, lstm_units, is_usual, 1, lstm_begin)
 sweep = make_sweep(dense_rows, dense_tail_rows, 4, 4, 1, finish)
 sweep_both = make_sweep_both(dense_rows, dense_tail_rows, make_both(), 4, 4, 1, finish)
 steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 1, lstm_options, sweep, sweep_both)

@@ -31,9 +31,9 @@ from fastlstm.kernels.simd import (
 )
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
 from fastlstm.kernels.tile import (
+    BLOCK,
     BOTH_ROWS,
     ROWS,
-    fetch_from,
     is_tail,
     next_panels,
     no_source,
@@ -150,8 +150,7 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
         h, h0, h_stride, depth, U, U_size = h
         L = lanes(z)
         count = part[1] - part[0]
-        tiles = (count + ROWS - 1) // ROWS
-        at_once = panels_at_once((count + tiles - 1) // max(tiles, 1))
+        at_once = panels_at_once(count)
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
             panel, p = next_panels(panels, tail, backwards, done, at_once)
@@ -159,24 +158,12 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
             after = panel
             if done < many:
                 after = panel - p if backwards else panel + p
-            for tile in range(tiles):
-                m = part[0] + count * tile // tiles
-                n = part[0] + count * (tile + 1) // tiles - m
+            for m in range(part[0], part[1], BLOCK):
+                n = min(part[1] - m, BLOCK)
+                following = after if m == part[0] else panel
                 start = init, i0 + m * i_stride + panel * 4 * L, i_stride
-                at, next_at = panel * W_size, after * W_size
-                source = (
-                    x,
-                    x0 + m * x_stride,
-                    x_stride,
-                    K,
-                    W,
-                    at,
-                    W_size,
-                    fetch_from(W, at, next_at, K, gates * L, tile),
-                )
-                at, next_at = panel * U_size, after * U_size
-                ahead = fetch_from(U, at, next_at, depth, recurrent_gates * L, tile)
-                state = h, h0 + m * h_stride, h_stride, depth, U, at, U_size, ahead
+                source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, following * W_size
+                state = h, h0 + m * h_stride, h_stride, depth, U, panel * U_size, U_size, following * U_size
                 # the cells of one row wait for each other less when all of a step's come together
                 target = z, z0 + panel * 4 * L if count == 1 else z0, p * 4 * L
                 stride = L
@@ -249,12 +236,13 @@ def make_sweep_both(rows, tail_rows, both, gates: int, recurrent_gates: int, uni
     return sweep_both
 
 
-def make_finish(cell, usual_cell, is_usual, units: int):
+def make_finish(cell, usual_cell, is_usual, units: int, begin=None):
     """Return the `finish` that ends a step of one tile: the cell, the next h, the output.
 
     cell(options, z, k, stride, h, s, at, unit) is the new h of the vector of units at `unit` of one row: its pre-activations are at
     z[k], z[k + stride] ..., its old state at h[s]; s counts in rows of h, `at` in rows of the caller's order. `usual_cell` is the same
-    for the options that `is_usual` tells of, short enough to stand in the loop itself.
+    for the options that `is_usual` tells of, short enough to stand in the loop itself. `begin`, with the same arguments, is
+    its first half: done for the whole tile before the second, it leaves the CPU shorter chains of which more run at once.
     """
 
     @routine
@@ -262,10 +250,19 @@ def make_finish(cell, usual_cell, is_usual, units: int):
         h, h_next, y, y_0, y_b, y_last, has_y, masked = place
         L = lanes(z)
         usual = is_usual(options)
+        vectors = min(p * units, (H - first + L - 1) // L)
+        if begin is not None and usual:
+            for position in range(m, m + n):
+                row = ragged[ORDER + position] if permuted else position
+                if holes and mask[row * mask_b] == 0:
+                    continue
+                for k in range(vectors):
+                    unit = first + k * L
+                    z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
+                    begin(options, z, z_at, stride, h, position * S + unit, row * S + unit, unit)
         for position in range(m, m + n):
             row = ragged[ORDER + position] if permuted else position
             skipped = holes and mask[row * mask_b] == 0
-            vectors = min(p * units, (H - first + L - 1) // L)
             for k in range(vectors):
                 unit = first + k * L
                 s, at, y_at = position * S + unit, row * S + unit, y_0 + row * y_b + unit
@@ -337,21 +334,16 @@ def make_steps(
                         t = T - 1 - step if reverse else step
                         x0, x_stride = row * x_b + t * x_t, -x_t if reverse else x_t
                         z0, z_stride = a0 + position * C, B * C
-                    m = first
-                    tiles = (last - first + ROWS - 1) // ROWS
-                    for tile in range(tiles):
-                        m = first + (last - first) * tile // tiles
-                        n = first + (last - first) * (tile + 1) // tiles - m
-                        z = ahead, z0 + m * z_stride + panel * 4 * L, z_stride
-                        init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
-                        narrow = is_tail(panels, tail, panel)
-                        at = panel * size + k * (tail if narrow else gates) * L
-                        ahead_at = fetch_from(W, at, at + size, K, gates * L, o * tiles + tile)
-                        source = x, x0 + m * x_stride + k, x_stride, K, W, at, size, ahead_at
-                        if narrow:
-                            tail_rows(n, tail, init, source, no_source(x, x0, x_stride, W), z)
-                        else:
-                            rows(n, p, init, source, no_source(x, x0, x_stride, W), z)
+                    z = ahead, z0 + first * z_stride + panel * 4 * L, z_stride
+                    init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
+                    narrow = is_tail(panels, tail, panel)
+                    at = panel * size + k * (tail if narrow else gates) * L
+                    following = at + size if o == 0 else at
+                    source = x, x0 + first * x_stride + k, x_stride, K, W, at, size, following
+                    if narrow:
+                        tail_rows(last - first, tail, init, source, no_source(x, x0, x_stride, W), z)
+                    else:
+                        rows(last - first, p, init, source, no_source(x, x0, x_stride, W), z)
 
     @routine
     def steps(kind, narrow, team, args):

@@ -57,6 +57,7 @@ HALF = ARM or not {"+f16c", "+avx512f"}.isdisjoint(FEATURES.split(","))
 ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 PANELS = 2  # at most, for one row
+BLOCK = 8 * ROWS  # rows whose sums lie side by side before they are finished
 
 
 def lanes(itemsize: int) -> int:

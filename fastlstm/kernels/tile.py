@@ -18,7 +18,7 @@ from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.simd import fetch_ahead, lanes, line_of
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, tile_store
 
-WIDTH, ROWS, PANELS = target.WIDTH, target.ROWS, target.PANELS
+WIDTH, ROWS, PANELS, BLOCK = target.WIDTH, target.ROWS, target.PANELS, target.BLOCK
 TAIL_COLUMNS = (0, 1)
 BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 
@@ -49,6 +49,13 @@ def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_colum
 
 
 @inline
+def fetch_from(W, at, next_at, K, width, tile):
+    """Return where a tile begins to fetch, a line for each k: its part of the next panel, or where there is none left, its own."""
+    part = tile * line_of(W)
+    return next_at + part * K if part < width else at
+
+
+@inline
 def panels_at_once(n):
     """Return how many panels a tile of n rows takes: one row alone has too few chains to keep the multipliers busy."""
     return PANELS if n == 1 else 1
@@ -57,17 +64,19 @@ def panels_at_once(n):
 def make_rows(
     x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3), make_tile=_make_accumulate
 ):
-    """Return the function that runs 1 to ROWS rows by `panels_at_once` panels, or half of them, down to one.
+    """Return the function that runs any number of rows by one panel, or one row by `panels_at_once` panels.
 
-    rows(n, p, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size), h (likewise), z
-    (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile.
+    rows(n, p, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size, start of the panel
+    that comes next), h (likewise), z (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile. The
+    first tiles fetch a part of the next panel each; where that start is the panel's own, nothing comes next.
     """
+    x_width, h_width = len(x_columns), len(h_columns)
     tile = lambda rows, panels: make_tile(rows, panels, x_columns, h_columns)
     one, two, three, one_of_two = tile(1, 1), tile(2, 1), tile(3, 1), tile(1, 2)
     if ROWS == 3:
 
         @routine
-        def few_rows(n, p, init, x, h, z):
+        def one_tile(n, p, init, x, h, z):
             if n == 3:
                 three(init, x, h, z)
             elif n == 2:
@@ -77,28 +86,48 @@ def make_rows(
             else:
                 one(init, x, h, z)
 
-        return few_rows
+    else:
+        four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
 
-    four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
+        @routine
+        def one_tile(n, p, init, x, h, z):
+            if n == 6:
+                six(init, x, h, z)
+            elif n == 5:
+                five(init, x, h, z)
+            elif n == 4:
+                four(init, x, h, z)
+            elif n == 3:
+                three(init, x, h, z)
+            elif n == 2:
+                two(init, x, h, z)
+            elif p == 2:
+                one_of_two(init, x, h, z)
+            else:
+                one(init, x, h, z)
 
     @routine
-    def many_rows(n, p, init, x, h, z):
-        if n == 6:
-            six(init, x, h, z)
-        elif n == 5:
-            five(init, x, h, z)
-        elif n == 4:
-            four(init, x, h, z)
-        elif n == 3:
-            three(init, x, h, z)
-        elif n == 2:
-            two(init, x, h, z)
-        elif p == 2:
-            one_of_two(init, x, h, z)
-        else:
-            one(init, x, h, z)
+    def rows(n, p, init, x, h, z):
+        L = lanes(x[0])
+        tiles = (n + ROWS - 1) // ROWS
+        least = n // tiles if tiles > 1 else n
+        longer = n - least * tiles
+        m = np.intp(0)
+        for tile in range(tiles):
+            count = least + (1 if tile < longer else 0)
+            x_ahead = fetch_from(x[4], x[5], x[7], x[3], x_width * L, tile)
+            h_ahead = fetch_from(h[4], h[5], h[7], h[3], h_width * L, tile)
+            one_tile(
+                count,
+                p,
+                (init[0], init[1] + m * init[2], init[2]),
+                (x[0], x[1] + m * x[2], x[2], x[3], x[4], x[5], x[6], x_ahead),
+                (h[0], h[1] + m * h[2], h[2], h[3], h[4], h[5], h[6], h_ahead),
+                (z[0], z[1] + m * z[2], z[2]),
+            )
+            m += count
 
-    return many_rows
+    return rows
 
 
 def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
@@ -216,13 +245,6 @@ def next_panels(panels, tail, backwards, done, at_once):
     while p > max(full, 1):
         p //= 2
     return panels[0] + done, p
-
-
-@inline
-def fetch_from(W, at, next_at, K, width, tile):
-    """Return where a tile begins to fetch, a line for each k: its part of the next panel, or where there is none left, its own."""
-    part = tile * line_of(W)
-    return next_at + part * K if part < width else at
 
 
 @inline
