@@ -29,6 +29,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
+from fastlstm.kernels.target import DEPTH
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
 from fastlstm.kernels.tile import (
     BLOCK,
@@ -47,7 +48,6 @@ SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
 ARGUMENTS = 37  # integers that `make_steps` reads; the cell's own follow
 TURN = ARGUMENTS - 1  # the word that says which way the first step takes the panels: each run leaves it for the next
 OVERLAPPED = -1  # instead of a number of steps projected at once: x W is projected beside h U
-K_BLOCK = 1024  # inputs projected at once: their part of a panel stays in the second-level cache for all rows
 
 
 @inline
@@ -108,7 +108,7 @@ class Reading(NamedTuple):
     row_size: Callable  # (elements, parts) -> bytes of the copy of a row that the product reads
     take: Callable  # where the product reads rows of x: the pointer, start and stride of x or of copies
     take_ahead: Callable  # likewise for some steps: the pointer, and the strides of time and rows
-    k_block: int  # inputs projected at once
+    depth: int  # inputs projected at once
 
 
 @inline
@@ -131,7 +131,7 @@ def take_ahead_in_place(x, x_t, x_b, t, turn, steps, part, B, K, parts, copies, 
     return x, x_t, x_b
 
 
-IN_PLACE = Reading(panel_elements, no_copy, take_in_place, take_ahead_in_place, K_BLOCK)
+IN_PLACE = Reading(panel_elements, no_copy, take_in_place, take_ahead_in_place, DEPTH)
 
 
 def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, finish):
@@ -297,7 +297,7 @@ def make_steps(
     `read_options(kind, narrow, args)` gives the cell's own arguments as a tuple. A step may have a second sweep (of four vectors of units a
     panel), whose source, weights and init begin that tuple.
     """
-    panel_size, row_size, take, take_ahead, k_block = reading
+    panel_size, row_size, take, take_ahead, depth = reading
 
     @routine
     def project(
@@ -313,8 +313,9 @@ def make_steps(
         inner = part[1] - part[0] if across else steps
         at_once = panels_at_once(min(inner, ROWS))
         outer = steps if across else part[1] - part[0]
-        for k in range(0, I, k_block):
-            K = min(k_block, I - k)
+        pieces = (I + depth - 1) // depth
+        for piece in range(pieces):
+            k, K = I * piece // pieces, I * (piece + 1) // pieces - I * piece // pieces
             done = np.intp(0)
             while done < panels[1] - panels[0]:
                 panel, p = next_panels(panels, tail, False, done, at_once)

@@ -58,6 +58,7 @@ ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 PANELS = 2  # at most, for one row
 BLOCK = 8 * ROWS  # rows whose sums lie side by side before they are finished
+DEPTH = 1024 if BYTES == 64 else 192  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
 
 
 def lanes(itemsize: int) -> int:
