@@ -237,54 +237,86 @@ def make_sweep_both(rows, tail_rows, both, gates: int, recurrent_gates: int, uni
 
 
 def make_finish(cell, usual_cell, is_usual, units: int, begin=None):
-    """Return the `finish` that ends a step of one tile: the cell, the next h, the output.
+    """Return the `finish` that ends a step of some rows and panels: the cell, the next h, the output.
 
     cell(options, z, k, stride, h, s, at, unit) is the new h of the vector of units at `unit` of one row: its pre-activations are at
     z[k], z[k + stride] ..., its old state at h[s]; s counts in rows of h, `at` in rows of the caller's order. `usual_cell` is the same
-    for the options that `is_usual` tells of, short enough to stand in the loop itself. `begin`, with the same arguments, is
-    its first half: done for the whole tile before the second, it leaves the CPU shorter chains of which more run at once.
+    for the options that `is_usual` tells of. `begin`, with the same arguments, is its first half: done for all before the second half,
+    it leaves the CPU shorter chains, of which more run at once.
     """
+    general, usual = _make_second(cell, units, routine), _make_second(usual_cell, units, inline)
+    first_half = inline(_nothing) if begin is None else _make_first(begin)
 
     @routine
     def finish(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+        if is_usual(options):
+            first_half(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b)
+            usual(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b)
+        else:
+            general(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b)
+
+    return finish
+
+
+def _nothing(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+    """Stand for the first half of a cell that has none."""
+
+
+def _make_first(begin):
+    """Return the loop over the first halves of cells; panels hold one vector of units."""
+
+    @inline
+    def first_half(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
+        h, L = place[0], lanes(z)
+        vectors = min(p, (H - first + L - 1) // L)
+        position, k = m, np.intp(0)
+        # one loop, so that the constants of the cell are fetched once for all
+        for _ in range(n * vectors):
+            row = ragged[ORDER + position] if permuted else position
+            if not (holes and mask[row * mask_b] == 0):
+                unit = first + k * L
+                z_at = z0 + ((position - m) * p + k) * 4 * L
+                begin(options, z, z_at, stride, h, position * S + unit, row * S + unit, unit)
+            k += 1
+            if k == vectors:
+                k = np.intp(0)
+                position += 1
+
+    return first_half
+
+
+def _make_second(cell, units: int, compiled):
+    """Return the loop that ends with the next h and the output."""
+
+    @compiled
+    def second_half(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
         h, h_next, y, y_0, y_b, y_last, has_y, masked = place
         L = lanes(z)
-        usual = is_usual(options)
         vectors = min(p * units, (H - first + L - 1) // L)
-        if begin is not None and usual:
-            for position in range(m, m + n):
-                row = ragged[ORDER + position] if permuted else position
-                if holes and mask[row * mask_b] == 0:
-                    continue
-                for k in range(vectors):
-                    unit = first + k * L
-                    z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
-                    begin(options, z, z_at, stride, h, position * S + unit, row * S + unit, unit)
-        for position in range(m, m + n):
+        position, k = m, np.intp(0)
+        for _ in range(n * vectors):
             row = ragged[ORDER + position] if permuted else position
-            skipped = holes and mask[row * mask_b] == 0
-            for k in range(vectors):
-                unit = first + k * L
-                s, at, y_at = position * S + unit, row * S + unit, y_0 + row * y_b + unit
-                if skipped:
-                    kept = load(h, s)
-                    store(h_next, s, kept)
-                    if has_y:
-                        write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
-                    continue
+            unit = first + k * L
+            s, at, y_at = position * S + unit, row * S + unit, y_0 + row * y_b + unit
+            if holes and mask[row * mask_b] == 0:
+                kept = load(h, s)
+                store(h_next, s, kept)
+                if has_y:
+                    write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
+            else:
                 z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
-                if usual:
-                    value = usual_cell(options, z, z_at, stride, h, s, at, unit)
-                else:
-                    value = cell(options, z, z_at, stride, h, s, at, unit)
-                value = one_nan(value)
+                value = one_nan(cell(options, z, z_at, stride, h, s, at, unit))
                 store(h_next, s, value)
                 if has_y:
                     write_units(y, y_at, value, H - unit)
                 if masked == CARRY:
                     store(y_last, at, value)
+            k += 1
+            if k == vectors:
+                k = np.intp(0)
+                position += 1
 
-    return finish
+    return second_half
 
 
 def make_steps(

@@ -108,7 +108,7 @@ def make_rows(
 
     @routine
     def rows(n, p, init, x, h, z):
-        L = lanes(x[0])
+        L = lanes(z[0])
         tiles = (n + ROWS - 1) // ROWS
         least = n // tiles if tiles > 1 else n
         longer = n - least * tiles

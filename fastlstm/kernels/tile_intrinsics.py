@@ -43,18 +43,35 @@ def tile_fma(typingctx, tile, x, x_offset, x_stride, weights, offset, size, pane
 
     def codegen(context, builder, sig, args):
         values = [builder.extract_value(args[0], n) for n in range(len(tile))]
-        rows = []
-        for m in range(len(tile) // (count * across)):
+        rows = range(len(tile) // (count * across))
+        columns = [(p, g) for p in range(count) for g in range(len(places))]
+
+        def element(m):
             row = builder.add(args[2], builder.mul(args[3], ir.Constant(args[3].type, m)))
-            rows.append(simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row]))))
-        for p in range(count):
+            return simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [row])))
+
+        def weight(p, g):
             panel = builder.add(args[5], builder.mul(args[6], ir.Constant(args[6].type, p)))
-            for g, place in enumerate(places):
-                at = simd.address(builder, args[4], builder.add(panel, ir.Constant(panel.type, g * vector.lanes)))
-                weight = simd.emit_widened(builder, vector, weights, at)
-                for m, x_m in enumerate(rows):
-                    n = m * count * across + p * across + place
-                    values[n] = simd.call(builder, "fma", x_m, weight, values[n])
+            at = simd.address(builder, args[4], builder.add(panel, ir.Constant(panel.type, g * vector.lanes)))
+            return simd.emit_widened(builder, vector, weights, at)
+
+        def add(m, p, g, x, w):
+            n = (m * count + p) * across + places[g]
+            values[n] = simd.call(builder, "fma", x, w, values[n])
+
+        # the fewer of them wait in registers beside the tile, the others pass through one: so 16 registers hold 3 rows x 4
+        if len(rows) <= len(columns):
+            held = [element(m) for m in rows]
+            for p, g in columns:
+                w = weight(p, g)
+                for m in rows:
+                    add(m, p, g, held[m], w)
+        else:
+            held = [weight(p, g) for p, g in columns]
+            for m in rows:
+                x = element(m)
+                for (p, g), w in zip(columns, held, strict=True):
+                    add(m, p, g, x, w)
         return context.make_tuple(builder, sig.args[0], values)
 
     return tile(tile, x, types.intp, types.intp, weights, types.intp, types.intp, panels, width, columns), codegen
