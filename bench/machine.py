@@ -10,23 +10,7 @@ import numba
 import numpy as np
 
 from fastlstm.kernels import target
-
-CPU = Path("/sys/devices/system/cpu")
-COMMON = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}  # where the system does not say
-
-
-@cache
-def cache_sizes() -> dict[str, int]:
-    """Return the bytes of the data caches that one core sees, by level."""
-    sizes = dict(COMMON)
-    for index in (CPU / "cpu0/cache").glob("index*"):
-        try:
-            kind, level, size = ((index / name).read_text().strip() for name in ("type", "level", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction" and f"L{level}" in sizes:
-            sizes[f"L{level}"] = int(size.rstrip("KM")) << (20 if size.endswith("M") else 10)
-    return sizes
+from fastlstm.kernels.caches import cache_sizes
 
 
 def level_of(size: int, threads: int = 1) -> str:

@@ -22,6 +22,7 @@ from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedEr
 from fastlstm.fusion import fuse
 from fastlstm.graph import Graph, Node, Quantized, Weight, widen
 from fastlstm.kernels import codes, layout, target
+from fastlstm.kernels.caches import near_bytes
 from fastlstm.ops import inference
 from fastlstm.ops.op import NeedsValue, Stored, Value, ViewOp, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
@@ -521,6 +522,10 @@ class _Binder:
 
     def lanes(self, dtype: np.dtype) -> int:
         return target.lanes(dtype.itemsize)
+
+    @property
+    def near_bytes(self) -> int:
+        return near_bytes()
 
     def row_bytes(self, K: int, parts: int) -> int:
         return layout.row_bytes(K, parts)

@@ -6,7 +6,7 @@ the loop decides changes no bit: whether x W is projected ahead for several step
 which rows, or which panels.
 
 dims: T time, B batch, I input, H hidden, L lanes, S = length of a state row = H rounded up to whole panels' units, C = length of
-a row of z. Steps count in processing order: where the direction is reverse, step s reads time T - 1 - s.
+a row of projections and of z. Steps count in processing order: where the direction is reverse, step s reads time T - 1 - s.
 """
 
 from collections.abc import Callable
@@ -392,7 +392,7 @@ def make_steps(
         ragged, copies = words(ragged), byte_pointer(copies)
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
-        C = S // units * 4
+        C = S // units * 4 + L
         W_size, U_size = panel_size(I, gates * L), panel_size(H, recurrent_gates * L)
         sorted_rows = masked != UNMASKED and ragged[KIND] == NESTED
         permuted = sorted_rows and ragged[PERMUTED] != 0

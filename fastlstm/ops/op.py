@@ -175,6 +175,11 @@ class Emit(Protocol):
         """Return how many elements of dtype a vector of this machine holds."""
         ...
 
+    @property
+    def near_bytes(self) -> int:
+        """How many bytes of weights stay in this machine's second-level cache."""
+        ...
+
     def row_bytes(self, K: int, parts: int) -> int:
         """Return the bytes of `parts` quantised rows of K elements."""
         ...

@@ -28,7 +28,6 @@ from fastlstm.ops.packing import (
     tail_of_gates,
 )
 
-CACHE_BYTES = 3 << 19  # of a core's second-level cache that weights may fill
 ROWS_AT_ONCE = 16384  # elements of projections that are looked up at once: they stay in the second-level cache
 ROWS_TOGETHER = 512  # of a table, projected together
 UNMASKED, ZERO, CARRY = -1, 0, 1
@@ -38,15 +37,15 @@ OVERLAPPED, BOTH_ROWS = (
 )  # instead of a number of steps projected at once; how many of them are projected beside a step, at most
 
 
-def _steps_ahead(T: int, B: int, I: int, size: int) -> int:
+def _steps_ahead(T: int, B: int, I: int, size: int, near_bytes: int) -> int:
     """Return how many steps to project at once, 0 to project in place.
 
     Small batches fill tiles with steps instead of rows; where I is large, W is read once for many steps. The bits are the same
-    either way; the buffer stays within a share of the second-level cache.
+    either way. The buffer stays within a share of the second-level cache, unless W outgrows that: then reading W seldom counts for more.
     """
     if T == 1 or I == 0 or (B >= 12 and I < 1024):
         return 0
-    elements = 65536 if I < 1024 else 196608
+    elements = min(65536, near_bytes // 12) if I < 1024 and 4 * I * size <= near_bytes else 196608
     return max(1, min(T, elements // max(1, B * size)))
 
 
@@ -156,7 +155,8 @@ class Recurrent(Op):
         dtype, L, known = given.dtype, emit.lanes(given.dtype), given.rows
         time = self.time_axis(node)
         S = self.state_stride(node, H, L)
-        columns = S if self.gates == 1 else 4 * S
+        # a vector more: rows a power of two apart would share a set of the first-level cache
+        columns = (S if self.gates == 1 else 4 * S) + L
         x = given.array if known is None else known.numbers
         assert x is not None
         x = x if known is not None or _steps_in_place(x) else emit.contiguous(x)
@@ -166,9 +166,9 @@ class Recurrent(Op):
         masked = UNMASKED if mask is None else CARRY if self.get(node, "masked_output") == "carry" else ZERO
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
-        kept = run = self.steps_ahead(node, T, B, I, S)
+        kept = run = self.steps_ahead(T, B, I, S, emit)
         form = self.form(node, args, L)
-        overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype)
+        overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype, emit)
         if known is not None:
             kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
         elif B == 1 and run and mask is None and overlaps and T >= 2 * BOTH_ROWS:
@@ -299,9 +299,9 @@ class Recurrent(Op):
         key = "panels", self.gates, L, form, tuple(columns), tuple(places), part
         return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
 
-    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
+    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
         """Tell whether x W is projected beside the recurrence of a single row: where W leaves U its place in the cache."""
-        return (I + H) * self.gates * H * dtype.itemsize <= CACHE_BYTES
+        return (I + H) * self.gates * H * dtype.itemsize <= emit.near_bytes
 
     def tail(self, node: Node, H: int, L: int) -> int:
         """Return the width of the last panel in vectors, 0 where it is a whole one."""
@@ -327,9 +327,9 @@ class Recurrent(Op):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L
 
-    def steps_ahead(self, node: Node, T: int, B: int, I: int, S: int) -> int:
+    def steps_ahead(self, T: int, B: int, I: int, S: int, emit: Emit) -> int:
         """Return how many steps of x W are projected at once, 0 for none."""
-        return _steps_ahead(T, B, I, 4 * S)
+        return _steps_ahead(T, B, I, 4 * S, emit.near_bytes)
 
     def bias(self, emit: Emit, key: str, parts: Sequence[Value | None], build, dtype: np.dtype) -> np.ndarray:
         """Pack the bias from those of its parts that are present."""
@@ -446,8 +446,8 @@ class GRU(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
 
-    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
-        return self.get(node, "reset") == "after" and super().overlaps(node, I, H, dtype)
+    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
+        return self.get(node, "reset") == "after" and super().overlaps(node, I, H, dtype, emit)
 
     def tail(self, node: Node, H: int, L: int) -> int:
         return 0 if self.get(node, "reset") == "before" else super().tail(node, H, L)
@@ -500,8 +500,8 @@ class RNN(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // (4 * L)) * 4 * L
 
-    def steps_ahead(self, node: Node, T: int, B: int, I: int, S: int) -> int:
-        return _steps_ahead(T, B, I, S)
+    def steps_ahead(self, T: int, B: int, I: int, S: int, emit: Emit) -> int:
+        return _steps_ahead(T, B, I, S, emit.near_bytes)
 
     def tail(self, node: Node, H: int, L: int) -> int:
         return tail_of_columns(H, L)
