@@ -11,7 +11,12 @@ Inside sigmoid and tanh only the absolute error of the result counts, which lets
 with one product for k / ln 2, whose rounding costs e^(k x) a relative 3e-8 |k x|, and the sigmoid less than 1e-8. Q: 2e-7 and 6e-16.
 """
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 from llvmlite import ir
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastlstm.kernels import simd
@@ -84,50 +89,60 @@ _Q = {
 }
 
 
-def _exp_gate(builder, vector: Vector, x, k: float, low: float, high: float):
+class Gate(NamedTuple):
+    """e^(k x) with x kept within [low, high], by the bits of a float."""
+
+    k: float
+    low: dict[int, float]
+    high: dict[int, float]
+
+
+# 1 / (1 + e^-x): finite, and so large at the end that the quotient is flushed to 0
+SIGMOID = Gate(-1.0, {32: -88.37, 64: -709.4}, {32: 87.0, 64: 708.0})
+# the same, at most e^40 (float64: e^300): products of such stay finite
+BOUNDED_SIGMOID = Gate(-1.0, {32: -40.0, 64: -300.0}, {32: 87.0, 64: 708.0})
+# (1 - e^-2x) / (1 + e^-2x): bounded to where tanh is -1 or 1
+TANH = Gate(-2.0, {32: -10.0, 64: -20.0}, {32: 43.0, 64: 354.0})
+
+
+def _exp_gates(builder, vector: Vector, xs, gates: Sequence[Gate]):
+    """Return e^(k x) of each x, the steps of all side by side: each alone is one long chain."""
     bits = vector.dtype.bitwidth
     integers = ir.VectorType(simd.int_type(vector.dtype), vector.lanes)
     const = lambda value: simd.constant(vector, value)
-    x = simd.clamp_low(builder, vector, x, const(low))
-    x = simd.clamp_high(builder, vector, x, const(high))
+    fma = lambda x, y, z: simd.call(builder, "fma", x, y, z)
+    xs = [simd.clamp_low(builder, vector, x, const(gate.low[bits])) for x, gate in zip(xs, gates, strict=True)]
+    xs = [simd.clamp_high(builder, vector, x, const(gate.high[bits])) for x, gate in zip(xs, gates, strict=True)]
     # the low bits of `shifted` are n + the exponent's bias: one shift makes 2^n of them
-    magic, factor = const(1.5 * 2.0 ** _MANTISSA[bits] + _BIAS[bits]), const(k * 1.4426950408889634)
-    shifted = simd.call(builder, "fma", x, factor, magic)
-    n = builder.fsub(shifted, magic)
-    r = simd.call(builder, "fma", x, factor, builder.fneg(n))
-    q = const(_Q[bits][0])
+    magic, factors = const(1.5 * 2.0 ** _MANTISSA[bits] + _BIAS[bits]), [const(g.k * 1.4426950408889634) for g in gates]
+    shifted = [fma(x, factor, magic) for x, factor in zip(xs, factors, strict=True)]
+    ns = [builder.fsub(one, magic) for one in shifted]
+    rs = [fma(x, factor, builder.fneg(n)) for x, factor, n in zip(xs, factors, ns, strict=True)]
+    qs = [const(_Q[bits][0])] * len(rs)
     for coefficient in _Q[bits][1:]:
-        q = simd.call(builder, "fma", q, r, const(coefficient))
+        qs = [fma(q, r, const(coefficient)) for q, r in zip(qs, rs, strict=True)]
     places = ir.Constant(integers, [_MANTISSA[bits]] * vector.lanes)
-    scale = builder.bitcast(builder.shl(builder.bitcast(shifted, integers), places), simd.llvm_type(vector))
-    return simd.call(builder, "fma", builder.fmul(q, r), scale, scale)
+    scales = [builder.shl(builder.bitcast(one, integers), places) for one in shifted]
+    scales = [builder.bitcast(scale, simd.llvm_type(vector)) for scale in scales]
+    products = [builder.fmul(q, r) for q, r in zip(qs, rs, strict=True)]
+    return [fma(product, scale, scale) for product, scale in zip(products, scales, strict=True)]
 
 
-@intrinsic
-def exp_sigmoid(typingctx, x):
-    """Return e^-x for 1 / (1 + e^-x): finite, and so large at the end that the quotient is flushed to 0."""
-    if not isinstance(x, Vector):
-        return None
-    low, high = (-88.37, 87.0) if x.dtype.bitwidth == 32 else (-709.4, 708.0)
-    return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -1.0, low, high)
+def exp_gates(*gates: Gate):
+    """Return the intrinsic that takes as many vectors and returns e^(k x) of each, as a tuple."""
 
+    @intrinsic
+    def exponentials(typingctx, xs):
+        if not (isinstance(xs, types.UniTuple) and isinstance(xs.dtype, Vector) and len(xs) == len(gates)):
+            return None
 
-@intrinsic
-def exp_sigmoid_bounded(typingctx, x):
-    """Return e^-x, at most e^40 (float64: e^300): products of such stay finite."""
-    if not isinstance(x, Vector):
-        return None
-    low, high = (-40.0, 87.0) if x.dtype.bitwidth == 32 else (-300.0, 708.0)
-    return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -1.0, low, high)
+        def codegen(context, builder, sig, args):
+            values = _exp_gates(builder, xs.dtype, cgutils.unpack_tuple(builder, args[0]), gates)
+            return context.make_tuple(builder, xs, values)
 
+        return xs(xs), codegen
 
-@intrinsic
-def exp_tanh(typingctx, x):
-    """Return e^-2x for (1 - e^-2x) / (1 + e^-2x): bounded to where tanh is -1 or 1."""
-    if not isinstance(x, Vector):
-        return None
-    low, high = (-10.0, 43.0) if x.dtype.bitwidth == 32 else (-20.0, 354.0)
-    return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -2.0, low, high)
+    return exponentials
 
 
 @intrinsic

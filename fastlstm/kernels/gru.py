@@ -9,7 +9,7 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 """
 
 from fastlstm.kernels.activations import activate, sigmoid, tanh
-from fastlstm.kernels.exponential import exp_sigmoid, exp_sigmoid_bounded, exp_tanh
+from fastlstm.kernels.exponential import BOUNDED_SIGMOID, SIGMOID, TANH, exp_gates
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.quantised import QUANTISED, make_quantised_rows, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
@@ -20,11 +20,13 @@ from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both, make_r
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
 
 
+exp_r, exp_zn = exp_gates(SIGMOID), exp_gates(BOUNDED_SIGMOID, TANH)
+
+
 @inline
 def new_h(z, n, h):
     """h' of tanh's argument n; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation, and tanh shares its division."""
-    e_z = exp_sigmoid_bounded(z)
-    e_n = exp_tanh(n)
+    e_z, e_n = exp_zn((z, n))
     return (h * (1.0 + e_n) + e_z * (1.0 - e_n)) / ((1.0 + e_z) * (1.0 + e_n))
 
 
@@ -50,7 +52,8 @@ def is_usual(options):
 def after_begin(options, z, k, stride, h, s, at, unit):
     """The first half of one vector of units of one row, reset after the product: tanh's argument takes the place of r."""
     r, n_x, n_h = load(z, k + stride), load(z, k + 2 * stride), load(z, k + 3 * stride)
-    store(z, k + stride, n_x + n_h / (1.0 + exp_sigmoid(r)))
+    (e_r,) = exp_r((r,))
+    store(z, k + stride, n_x + n_h / (1.0 + e_r))
 
 
 @inline

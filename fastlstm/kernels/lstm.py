@@ -9,7 +9,7 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 """
 
 from fastlstm.kernels.activations import activate
-from fastlstm.kernels.exponential import exp_sigmoid, exp_tanh
+from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
@@ -20,18 +20,21 @@ from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
 
+exp_ifg, exp_oc = exp_gates(SIGMOID, SIGMOID, TANH), exp_gates(SIGMOID, TANH)
+
+
 @inline
 def new_c(i, f, g, c):
     """c' with sigmoid gates and tanh: sigma(i) tau(g) shares one division."""
-    e_g = exp_tanh(g)
-    return c / (1.0 + exp_sigmoid(f)) + (1.0 - e_g) / ((1.0 + exp_sigmoid(i)) * (1.0 + e_g))
+    e_i, e_f, e_g = exp_ifg((i, f, g))
+    return c / (1.0 + e_f) + (1.0 - e_g) / ((1.0 + e_i) * (1.0 + e_g))
 
 
 @inline
 def new_h(o, c):
     """h' of c', likewise."""
-    e_c = exp_tanh(c)
-    return (1.0 - e_c) / ((1.0 + exp_sigmoid(o)) * (1.0 + e_c))
+    e_o, e_c = exp_oc((o, c))
+    return (1.0 - e_c) / ((1.0 + e_o) * (1.0 + e_c))
 
 
 @inline

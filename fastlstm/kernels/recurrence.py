@@ -19,6 +19,7 @@ from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active
 from fastlstm.kernels.simd import (
     arguments,
     byte_pointer,
+    fetch_to_write,
     lanes,
     load,
     load_part,
@@ -167,6 +168,8 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
                 # the cells of one row wait for each other less when all of a step's come together
                 target = z, z0 + panel * 4 * L if count == 1 else z0, p * 4 * L
                 stride = L
+                if count > 1:
+                    fetch_outputs(place, ragged, permuted, m, n, panel * units * L, S)
                 if is_tail(panels, tail, panel):
                     tail_rows(n, tail, start, source, state, target)
                     stride = tail_stride(tail, L, units)
@@ -179,6 +182,17 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
             finish_row(options, place, z, z0, part[0], panels, tail, S, H, ragged, permuted, holes, mask, mask_b)
 
     return sweep
+
+
+@inline
+def fetch_outputs(place, ragged, permuted, m, n, first, S):
+    """Ask for the lines that the cells will write: each row's lies far from the others', and a store would wait for it."""
+    _, h_next, y, y_0, y_b, _, has_y, _ = place
+    for position in range(m, m + n):
+        fetch_to_write(h_next, position * S + first)
+        if has_y:
+            row = ragged[ORDER + position] if permuted else position
+            fetch_to_write(y, y_0 + row * y_b + first)
 
 
 def make_finish_row(finish, units: int):
