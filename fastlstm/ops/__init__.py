@@ -9,6 +9,7 @@ from fastlstm.ops import (
     normalisation,
     rearranging,
     recurrent,
+    reductions,
     shape_values,
     views,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "normalisation",
     "rearranging",
     "recurrent",
+    "reductions",
     "registered",
     "shape_values",
     "views",

@@ -16,6 +16,7 @@ from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.narrow import DENSE_PARTS, DTYPES, FLOAT16, FLOAT32, QUANTISED, SCALED, dense_form
 from fastlstm.ops.op import (
     Attribute,
+    Back,
     Emit,
     Op,
     Slot,
@@ -152,6 +153,21 @@ class Dense(Op):
         activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
         K, N = (int(d) for d in W.shape)
         emit_dense_rows(emit, x.array, W, at(args, 2), outs[0], K, N, activation=activation)
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """dX = dY W', dW = X' dY, db = sum dY over the rows; an activation is a node of its own in graphs that are trained."""
+        if self.get(node, "activation") != "Identity":
+            return list(super().adjoint(node, back))
+        x, W = back.x[0], back.x[1]
+        d, (I, N) = back.dy[0], W.shape
+        dx = back.node("MatMul", [d, back.node("Transpose", [W], perm=(1, 0))]) if back.wants[0] else None
+        dW = db = None
+        if back.wants[1]:
+            rows = back.node("Transpose", [back.node("Reshape", [x, back.ints(-1, I)])], perm=(1, 0))
+            dW = back.node("MatMul", [rows, back.node("Reshape", [d, back.ints(-1, N)])])
+        if len(back.x) > 2 and back.wants[2]:
+            db = back.node("ReduceSum", [d], axes=tuple(range(len(d.shape) - 1)))
+        return [dx, dW, db]
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         rank = len(args[0].shape or ()) if args[0] is not None else 0

@@ -9,7 +9,7 @@ from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.mapping import emit_cast, emit_elementwise, emit_where
-from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, ViewOp, register, shape_error
+from fastlstm.ops.op import Attribute, Back, Emit, HostOp, Op, Slot, Value, ViewOp, register, shape_error
 
 
 def broadcast(node: Node, shapes: Sequence[Shape | None]) -> Shape | None:
@@ -80,7 +80,34 @@ def _fold(ufunc: np.ufunc) -> Callable[..., np.ndarray]:
     return apply
 
 
-def _define(name: str, ufunc: Callable, count: int, result: type | None = None, variadic: bool = False) -> None:
+def _add(op: Op, node: Node, back: Back) -> list:
+    (d,) = back.dy
+    return [back.sum_to(d, x) if wanted else None for x, wanted in zip(back.x, back.wants, strict=True)]
+
+
+def _sub(op: Op, node: Node, back: Back) -> list:
+    (a, b), (d,) = back.x, back.dy
+    return [
+        back.sum_to(d, a) if back.wants[0] else None,
+        back.node("Neg", [back.sum_to(d, b)]) if back.wants[1] else None,
+    ]
+
+
+def _mul(op: Op, node: Node, back: Back) -> list:
+    (a, b), (d,) = back.x, back.dy
+    return [
+        back.sum_to(back.node("Mul", [d, other]), x) if wanted else None
+        for x, other, wanted in ((a, b, back.wants[0]), (b, a, back.wants[1]))
+    ]
+
+
+def _neg(op: Op, node: Node, back: Back) -> list:
+    return [back.node("Neg", [back.dy[0]])]
+
+
+def _define(
+    name: str, ufunc: Callable, count: int, result: type | None = None, variadic: bool = False, adjoint: Callable = Op.adjoint
+) -> None:
     slots = (Slot("X"),) if count == 1 else (Slot("A"), Slot("B"))
     register(
         type(
@@ -91,17 +118,21 @@ def _define(name: str, ufunc: Callable, count: int, result: type | None = None, 
                 "inputs": (Slot("inputs", variadic=True),) if variadic else slots,
                 "ufunc": staticmethod(ufunc),
                 "result": None if result is None else np.dtype(result),
+                "adjoint": adjoint,
                 "__doc__": f"{name} of NumPy's rules, element by element.",
             },
         )
     )
 
 
-for _name, _ufunc in (("Add", np.add), ("Sub", np.subtract), ("Mul", np.multiply), ("Div", _divide), ("Pow", np.power)):
+for _name, _ufunc, _adjoint in (("Add", np.add, _add), ("Sub", np.subtract, _sub), ("Mul", np.multiply, _mul)):
+    _define(_name, _ufunc, 2, adjoint=_adjoint)
+for _name, _ufunc in (("Div", _divide), ("Pow", np.power)):
     _define(_name, _ufunc, 2)
 for _name, _ufunc in (("Max", np.maximum), ("Min", np.minimum)):
     _define(_name, _fold(_ufunc), 2, variadic=True)
-for _name, _ufunc in (("Neg", np.negative), ("Abs", np.abs), ("Sqrt", np.sqrt)):
+_define("Neg", np.negative, 1, adjoint=_neg)
+for _name, _ufunc in (("Abs", np.abs), ("Sqrt", np.sqrt)):
     _define(_name, _ufunc, 1)
 for _name, _ufunc in (("Equal", np.equal), ("NotEqual", np.not_equal), ("Less", np.less), ("Greater", np.greater)):
     _define(_name, _ufunc, 2, bool)

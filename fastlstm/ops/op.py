@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastlstm.errors import GraphError, ShapeError, one_of
+from fastlstm.errors import GraphError, ShapeError, UnsupportedError, one_of
 from fastlstm.graph import Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
@@ -198,6 +198,45 @@ class Emit(Protocol):
         ...
 
 
+class Handle(Protocol):
+    """A value of a graph under construction."""
+
+    @property
+    def value(self) -> Value: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+
+class Back(Protocol):
+    """What an op is given to add its adjoint to a graph: the node's values, what is known of gradients, and a place for nodes."""
+
+    x: Sequence[Any]  # inputs, None for an absent one
+    y: Sequence[Any]  # outputs
+    dy: Sequence[Any]  # gradients of the outputs, None where nothing depends on one
+    wants: Sequence[bool]  # which inputs' gradients are needed
+
+    def node(self, op: str, inputs: Sequence[Any], outputs: int | Sequence[bool] = 1, **attributes: Any) -> Any:
+        """Add a node and return its output, or a tuple of them."""
+        ...
+
+    def ints(self, *values: int) -> Any:
+        """Return a constant vector of integers, such as axes or a shape."""
+        ...
+
+    def number(self, value: float) -> Any:
+        """Return a constant number of the dtype of the gradients."""
+        ...
+
+    def zeros_like(self, x: Any) -> Any:
+        """Return zeros of the shape of a value."""
+        ...
+
+    def sum_to(self, d: Any, like: Any) -> Any:
+        """Return a gradient summed over the axes along which `like` was broadcast to it."""
+        ...
+
+
 def is_contiguous(array: np.ndarray) -> bool:
     """Tell whether an array lies in memory in C order without gaps."""
     return array.flags.c_contiguous
@@ -234,7 +273,6 @@ class Op:
     refuses: bool = False  # whether it refuses some contents of its inputs
     changes_state: bool = False  # whether it has a state that a stream carries
     attributes: Mapping[str, Attribute] = {}
-    adjoint: Callable[..., None] | None = None
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
@@ -253,6 +291,13 @@ class Op:
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
         """Return the outputs of constant inputs, or None where only a kernel computes them."""
         return None
+
+    def adjoint(self, node: Node, back: "Back") -> Sequence[Any]:
+        """Add the nodes that compute the gradient of each input; return their outputs in order, None for one without a gradient.
+
+        Called where the gradient of an output and that of an input are wanted. Raise UnsupportedError where there is none.
+        """
+        raise UnsupportedError(f"node {node.name!r}: {self.name} cannot be differentiated yet")
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         """Return the (input, axis) pairs along which an output element depends on more than its own position."""

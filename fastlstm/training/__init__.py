@@ -1,0 +1,1 @@
+"""Training: gradients as nodes of the same graph, losses, optimizers, and the loop around them."""
