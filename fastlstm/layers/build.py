@@ -42,6 +42,8 @@ class Tensor:
 class Build:
     """Collects nodes and weights, and knows the shape of every value as soon as it exists."""
 
+    training = False
+
     def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.inputs: list[TensorSpec] = []
@@ -74,6 +76,10 @@ class Build:
         self.weights[name] = array
         self.values[name] = Value.constant(array)
         return Tensor(self, name)
+
+    def parameter(self, name: str, array: np.ndarray, trainable: bool = True) -> Tensor:
+        """Add a weight that training may move."""
+        return self.weight(name, array)
 
     def ints(self, name: str, *values: int) -> Tensor:
         """Add a vector of integers, such as axes or a shape."""
@@ -184,7 +190,7 @@ class Layer:
             return None
         known = self.__dict__.setdefault("_added", {})
         if (id(build), role) not in known:
-            known[id(build), role] = build.weight(f"{self.name}.{role}", array)
+            known[id(build), role] = build.parameter(f"{self.name}.{role}", array)
         return known[id(build), role]
 
     def __call__(self, x: Any, mask: Tensor | None = None, **arguments: Any) -> Any:

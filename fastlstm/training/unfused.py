@@ -1,0 +1,90 @@
+"""TrainingBuild: a graph under construction for training, in which parameters are inputs and nodes are taken apart.
+
+Each part has a simple adjoint: an activation inside Dense or Conv1D becomes a node; a recurrent node becomes the projection of its input,
+a Dense, and its steps (ops/steps.py), whose adjoint needs the gates that they leave.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.build import Shape as SymbolicShape
+
+RECURRENT = ("LSTM", "GRU", "RNN")
+WITH_ACTIVATION = ("Dense", "Conv1D")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """An input that is drawn anew for each batch: 0 with probability `rate`, else 1 / (1 - rate)."""
+
+    name: str
+    shape: SymbolicShape
+    rate: float
+
+
+class TrainingBuild(Build):
+    """Collects what a step of training computes.
+
+    `parameters` hold the trainable weights and `statistics` those that training does not move but may replace, both by the name of the
+    input that stands for them; `penalties` are scalars that add to the loss; `updates` are the new values of statistics.
+    """
+
+    training = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parameters: dict[str, np.ndarray] = {}
+        self.statistics: dict[str, np.ndarray] = {}
+        self.penalties: list[Tensor] = []
+        self.updates: dict[str, Tensor] = {}
+        self.draws: list[Draw] = []
+
+    def parameter(self, name: str, array: np.ndarray, trainable: bool = True) -> Tensor:
+        tensor = self.input(name, array.dtype.name, array.shape)
+        (self.parameters if trainable else self.statistics)[tensor.name] = array
+        return tensor
+
+    def penalise(self, amount: Tensor) -> None:
+        """Add a scalar to the loss."""
+        self.penalties.append(amount)
+
+    def replace(self, statistic: Tensor, new: Tensor) -> None:
+        """Let a weight that is not trained have another value after the step."""
+        self.updates[statistic.name] = new
+
+    def drop(self, name: str, shape: SymbolicShape, rate: float, dtype: str = "float32") -> Tensor:
+        """Return the mask of a dropout: 0 or 1 / (1 - rate), drawn anew for each batch."""
+        tensor = self.input(name, dtype, shape)
+        self.draws.append(Draw(tensor.name, shape, rate))
+        return tensor
+
+    def node(
+        self, name: str, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: Any
+    ) -> Any:
+        if op in RECURRENT:
+            return self._recurrent(name, op, list(inputs), outputs, attributes)
+        activation = attributes.get("activation", "Identity")
+        if op in WITH_ACTIVATION and activation != "Identity":
+            plain = {key: value for key, value in attributes.items() if key not in ("activation", "alpha", "beta")}
+            y = super().node(name, op, inputs, 1, **plain)
+            return self.activation(f"{name}/{activation}", activation, y, attributes)
+        return super().node(name, op, inputs, outputs, **attributes)
+
+    def activation(self, name: str, op: str, x: Tensor, attributes: dict[str, Any]) -> Tensor:
+        """Add an activation as a node of its own."""
+        from fastlstm.ops.op import find
+
+        known = find(op).attributes
+        return super().node(name, op, [x], 1, **{key: attributes[key] for key in known if key in attributes})
+
+    def _recurrent(self, name: str, op: str, inputs: list, outputs: int | Sequence[bool], attributes: dict) -> Any:
+        """Add the projection of x and the steps; b of an LSTM or RNN, and b of a GRU, go into the projection."""
+        inputs = inputs + [None] * (8 - len(inputs))
+        x, W, U, b, *rest = inputs
+        z = super().node(f"{name}/projection", "Dense", [x, W, b])
+        wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)
+        return super().node(name, f"{op}Steps", [z, U, *rest], wanted if len(wanted) > 1 else outputs, **attributes)
