@@ -69,7 +69,9 @@ def emit_dense(
         if not isinstance(matrix, Quantized):
             return pack_columns(L, take(matrix).astype(DTYPES.get(form, dtype)), tail)
         values, scale = pack_columns(L, take(matrix.values), 0), pack_columns(L, matrix.scale[None], 0)
-        return pack_quantised(emit.group, L, 4, values, scale) if form == QUANTISED else pack_scaled(L, values, scale)
+        if form == QUANTISED:
+            return pack_quantised(emit.group(state=False), L, 4, values, scale)
+        return pack_scaled(L, values, scale)
 
     packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L

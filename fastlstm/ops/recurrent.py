@@ -281,8 +281,12 @@ class Recurrent(Op):
         columns: Sequence[int] = (),
         places: Sequence[int] = (),
         part: int = 0,
+        state: bool = False,
     ) -> np.ndarray:
-        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on."""
+        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on.
+
+        `state` tells weights of h from those of x.
+        """
         L, H = emit.lanes(form.dtype), weight.shape[1] // self.gates  # type: ignore[index, operator]
 
         def arranged(matrix: np.ndarray) -> np.ndarray:
@@ -293,10 +297,10 @@ class Recurrent(Op):
         def pack(matrix) -> np.ndarray:
             if isinstance(matrix, Quantized):
                 scale = arranged(matrix.scale[None])
-                return pack_quantised(emit.group, L, len(columns) or 4, arranged(matrix.values), scale)
+                return pack_quantised(emit.group(state), L, len(columns) or 4, arranged(matrix.values), scale)
             return arranged(matrix if form.weights == FLOAT16 else matrix.astype(form.dtype))
 
-        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part
+        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part, state
         return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
 
     def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype) -> bool:
@@ -405,7 +409,7 @@ class LSTM(Recurrent):
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         dtype, _, tail = form
         H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
-        W, U = (self.panels(emit, weight, form, every) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, every, state=k == 2) for k in (1, 2))
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
             emit, f"lstm b {L} {H} {tail}", [at(args, 3)],
@@ -472,9 +476,9 @@ class GRU(Recurrent):
         b = self.bias(emit, f"gru b {L} {H} {before} {tail}", [at(args, 3), at(args, 4)], pack_biases, dtype)
         cell = (int(usual and not clipped), *codes, clipped)
         if not before:
-            return W, self.panels(emit, args[2], form, every, (0, 1, 3)), b, [cell], (*numbers, bound)
-        U = self.panels(emit, args[2], form, two)
-        Un = self.panels(emit, args[2], form, part=2)
+            return W, self.panels(emit, args[2], form, every, (0, 1, 3), state=True), b, [cell], (*numbers, bound)
+        U = self.panels(emit, args[2], form, two, state=True)
+        Un = self.panels(emit, args[2], form, part=2, state=True)
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
@@ -508,7 +512,7 @@ class RNN(Recurrent):
 
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         H, dtype = args[2].shape[0], form.dtype
-        W, U = (self.panels(emit, weight, form) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, state=k == 2) for k in (1, 2))
         zeros = np.zeros(H, dtype)
         b = self.bias(
             emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype
