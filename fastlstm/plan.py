@@ -530,9 +530,8 @@ class _Binder:
     def row_bytes(self, K: int, parts: int) -> int:
         return layout.row_bytes(K, parts)
 
-    @property
-    def group(self) -> int:
-        return layout.GROUP
+    def group(self, state: bool) -> int:
+        return layout.STATE_GROUP if state else layout.GROUP
 
     def activation(self, name: str) -> int:
         return codes.ACTIVATIONS[name]

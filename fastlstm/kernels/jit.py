@@ -112,7 +112,9 @@ def routine(function: Callable) -> Any:
 @cache
 def _near_machine() -> llvm.TargetMachine:
     """Return the machine that writes object files: their constants lie near the code and are read relative to it, one instruction each."""
-    return llvm.Target.from_default_triple().create_target_machine(target.CPU, target.FEATURES, opt=3, reloc="pic", codemodel="small")
+    return llvm.Target.from_default_triple().create_target_machine(
+        target.CPU, target.FEATURES, opt=3, reloc="pic", codemodel="small"
+    )
 
 
 class Build:

@@ -184,9 +184,8 @@ class Emit(Protocol):
         """Return the bytes of `parts` quantised rows of K elements."""
         ...
 
-    @property
-    def group(self) -> int:
-        """How many neighbouring inputs of an int8 weight stand together."""
+    def group(self, state: bool) -> int:
+        """Return how many neighbouring inputs of an int8 weight stand together, one that meets rows of x or of states."""
         ...
 
     def activation(self, name: str) -> int:
