@@ -10,7 +10,7 @@ import numpy as np
 
 from fastlstm.errors import GraphError
 from fastlstm.kernels import calls, library
-from fastlstm.kernels.layout import GATE, NUMBERS, REFUSED, SHARED, SOLO, STEP
+from fastlstm.kernels.layout import GATE, REFUSED, SHARED, SOLO, STEP
 from fastlstm.team import run_together
 
 SMALL_WORK = 100_000  # floating-point operations that are not worth sharing

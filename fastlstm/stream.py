@@ -19,7 +19,7 @@ from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan
-from fastlstm.program import NUMBERS, SOLO, calls
+from fastlstm.program import SOLO, calls
 from fastlstm.row_numbers import RowNumbers
 
 VERSION = 1
@@ -149,7 +149,11 @@ class Stream:
                 self._arrays[state.key][...] = start
         plan.give_back(self._shapes(1, 1), frame)
         places = [(array.ctypes.data, array.strides[0]) for array in self._arrays.values()]
-        self._carried = np.array([0, *(word for place in places for word in place)], np.int64)
+        # of all rows, and of the rows that a call names
+        self._carried, self._carried_rows = (
+            np.array([numbers, *(word for place in places for word in place)], np.int64)
+            for numbers in (0, self._rows.address)
+        )
 
     def _own_states(self, frame: Frame) -> None:
         """Where a step is one call into compiled code, let the states be the buffers of a frame that only this stream uses."""
@@ -224,14 +228,13 @@ class Stream:
                 raise StreamError(WAITS)
             for port, place, array in zip(frame.inputs.values(), call.places, arrays, strict=True):
                 port.point_home()
-                np.copyto(port.buffer[place], array, casting="unsafe")
-            if frame.carried is not None:
-                frame.carried[...] = self._carried
-            if frame.carried is not None and rows is not None:
-                frame.carried[NUMBERS] = self._rows.address
+                port.buffer[place] = array
+            if call.others:
                 self._rows.repeat_first(count, call.room)
-            for port, (others, first) in zip(frame.inputs.values(), call.others, strict=False):
-                port.buffer[others] = port.buffer[first]
+                for port, (others, first) in zip(frame.inputs.values(), call.others, strict=True):
+                    port.buffer[others] = port.buffer[first]
+            if frame.carried is not None:
+                frame.carried[...] = self._carried if rows is None else self._carried_rows
             for port in frame.outputs.values():
                 port.point_home()
             frame.run(resume=True)

@@ -15,7 +15,7 @@ KERNEL, ARGS, OWNER, WAITS = range(STEP)
 SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
 RANK = 6  # axes of a copy, at most
-NUMBERS, CARRIED = 0, 1  # among the words that tell where states are carried: of the rows, of the first state (kernels/carrying.py)
+NUMBERS, CARRIED = 0, 1  # words of where states are carried (kernels/carrying.py)
 
 # Quantised rows (kernels/quantised.py): a header of HEADER bytes, then CODE bytes for each code. One instruction takes GROUP neighbouring
 # codes, where the CPU has it; elsewhere codes are wide enough to be multiplied, in pairs.
