@@ -351,7 +351,7 @@ class Session:
         for members in groups.values():
             stacked = np.stack([rows[k] for k in members], axis=batch, dtype=dtype, casting="unsafe")
             outputs = self._run_once(self._checked({name: stacked}, frozenset([name])), {})
-            for row, k in zip(self._by_row(outputs, range(len(members))), members, strict=True):
+            for row, k in zip(self._by_row(outputs, len(members)), members, strict=True):
                 results[k] = row
         return results
 
@@ -368,39 +368,38 @@ class Session:
             if not alike:
                 wanted = (*before, row.shape[axis], *after)
                 raise ShapeError(f"sequence {k} has shape {row.shape}, expected {wanted}")
-        lengths = np.array([row.shape[axis] for row in rows])
-        order = np.argsort(-lengths, kind="stable")  # the order that kernels take rows in: none is moved again
-        longest_first, numbers = lengths[order], order.tolist()
+        lengths = [row.shape[axis] for row in rows]
+        # the order that kernels take rows in: none is moved again
+        order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+        longest_first = np.array([lengths[k] for k in order])
 
         def write(buffer: Array) -> None:
             # what lies past a row's end reaches no step before it
             index: list = [slice(None)] * buffer.ndim
-            for place, k in enumerate(numbers):
-                row = rows[k]
-                index[batch], index[time] = place, slice(row.shape[axis])
-                buffer[tuple(index)] = row
+            for place, k in enumerate(order):
+                index[batch], index[time] = place, slice(lengths[k])
+                buffer[tuple(index)] = rows[k]
             if plan.fused.first:
                 buffer[...] = _padded_with_valid(buffer, longest_first, batch, time)
 
-        shape = list(rows[numbers[0]].shape)
+        shape = list(rows[order[0]].shape)
         shape.insert(batch, len(rows))
         outputs = self._run_padded([_Filled(tuple(shape), write)], longest_first, shape[time], {})
-        places = np.empty_like(order)
-        places[order] = np.arange(len(rows))
-        return self._by_row(outputs, places.tolist(), lengths.tolist())
+        results: list = [None] * len(rows)
+        for row, k in zip(self._by_row(outputs, len(rows), [lengths[k] for k in order]), order, strict=True):
+            results[k] = row
+        return results
 
-    def _by_row(
-        self, outputs: Mapping[str, Array], places: Sequence[int], lengths: Sequence[int] | None = None
-    ) -> list:
-        """Return the rows at these places of every output as views, each with its steps up to its length."""
+    def _by_row(self, outputs: Mapping[str, Array], count: int, lengths: Sequence[int] | None = None) -> list:
+        """Return the rows of every output as views, each with its steps up to its length."""
         columns = []
         for name, y in outputs.items():
             time, batch = self.axes.axis(name, TIME), self.axes.axis(name, BATCH)
             index: list = [*(slice(None) for _ in y.shape), ...]
             rows = []
-            for k, place in enumerate(places):
+            for k in range(count):
                 if batch is not None:
-                    index[batch] = place
+                    index[batch] = k
                 if time is not None and lengths is not None:
                     index[time] = slice(lengths[k])
                 rows.append(y[tuple(index)])
