@@ -77,6 +77,31 @@ def test_a_row_without_steps_ends_with_the_states_it_starts_with(kind, reverse):
             assert bits(got[role][[1, 3]], feeds[f"{role}0"][[1, 3]])
 
 
+@pytest.mark.parametrize("kind", models.GATES)
+@pytest.mark.parametrize("named", ["last alone", "h and last"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_row_without_steps_has_the_state_it_starts_with_as_its_last_output(kind, named, backwards):
+    """`last` is what Keras's layers give; as of a row alone, not the zeros of a row that a model's own mask leaves no step."""
+    states = tuple(f"{role}0" for role in models.STATES[kind])
+    outputs = ("", "h" if named == "h and last" else "", *("" for _ in states[1:]), "last")
+    gates = 4 * models.GATES[kind]
+    slots = ("x", "W", "U", "", *([""] if kind == "GRU" else []), *states)
+    attributes = {"batch_first": True, "direction": "reverse" if backwards else "forward"}
+    net = models.model(
+        [Node("net", kind, slots, outputs, attributes)],
+        [("x", "float32", ("B", "T", 3)), *((state, "float32", ("B", 4)) for state in states)],
+        [name for name in outputs if name],
+        {"W": weights(3, gates), "U": weights(4, gates)},
+    )
+    session, x, lengths = fastlstm.Session(net), weights(5, 6, 3), [6, 0, 2, 0, 1]
+    given = {state: weights(5, 4) + k for k, state in enumerate(states)}
+    got = session.run({"x": x, **given}, lengths=lengths)
+    assert bits(got["last"][[1, 3]], given["h0"][[1, 3]])
+    for b, n in enumerate(lengths):
+        alone = session.run({"x": x[b : b + 1, :n], **{name: value[b : b + 1] for name, value in given.items()}})
+        assert all(bits(got[name][b], alone[name][0]) for name in got), b
+
+
 def test_keras_layers_that_give_final_states_only():
     build = layers.Build()
     x, parts = build.input("x", "float32", ("batch", "time", 3)), []

@@ -69,7 +69,10 @@ def masked_output(y, at, y_last, last_at, H, masked):
 
 @routine
 def row_share(ragged, sorted_rows, B, worker, workers):
-    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow."""
+    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow.
+
+    Rows of like lengths stay together: a step costs more than its rows do, and workers of short rows have fewer steps.
+    """
     if workers == 1 or not sorted_rows:
         return share(B, worker, workers)
     total = 0
@@ -77,12 +80,15 @@ def row_share(ragged, sorted_rows, B, worker, workers):
         total += last_of(ragged, B, row) - first_of(ragged, B, row)
     first, last, done = B, B, 0
     for position in range(B):
-        if first == B and done * workers >= total * worker:
-            first = position
-        if last == B and done * workers >= total * (worker + 1):
-            last = position
         row = ragged[ORDER + position]
-        done += last_of(ragged, B, row) - first_of(ragged, B, row)
+        length = last_of(ragged, B, row) - first_of(ragged, B, row)
+        # a row belongs where the middle of its steps lies
+        middle = (2 * done + length) * workers
+        if first == B and middle >= 2 * total * worker:
+            first = position
+        if last == B and middle >= 2 * total * (worker + 1):
+            last = position
+        done += length
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
