@@ -156,6 +156,7 @@ class Plan:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
         self.ancestors = _ancestors(graph)
+        weights = {**weights, **self.fused.constants}
         self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
         # buffers of weights by address, so that a view of a weight is known as that weight
         self._addresses = {
