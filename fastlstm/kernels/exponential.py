@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from fastlstm.kernels import simd
+from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import Vector
 
 _LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
@@ -128,6 +129,12 @@ def exp_tanh(typingctx, x):
         return None
     low, high = (-10.0, 43.0) if x.dtype.bitwidth == 32 else (-20.0, 354.0)
     return x(x), lambda context, builder, sig, args: _exp_gate(builder, x, args[0], -2.0, low, high)
+
+
+@inline
+def times_one_plus(a, e):
+    """Return a (1 + e), rounded once."""
+    return simd.fma(e, a, a)
 
 
 @intrinsic
