@@ -147,6 +147,7 @@ class Plan:
     """A model's weights, packed, and its frames."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
+        self._given = weights
         self.fused = fuse(graph, weights)
         self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
@@ -156,6 +157,7 @@ class Plan:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
         self.ancestors = _ancestors(graph)
+        weights = {**weights, **self.fused.constants}
         self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
         # buffers of weights by address, so that a view of a weight is known as that weight
         self._addresses = {
@@ -170,8 +172,9 @@ class Plan:
 
     def of_twin(self, graph: Graph) -> "Plan":
         """Return the plan of another graph of the same weights, which shares what is packed."""
-        twin = Plan(graph, {}, self.max_scratch, self.threads)
-        twin.weights, twin._addresses, twin._packed = self.weights, self._addresses, self._packed
+        twin = Plan(graph, self._given, self.max_scratch, self.threads)  # fused as this one is: to the same bits
+        twin.weights |= self.weights
+        twin._addresses, twin._packed = self._addresses, self._packed
         return twin
 
     def borrow(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:

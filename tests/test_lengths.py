@@ -49,6 +49,27 @@ def test_a_row_with_a_length_is_computed_as_if_alone(name, threads):
                 assert bits(listed[b][key], want[0]), (k, b, n, key)
 
 
+def test_what_joins_before_a_recurrent_node_joins_where_rows_have_lengths_too():
+    """A MatMul and an Add are one Dense, whose bias begins the sum; a OneHot stands for numbers of rows."""
+    node, ws = rnn("net", "s", "y", I=6)
+    nodes = [Node("m", "MatMul", ("x", "V"), ("z",)), Node("add", "Add", ("z", "v"), ("s",)), node]
+    dense = models.model(nodes, [("x", "float32", ("B", "T", 5))], ["y"], ws | {"V": weights(5, 6), "v": weights(6)})
+    node, ws = rnn("net", "s", "y", I=9, kind="LSTM")
+    ws |= {"depth": np.array(9), "values": np.array([0, 1])}
+    nodes = [
+        Node("hot", "OneHot", ("x", "depth", "values"), ("n",)),
+        Node("cast", "Cast", ("n",), ("s",), {"to": "float32"}),
+        node,
+    ]
+    hot = models.model(nodes, [("x", "int32", ("B", "T"))], ["y"], ws)
+    for net, x in ((dense, RNG.standard_normal((4, 7, 5)).astype("f4")), (hot, RNG.integers(-9, 9, (4, 7), "int32"))):
+        session, lengths = fastlstm.Session(net), [7, 3, 0, 6]
+        want = [session.run(x[b : b + 1, :n])[0] for b, n in enumerate(lengths)]
+        together, listed = session.run(x, lengths=lengths), session.run([x[b, :n] for b, n in enumerate(lengths)])
+        for b, n in enumerate(lengths):
+            assert bits(together[b, :n], want[b]) and bits(listed[b], want[b])
+
+
 def test_a_list_of_ids_is_not_refused_for_what_a_buffer_held_before():
     nodes = [Node("look", "Embedding", ("x", "table"), ("e",))]
     node, ws = rnn("net", "e", "y", I=3)

@@ -47,6 +47,7 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "lstm_forward": ("lstm", STORED),
     "lstm_quantised_forward": ("lstm", INT8),
     "normalise_forward": ("rows", FLOATS),
+    "one_hot_forward": ("lookups", BITS),
     "ragged_forward": ("ragged", ANY),
     "rnn_forward": ("rnn", STORED),
     "rnn_quantised_forward": ("rnn", INT8),

@@ -231,13 +231,14 @@ class Recurrent(Op):
 
         The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
         """
-        assert table.array is not None and table.shape is not None
-        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        assert table.shape is not None
+        dtype, L = table.dtype, emit.lanes(table.dtype)
         count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
         S, form, parts = self.state_stride(node, H, L), self.form(node, args, emit), input_parts(I, H)
         quantised = form.weights == QUANTISED
 
         def make(whole: np.ndarray) -> None:
+            source = np.ascontiguousarray(table.array)  # type: ignore[arg-type]
             nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
             for first in range(0, count, ROWS_TOGETHER):
                 rows = source[first : first + ROWS_TOGETHER]
