@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import command
+import models
 import numpy as np
 import pytest
 from model_files import small_model
@@ -18,6 +19,7 @@ from model_files import small_model
 import fastlstm
 from fastlstm import Example, engines
 from fastlstm.cli import commands, main
+from fastlstm.graph import Node
 
 pytest.importorskip("pyfive")
 pytest.importorskip("onnx")
@@ -186,6 +188,22 @@ def test_info_shows_the_program_of_a_call_and_what_was_fused(here, capsys):
     out = gave(capsys, "info", "co2_season.onnx", "--plan", "--steps", 5)
     assert "dissolved      Flatten, Transpose x2, Unsqueeze x2" in out
     assert "writes for Flatten '/Flatten'" in out
+
+
+def test_info_shows_that_a_one_hot_is_numbers_of_rows(here, capsys):
+    ws = models.weights(np.random.default_rng(0), "GRU", 9, 5) | {
+        "depth": np.array(9),
+        "values": np.array([0, 1], "f4"),
+    }
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("x",)),
+        Node("net", "GRU", ("x", "W", "U", "b", "bn"), ("y",), {"batch_first": True}),
+    ]
+    models.model(nodes, [("ids", "int64", ("B", "T"))], ["y"], ws).save("hot")
+    out = gave(capsys, "info", "hot", "--plan", "--batch", 2, "--steps", 3)
+    assert "1 call into compiled code: 2 kernels, 0 NumPy steps" in out
+    assert "rows_forward" in out and "numbers of rows alone" in out and "look-up of 10 projections" in out
+    assert "GRU, OneHot" in gave(capsys, "info", "hot")
 
 
 def test_names_in_a_file_cannot_steer_the_terminal(here, capsys):

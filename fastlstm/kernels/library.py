@@ -28,6 +28,7 @@ ANY = ()  # the dtype makes no difference
 KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "activate_forward": ("activations", FLOATS),
     "any_not_equal_forward": ("predicates", BITS),
+    "carry_forward": ("carrying", ANY),
     "combine_forward": ("arithmetic", FLOATS),
     "compare_forward": ("predicates", BITS),
     "convert_forward": ("conversion", CASTS),
@@ -36,6 +37,7 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "dense_forward": ("dense", STORED),
     "dense_quantised_forward": ("dense", INT8),
     "dense_scaled_forward": ("dense", INT8),
+    "distinct_forward": ("carrying", ANY),
     "gather_forward": ("lookups", BITS),
     "gru_after_forward": ("gru", STORED),
     "gru_after_quantised_forward": ("gru", INT8),
@@ -51,6 +53,7 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "lstm_steps_adjoint": ("lstm_steps", FLOATS),
     "lstm_steps_forward": ("lstm_steps", FLOATS),
     "normalise_forward": ("rows", FLOATS),
+    "one_hot_forward": ("lookups", BITS),
     "ragged_forward": ("ragged", ANY),
     "rnn_forward": ("rnn", STORED),
     "rnn_quantised_forward": ("rnn", INT8),
