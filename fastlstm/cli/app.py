@@ -74,11 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ARGUMENT",
         help="run the project's benchmarks, every engine side by side, with these arguments (in a clone of the project; --suite --help)",
     )
-    for command in (info, run, verify, either):
-        optional = {"nargs": "?"} if command is either else {}
-        command.add_argument(
-            "model", type=Path, help="a fastlstm file, or a source file, converted on the way", **optional
-        )
+    which = "a fastlstm file, or a source file, converted on the way"
+    either.add_argument("model", type=Path, nargs="?", help=which)
+    for command in (info, run, verify):
+        command.add_argument("model", type=Path, help=which)
 
     run.add_argument("input", type=Path, help=".npy for one input, .npz by name for several")
     run.add_argument("-o", "--output", type=Path, required=True, help=".npy for one output, .npz for several")
