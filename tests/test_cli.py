@@ -18,7 +18,7 @@ from model_files import small_model
 
 import fastlstm
 from fastlstm import Example, engines
-from fastlstm.cli import commands, main
+from fastlstm.cli import commands, main, suite
 from fastlstm.graph import Node
 
 pytest.importorskip("pyfive")
@@ -246,6 +246,26 @@ def test_bench_compares_with_its_peer_before_timing(here, capsys, monkeypatch):
     assert "not timed" in refused(capsys, "bench", "tampered.safetensors", *peer)
 
 
+@pytest.mark.skipif(not (suite.HOME / "bench").is_dir(), reason="the package lies beside no benchmarks")
+def test_the_suite_takes_all_that_follows_and_measures_this_package(here):
+    (here / "bench").mkdir()
+    (here / "bench" / "__init__.py").write_text("raise SystemExit('not this one')")
+    kept = here / "results.json"
+    arguments = ("--rows", "step-64", "--threads", "1", "--peers", "--quick", "--json", kept)
+    done = command.run(command.fastlstm_command("bench", "--suite", *arguments), here)
+    assert done.returncode == 0, done.stderr
+    assert "step 64 (1, 1, 64, 64)" in done.stdout
+    assert json.loads(kept.read_text())["threads"]["1"]["rows"][0]["us"]["fastlstm"] > 0
+    wrong = command.run(command.fastlstm_command("bench", "--suite", "--rows", "stepp"), here)
+    assert wrong.returncode == 2 and "--rows stepp: expected one of" in wrong.stderr
+
+
+def test_the_suite_is_of_a_clone_and_says_so(here, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "HOME", here)  # an installed package lies beside no benchmarks
+    assert "clone the project and run `python -m bench` there" in refused(capsys, "bench", "--suite", "--threads", "1")
+    assert "takes its arguments after it" in refused(capsys, "bench", "--threads", "2", "--suite")
+
+
 # ---- refusals ---------------------------------------------------------------------------------------
 OUT = ["-o", "new.safetensors"]
 BAD_MODELS = {
@@ -446,6 +466,8 @@ def test_too_little_memory_is_one_line(here, capsys, monkeypatch):
         (["bench", "model.safetensors", "--batch", "many"], "invalid int value: 'many'"),
         (["bench", "model.safetensors", "--bat", "2"], "unrecognized arguments: --bat"),
         (["info", "model.safetensors", "x.npy"], "unrecognized arguments: x.npy"),
+        (["bench", "--steps", "2"], "one of the arguments --suite model is required"),
+        (["bench", "model.safetensors", "--suite"], "not allowed with argument"),
     ],
 )
 def test_wrong_usage_exits_2_with_the_usage(arguments, said, here, capsys):
