@@ -22,8 +22,6 @@ class Network(Layer):
     `inputs` and `outputs` are lists of symbols, `layers` stand in Keras's order.
     """
 
-    several = True
-
     def __init__(self, name: str | None = None, **options: Any):
         super().__init__(name, **options)
         self.inputs: list[Symbol] = []
@@ -37,6 +35,11 @@ class Network(Layer):
         self.inputs, self.outputs = list(inputs), list(outputs)
         self._calls, self._layers = ordered(self.inputs, self.outputs)
         _name_apart(self._layers)
+
+    @property
+    def several(self) -> bool:  # type: ignore[override]
+        """Whether it takes several inputs."""
+        return len(self.inputs) > 1
 
     # ---- what it is made of -------------------------------------------------------------------------
     @property
