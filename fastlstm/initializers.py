@@ -27,7 +27,7 @@ class Initializer:
         self.seed = seed
 
     def __call__(self, shape: Sequence[int], dtype: Any = "float32") -> np.ndarray:
-        return np.ascontiguousarray(self.values(tuple(shape), randomness.generator(self.seed)), np.dtype(dtype))
+        return np.array(self.values(tuple(shape), randomness.generator(self.seed)), np.dtype(dtype), order="C")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items() if v is not None)})"
