@@ -118,6 +118,10 @@ class InputLayer:
             raise InputError(f"input {self.name!r}: dtype={dtype!r} is not supported, only {', '.join(DTYPES)}")
         self.output = Symbol(self.name, self.dtype, self.dims(None), layer=self)
 
+    def rename(self, name: str) -> None:
+        """Take another name."""
+        self.name = self.output.name = name
+
     def dims(self, others: str | None) -> Shape:
         """Return the shape with symbols for free sizes; those of an input that is not the first bear its name."""
         free = ["batch", "time" if others is None else f"time_{others}"]

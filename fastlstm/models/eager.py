@@ -48,7 +48,7 @@ def _dims(layer: Layer, k: int, array: np.ndarray) -> tuple[int | str, ...]:
     """Return the shape of an input: the batch is free, and the steps where the layer takes any number of them."""
     if isinstance(layer, Network) and layer.built and k < len(layer.inputs):
         return layer.input_specs[k].shape or ()
-    free = array.ndim > 2 and isinstance(layer, Recurrent | RNN | Bidirectional | Network)
+    free = array.ndim > 2 and isinstance(layer, Recurrent | RNN | Bidirectional)
     return tuple("batch" if axis == 0 else f"time_{k}" if axis == 1 and free else n for axis, n in enumerate(array.shape))
 
 

@@ -112,12 +112,12 @@ class Network(Layer):
         return tuple(self._spec(k, symbol, self.stateful) for k, symbol in enumerate(self.inputs))
 
     def _spec(self, k: int, symbol: Symbol, fixed: bool) -> TensorSpec:
-        dims = list(symbol.dims)
-        if k:
-            dims = [f"{d}_{symbol.layer.name}" if d == "time" else d for d in dims]
-        if fixed and isinstance(symbol.layer, InputLayer) and symbol.layer.batch_shape[0] is not None:
-            dims[0] = symbol.layer.batch_shape[0]
-        return TensorSpec(symbol.layer.name, symbol.dtype, tuple(dims))
+        layer = symbol.layer
+        if symbol.call is not None:
+            return TensorSpec(layer.name, symbol.dtype, symbol.dims)
+        dims = layer.dims(layer.name if k else None)
+        batch = layer.batch_shape[0] if fixed else None
+        return TensorSpec(layer.name, symbol.dtype, dims if batch is None else (batch, *dims[1:]))
 
     @property
     def stateful(self) -> bool:
