@@ -54,6 +54,10 @@ class StreamError(FastLSTMError):
 class TrainingError(FastLSTMError):
     """Training cannot go on: the loss is NaN or infinite."""
 
+    def __init__(self, message: str, loss: float = float("nan")):
+        super().__init__(message)
+        self.loss = loss
+
 
 class LimitError(FastLSTMError):
     """A documented cap on memory or work would be exceeded."""

@@ -61,7 +61,7 @@ class Step:
     """A network, its losses and their adjoint, bound to the shapes of each batch.
 
     `objectives` holds one for each output, None where there is none. `parameters` and `statistics` are the layouts of the flat arrays
-    that `run` is given; `outputs` says whether the outputs and their masks are wanted.
+    that `run` is given; `outputs` says whether the outputs and their masks are wanted, `masked` which inputs come with a mask (B, T).
     """
 
     def __init__(
@@ -73,12 +73,17 @@ class Step:
         *,
         training: bool,
         outputs: bool = True,
+        masked: Sequence[bool] = (),
         threads: int = 1,
     ):
         self._network, self._objectives = network, list(objectives)
         self._parameters, self._statistics = parameters, statistics
         build = TrainingBuild() if training else EvaluationBuild()
         inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in network.input_specs]
+        for k, has_mask in enumerate(masked):
+            if has_mask:
+                mask = build.input(f"mask of {inputs[k].name}", "bool", inputs[k].shape[:2])
+                inputs[k] = inputs[k].with_mask(mask)
         predictions = network.forward(build, inputs)
         self.draws: list[Draw] = build.draws
         self.losses: list[Tensor] = []
@@ -119,6 +124,7 @@ class Step:
     def run(
         self,
         inputs: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None],
         targets: Sequence[np.ndarray],
         weights: Sequence[np.ndarray | None],
         parameters: np.ndarray,
@@ -130,7 +136,7 @@ class Step:
 
         `targets` and `weights` belong to the outputs that have a loss, in order; weights (B,) or (B, T) default to 1.
         """
-        arrays = self._arrays(inputs, targets, weights, random) + [parameters, statistics]
+        arrays = self._arrays(inputs, masks, targets, weights, random) + [parameters, statistics]
         shapes = tuple([array.shape for array in arrays])
         plan = self._plan
         frame = plan.borrow(shapes)
@@ -166,12 +172,13 @@ class Step:
     def _arrays(
         self,
         inputs: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None],
         targets: Sequence[np.ndarray],
         weights: Sequence[np.ndarray | None],
         random: np.random.Generator | None,
     ) -> list[np.ndarray]:
         """Return the arrays for the plan's inputs but the last two: the batch, the draws, targets with their weights."""
-        arrays = list(inputs)
+        arrays = [*inputs, *(mask for mask in masks if mask is not None)]
         sizes: dict[str, int] = {}
         for spec, array in zip(self._network.input_specs, inputs, strict=True):
             sizes.update((d, n) for d, n in zip(spec.shape or (), array.shape, strict=True) if isinstance(d, str))
@@ -186,6 +193,7 @@ class Step:
     def first_bad_value(
         self,
         inputs: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray | None],
         targets: Sequence[np.ndarray],
         weights: Sequence[np.ndarray | None],
         parameters: np.ndarray,
@@ -193,7 +201,7 @@ class Step:
         random: np.random.Generator | None = None,
     ) -> str:
         """Return, for a message, the first value of the forward pass that holds NaN or an infinity."""
-        arrays = self._arrays(inputs, targets, weights, random)
+        arrays = self._arrays(inputs, masks, targets, weights, random)
         for name, array in zip(self._input_names, arrays, strict=False):
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 return f"input {name!r} holds {_bad(array)}"
@@ -339,6 +347,8 @@ def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[No
 def drawn(draw: Draw, sizes: Mapping[str, int], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
     """Return a mask of a dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
     shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in draw.shape)
+    if getattr(draw, "stddev", None) is not None:
+        return random.normal(0.0, draw.stddev, shape).astype(dtype)
     kept = random.random(shape, np.float32) >= draw.rate
     return kept.astype(dtype) * dtype.type(1 / (1 - draw.rate))
 
@@ -346,4 +356,4 @@ def drawn(draw: Draw, sizes: Mapping[str, int], dtype: np.dtype, random: np.rand
 def check_finite(loss: float, where: str, find: Callable[[], str]) -> None:
     """Raise TrainingError, which says where the first bad value is, unless a loss is a number."""
     if not np.isfinite(loss):
-        raise TrainingError(f"{where}: the loss is {loss}; {find()}")
+        raise TrainingError(f"{where}: the loss is {loss}; {find()}", loss)
