@@ -27,10 +27,13 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastlstm import initializers, layers, models, regularizers
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
+    from fastlstm.models import Input, Sequential
+    from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
 
@@ -39,17 +42,23 @@ __version__ = VERSION
 # Everything but the errors is imported when it is first used: NumPy and the file format, converters, kernels.
 _LATER = {
     "Example": "fastlstm.format",
+    "Input": "fastlstm.layers.symbolic",
     "Model": "fastlstm.model",
+    "Sequential": "fastlstm.models.model",
     "Session": "fastlstm.session",
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
     "load": "fastlstm.model",
+    "set_random_seed": "fastlstm.randomness",
     "warmup": "fastlstm.ahead",
 }
+_NAMESPACES = ("initializers", "layers", "models", "regularizers")
 
 
 def __getattr__(name: str) -> "Any":
+    if name in _NAMESPACES:
+        return import_module(f"fastlstm.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LATER[name]), name)
@@ -65,11 +74,13 @@ __all__ = [
     "Example",
     "FastLSTMError",
     "GraphError",
+    "Input",
     "InputError",
     "LimitError",
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "Sequential",
     "Session",
     "ShapeError",
     "State",
@@ -79,6 +90,11 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "convert",
+    "initializers",
+    "layers",
     "load",
+    "models",
+    "regularizers",
+    "set_random_seed",
     "warmup",
 ]

@@ -44,6 +44,8 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "logic_forward": ("predicates", ANY),
     "lstm_forward": ("lstm", STORED),
     "lstm_quantised_forward": ("lstm", INT8),
+    "lstm_steps_adjoint": ("lstm_steps", FLOATS),
+    "lstm_steps_forward": ("lstm_steps", FLOATS),
     "normalise_forward": ("rows", FLOATS),
     "ragged_forward": ("ragged", ANY),
     "rnn_forward": ("rnn", STORED),

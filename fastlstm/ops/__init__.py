@@ -11,6 +11,7 @@ from fastlstm.ops import (
     recurrent,
     reductions,
     shape_values,
+    steps,
     views,
 )
 from fastlstm.ops.op import find, registered
@@ -28,5 +29,6 @@ __all__ = [
     "reductions",
     "registered",
     "shape_values",
+    "steps",
     "views",
 ]

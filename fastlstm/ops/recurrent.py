@@ -159,7 +159,7 @@ class Recurrent(Op):
         columns = (S if self.gates == 1 else 4 * S) + L
         x = given.array if known is None else known.numbers
         assert x is not None
-        x = x if known is not None or _steps_in_place(x) else emit.contiguous(x)
+        x = x if known is not None or steps_in_place(x) else emit.contiguous(x)
         nothing = emit.scratch((1,), dtype)
 
         mask = at(args, self.mask_slot)
@@ -177,9 +177,9 @@ class Recurrent(Op):
             assert mask.array is not None
             valid = mask.array.view(np.uint8)
             words = emit.scratch((_ragged_words(T, B),), np.dtype(np.int64))
-            emit.kernel("ragged_forward", valid, _two(valid, time), words, T, B, reverse, kind=dtype)
+            emit.kernel("ragged_forward", valid, strides_of(valid, time), words, T, B, reverse, kind=dtype)
             x_sorted = nothing if run else emit.scratch((B, I), dtype)
-            about = (valid, *_two(valid, time), words, x_sorted, emit.scratch((B, S), dtype))
+            about = (valid, *strides_of(valid, time), words, x_sorted, emit.scratch((B, S), dtype))
 
         states = []
         for k, role in enumerate(self.states):
@@ -189,8 +189,8 @@ class Recurrent(Op):
 
         y, y_strides = nothing, (0, 0)
         if outs[0] is not None:
-            y = emit.output(outs[0], _steps_in_place)
-            y_strides = _two(y, time)
+            y = emit.output(outs[0], steps_in_place)
+            y_strides = strides_of(y, time)
         has_y = int(outs[0] is not None)
         z = emit.workspace(dtype, columns)
         W, U, b, cell, numbers = self.weights(node, args, emit, S, form)
@@ -203,7 +203,7 @@ class Recurrent(Op):
             copies_size = B * (emit.row_bytes(H, 1) + max(kept, 1) * emit.row_bytes(I, parts))
             copies = emit.scratch((z.shape[0], copies_size), np.dtype(np.uint8))
         emit.kernel(
-            self.kernel(node, form.weights == QUANTISED), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype),
+            self.kernel(node, form.weights == QUANTISED), x, strides_of(x, time), W, U, b, states[0], emit.scratch((B, S), dtype),
             y, y_strides, y_last, z, ahead, *about, copies, copies_size, parts, (T, B, I, H, S, run),
             (reverse, has_y, masked, self.split(B, H), z.shape[1], form.tail, int(known is not None), 0),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
@@ -219,7 +219,7 @@ class Recurrent(Op):
             seen = emit.state(node, "seen", (len(last), 1), np.dtype(bool), None, 1)
             time = self.time_axis(node)
             valid, T = mask.array.view(np.uint8), mask.array.shape[time]
-            emit.kernel("seen_forward", valid, _two(valid, time), seen, T, len(last), kind=valid.dtype)
+            emit.kernel("seen_forward", valid, strides_of(valid, time), seen, T, len(last), kind=valid.dtype)
         for out, state in zip(outs[1:], [*states, last], strict=False):
             if out is not None and seen is None:
                 emit.alias(out, state[:, :H])
@@ -350,12 +350,12 @@ class Recurrent(Op):
         return codes, numbers, int(clip > 0), clip
 
 
-def _two(array: np.ndarray, time: int) -> tuple[int, int]:
+def strides_of(array: np.ndarray, time: int) -> tuple[int, int]:
     """Return the strides of time and batch in elements."""
     return array.strides[time] // array.itemsize, array.strides[1 - time] // array.itemsize
 
 
-def _steps_in_place(array: np.ndarray) -> bool:
+def steps_in_place(array: np.ndarray) -> bool:
     """Tell whether a kernel can read or write an array (T, B, n) or (B, T, n) where it is."""
     whole = all(stride % array.itemsize == 0 for stride in array.strides)
     return whole and (array.shape[2] <= 1 or array.strides[2] == array.itemsize)
@@ -365,7 +365,7 @@ def _ragged_words(T: int, B: int) -> int:
     return 3 + 3 * B + 2 * T
 
 
-def _attributes(*activations: str) -> dict[str, Attribute]:
+def common_attributes(*activations: str) -> dict[str, Attribute]:
     return {
         "direction": Attribute(str, "forward", choices=("forward", "reverse")),
         "batch_first": Attribute(bool, False),
@@ -394,7 +394,7 @@ class LSTM(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "c", "last")
-    attributes = _attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
+    attributes = common_attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
     h_slot, mask_slot = 4, 7
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
@@ -435,7 +435,7 @@ class GRU(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "last")
-    attributes = _attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
+    attributes = common_attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
     h_slot, mask_slot = 5, 6
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
@@ -494,7 +494,7 @@ class RNN(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "last")
-    attributes = _attributes("Tanh")
+    attributes = common_attributes("Tanh")
     h_slot, mask_slot = 4, 5
 
     def state_stride(self, node: Node, H: int, L: int) -> int:

@@ -1,0 +1,76 @@
+"""Recurrent nodes in graphs that are trained: outputs as in inference, adjoints against central differences in float64."""
+
+import numpy as np
+import pytest
+from training import differences
+
+from fastlstm import Session
+from fastlstm.layers.build import Build
+from fastlstm.training.unfused import TrainingBuild
+
+TOLERANCE = 1e-6
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+STATES = {"LSTM": ("h0", "c0"), "GRU": ("h0",), "RNN": ("h0",)}
+
+
+def _recurrence(build, kind, rng, T, B, I, H, options, dtype="float64", states=True, masked=False):
+    """Add a recurrent node; return its outputs, its differentiable inputs, and feeds for all inputs."""
+    G = GATES[kind] * H
+    shape = (B, T, I) if options.get("batch_first") else (T, B, I)
+    shapes = {"x": shape, "W": (I, G), "U": (H, G), "b": (G,)}
+    if kind == "GRU":
+        shapes["bn"] = (H,)
+    if states:
+        shapes |= dict.fromkeys(STATES[kind], (B, H))
+    tensors = {name: build.input(name, dtype, size) for name, size in shapes.items()}
+    feeds = {name: (rng.standard_normal(size) * 0.5).astype(dtype) for name, size in shapes.items()}
+    given = [tensors[name] for name in ("x", "W", "U", "b", "bn") if name in tensors]
+    given += [tensors.get(name) for name in STATES[kind]]
+    given += [None] if kind == "LSTM" else []
+    if masked:
+        mask = build.input("mask", "bool", shape[:2])
+        feeds["mask"] = rng.random(shape[:2]) < 0.7
+        given.append(mask)
+    outputs = build.node("layer", kind, given, [True] * (len(STATES[kind]) + 1 + int(masked and options.get("masked_output") == "carry")), **options)
+    return list(outputs), list(tensors.values()), feeds
+
+
+CASES = [
+    {"batch_first": True},
+    {"batch_first": False, "direction": "reverse"},
+    {"batch_first": True, "direction": "reverse", "states": False},
+    {"batch_first": True, "masked": True, "masked_output": "carry"},
+    {"batch_first": False, "masked": True, "masked_output": "zero"},
+    {"batch_first": True, "masked": True, "masked_output": "carry", "direction": "reverse"},
+]
+
+
+@pytest.mark.parametrize("kind", ["LSTM"])
+@pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 7, 2, 9)])
+@pytest.mark.parametrize("case", CASES)
+def test_adjoint_agrees_with_central_differences(kind, sizes, case):
+    options = dict(case)
+    rng, extra = np.random.default_rng(3), {key: options.pop(key) for key in ("states", "masked") if key in options}
+    build = TrainingBuild()
+    outputs, wrt, feeds = _recurrence(build, kind, rng, *sizes, options, **extra)
+    parts = [differences.projected(build, y, build.weight("w", rng.standard_normal(y.shape))) for y in outputs]
+    loss = parts[0]
+    for part in parts[1:]:
+        loss = build.node("loss", "Add", [loss, part])
+    assert differences.error(build, loss, feeds, wrt) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", ["LSTM"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 33, 2, 40), (2, 2, 3, 64)])
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_are_those_of_inference(kind, dtype, sizes, case):
+    options = dict(case)
+    extra = {key: options.pop(key) for key in ("states", "masked") if key in options}
+    results = []
+    for build in (Build(), TrainingBuild()):
+        outputs, _, feeds = _recurrence(build, kind, np.random.default_rng(4), *sizes, options, dtype, **extra)
+        found = Session(build.model(outputs)).run(feeds)
+        results.append([found[tensor.name] for tensor in outputs])
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=2e-6 if dtype == "float32" else 1e-13)
