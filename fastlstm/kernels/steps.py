@@ -104,6 +104,14 @@ def pass_output(place, about, t, row, unit, H, S):
 
 
 @routine
+def zero_rows(y, y_stride, part):
+    """Zero the rows of one worker, of whole vectors."""
+    zero = splat(load(y, 0), 0.0)
+    for k in range(part[0] * y_stride, part[1] * y_stride, lanes(y)):
+        store(y, k, zero)
+
+
+@routine
 def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail):
     """y[m] += x[m] W for the rows of one worker; W (K, N) as panels of 4 vectors of columns, y of whole vectors."""
     L, none = lanes(y), np.intp(0)

@@ -6,13 +6,15 @@ order of steps. The adjoint gives dZ, which takes the place of the gates, and th
 ordinary products: dU here, dX, dW and db by the Dense that made Z.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import GraphError
 from fastlstm.graph import Node
 from fastlstm.ops.dims import Dim
+from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, expect_shape, register, required, shape_error
 from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, tail_of_columns, tail_of_gates
 from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, common_attributes, steps_in_place, strides_of
@@ -20,14 +22,72 @@ from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, common_attributes, ste
 STEPS_ATTRIBUTES = {name: common_attributes()[name] for name in ("direction", "batch_first", "masked_output")}
 
 
+@dataclass
+class Run:
+    """What one run of the steps works on: buffers, sizes and strides in elements."""
+
+    emit: Emit
+    dtype: np.dtype
+    T: int
+    B: int
+    H: int
+    S: int
+    gates: np.ndarray
+    gates_strides: tuple[int, int]
+    kept: list[np.ndarray]  # by state: before each step, and after the last
+    more: list[np.ndarray]  # what else is kept of each step
+    last: np.ndarray  # output, or its gradient
+    y: np.ndarray  # outputs, or their gradients
+    y_strides: tuple[int, int]
+    has_y: int
+    mask: tuple
+    masked: int
+    reverse: int
+
+    @property
+    def lanes(self) -> int:
+        return self.emit.lanes(self.dtype)
+
+    @property
+    def width(self) -> int:
+        """H rounded up to whole panels of columns."""
+        return -(-self.H // (4 * self.lanes)) * 4 * self.lanes
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int]:
+        return self.T, self.B, self.H, self.S
+
+    def columns(self, key: str, U: Value, take: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, int]:
+        """Return take(U) as panels of four vectors of columns, and the width of the last."""
+        tail = tail_of_columns(take(np.zeros(U.shape, np.int8)).shape[1], self.lanes)  # type: ignore[arg-type]
+        pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
+        return self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack), tail
+
+
+def zeroed(emit: Emit, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a buffer that begins as zeros, so that the ends of rows that no step writes hold no NaN."""
+    array = emit.scratch(shape, dtype)
+    array[...] = 0
+    return array
+
+
+def mask_of(args: Sequence[Value | None], slot: int, time: int, nothing: np.ndarray) -> tuple:
+    """Return a mask as bytes and its strides of time and rows."""
+    mask = at(args, slot)
+    if mask is None or mask.array is None:
+        return nothing, 0, 0
+    array = mask.array.view(np.uint8)
+    return array, *strides_of(array, time)
+
+
 class Steps(Op):
-    """What the three kinds share. Subclasses name their slots, gates, states and kernels."""
+    """What the three kinds share. Subclasses name their slots, gates, states, what else is kept of each step, and bring their kernels."""
 
     gates: int
     states: tuple[str, ...]
+    kept: tuple[str, ...] = ()
     h_slot: int
     mask_slot: int
-    columns: tuple[int, ...]
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim]:
         """Return T, B, H after checking every shape against them."""
@@ -53,7 +113,7 @@ class Steps(Op):
             *(Value(z.dtype, state) for _ in self.states),
             Value(z.dtype, state),
             Value(z.dtype, z.shape),
-            *(Value(z.dtype, kept) for _ in self.states),
+            *(Value(z.dtype, kept) for _ in (*self.states, *self.kept)),
         ]
 
     def masked(self, node: Node, args: Sequence[Value | None]) -> int:
@@ -80,8 +140,7 @@ class Steps(Op):
         kept = []
         for k in range(len(self.states)):
             # one step more: the last one's end is the final state
-            whole = emit.scratch((T + 1, B, S), dtype)
-            whole[...] = 0
+            whole = zeroed(emit, (T + 1, B, S), dtype)
             start = at(args, self.h_slot + k)
             emit.copy(whole[0, :, :H], np.zeros((), dtype) if start is None else start.array)  # type: ignore[arg-type]
             kept.append(whole)
@@ -93,77 +152,69 @@ class Steps(Op):
         if outs[0] is not None:
             y = emit.output(outs[0], steps_in_place)
             y_strides = strides_of(y, time)
-        workspace = emit.workspace(dtype)
-        tail = tail_of_gates(H, L)
-        emit.kernel(
-            self.forward_kernel(node), gates, strides_of(gates, time), *self.weights(node, args, emit, L, H, tail), y, y_strides,
-            tuple(kept), last, workspace, workspace.shape[1], self.mask(args, time, nothing), masked, (T, B, H, S),
-            int(self.get(node, "direction") == "reverse"), int(outs[0] is not None), tail, kind=dtype,
+        more = [zeroed(emit, (T, B, S), dtype) for _ in self.kept]
+        run = Run(
+            emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept, more, last, y, y_strides, int(outs[0] is not None),
+            mask_of(args, self.mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"),
         )  # fmt: skip
+        self.run(node, args, run)
         finals = [whole[T, :, :H] for whole in kept]
-        values = [*finals, last[:, :H] if masked == CARRY else finals[0], gates, *(whole[:T, :, :H] for whole in kept)]
+        kept = [whole[:T, :, :H] for whole in kept] + [array[:, :, :H] for array in more]
+        values = [*finals, last[:, :H] if masked == CARRY else finals[0], gates, *kept]
         for out, array in zip(outs[1:], values, strict=False):
             if out is not None:
                 emit.alias(out, array)
 
-    def mask(self, args: Sequence[Value | None], time: int, nothing: np.ndarray) -> tuple:
-        """Return the mask as bytes and its strides of time and rows."""
-        mask = at(args, self.mask_slot)
-        if mask is None or mask.array is None:
-            return nothing, 0, 0
-        array = mask.array.view(np.uint8)
-        return array, *strides_of(array, time)
-
-    def weights(self, node, args, emit: Emit, L: int, H: int, tail: int) -> tuple:
-        """Return U packed, and where its sums begin."""
-        U, dtype = required(args, 1), required(args, 0).dtype
-        panels = emit.packed(
-            ("steps U", self.gates, L, tail),
-            [U],
-            lambda matrix: pack_panels(self.gates, L, range(self.gates), self.columns, matrix.astype(dtype), tail),
-        )
-        return panels, self.start(args, emit, L, H, tail, dtype)
-
-    def start(self, args, emit: Emit, L: int, H: int, tail: int, dtype: np.dtype) -> np.ndarray:
-        return emit.packed(
-            ("steps b", L, H, tail, dtype.str), [], lambda: pack_bias(L, np.zeros((4, H), dtype), tail)
-        )
-
-    def forward_kernel(self, node: Node) -> str:
-        return f"{self.name.removesuffix('Steps').lower()}_steps_forward"
+    def run(self, node: Node, args: Sequence[Value | None], run: "Run") -> None:
+        """Emit the kernel."""
+        raise AssertionError("each kind has its own")
 
     # ---- adjoint ------------------------------------------------------------------------------------
     def adjoint(self, node: Node, back: Back) -> list:
         count = len(self.states)
-        gates, reads = back.y[count + 2], back.y[count + 3 :]
+        gates, kept = back.y[count + 2], back.y[count + 3 :]
         mask = back.x[self.mask_slot] if self.mask_slot < len(back.x) else None
         attributes = {name: node.attributes[name] for name in STEPS_ATTRIBUTES if name in node.attributes}
-        dz, *d_states = back.node(
-            f"{self.name}Adjoint", [back.x[1], gates, *reads, mask, *back.dy[: count + 2]], 1 + count, **attributes
+        attributes |= {name: node.attributes[name] for name in self.own_attributes if name in node.attributes}
+        dz, *others = back.node(
+            f"{self.name}Adjoint",
+            [back.x[1], gates, *kept, mask, *back.dy[: count + 2]],
+            1 + count + len(self.kept),
+            **attributes,
         )
         results = [None] * len(back.x)
         results[0] = dz
-        if back.wants[1]:
-            results[1] = self.gradient_of_U(node, back, reads[0], dz)
         for k in range(count):
             if self.h_slot + k < len(results):
-                results[self.h_slot + k] = d_states[k]
+                results[self.h_slot + k] = others[k]
+        self.gradients_of_weights(node, back, kept, dz, others[count:], results)
         return results
 
-    def gradient_of_U(self, node: Node, back: Back, read, dz):
-        """Return h' dz, summed over all steps and rows."""
-        H = back.x[1].shape[0]
+    own_attributes: tuple[str, ...] = ()
+
+    def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
+        """Fill in dU = h' dZ, summed over all steps and rows."""
+        if back.wants[1]:
+            results[1] = self.product(node, back, kept[0], dz)
+
+    def product(self, node: Node, back: Back, read, d):
+        """Return read' d, summed over all steps and rows: `read` (T, B, H) in the order of steps, d in the order of Z."""
         if self.get(node, "direction") == "reverse":
             read = back.node("Reverse", [read], axis=0)
         if self.get(node, "batch_first"):
             read = back.node("Transpose", [read], perm=(1, 0, 2))
-        rows = back.node("Transpose", [back.node("Reshape", [read, back.ints(-1, H)])], perm=(1, 0))
-        return back.node("MatMul", [rows, back.node("Reshape", [dz, back.ints(-1, dz.shape[-1])])])
+        return summed_product(back, read, d)
+
+
+def summed_product(back: Back, a, b):
+    """Return a' b for a (..., M) and b (..., N), summed over all axes before."""
+    rows = back.node("Transpose", [back.node("Reshape", [a, back.ints(-1, a.shape[-1])])], perm=(1, 0))
+    return back.node("MatMul", [rows, back.node("Reshape", [b, back.ints(-1, b.shape[-1])])])
 
 
 class StepsAdjoint(Op):
-    """dZ and the gradients of the first states, from U, the gates, the states that steps began from, the mask, and the gradients of Y, the final
-    states and the last output."""
+    """dZ, the gradients of the first states and of what else was kept, from U, the gates, the states that steps began from, what else was kept, the
+    mask, and the gradients of Y, the final states and the last output."""
 
     attributes = STEPS_ATTRIBUTES
     steps: type[Steps]
@@ -171,65 +222,57 @@ class StepsAdjoint(Op):
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         gates, read = required(args, 1), required(args, 2)
         assert read.shape is not None
-        return [Value(gates.dtype, gates.shape), *(Value(gates.dtype, read.shape[1:]) for _ in self.steps.states)]
+        states = (Value(gates.dtype, read.shape[1:]) for _ in self.steps.states)
+        return [Value(gates.dtype, gates.shape), *states, *(Value(gates.dtype, read.shape) for _ in self.steps.kept)]
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         T, B, H = (int(d) for d in required(args, 2).shape)  # type: ignore[union-attr]
         return T * B * (2 * self.steps.gates * H * H + 20 * self.steps.gates * H)
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
-        count = len(self.steps.states)
-        gates, reads = required(args, 1).array, [required(args, 2 + k).array for k in range(count)]
-        mask, (dy, *d_finals) = at(args, 2 + count), [at(args, 3 + count + k) for k in range(count + 2)]
-        assert gates is not None and reads[0] is not None
+        count, kept_count = len(self.steps.states), len(self.steps.states) + len(self.steps.kept)
+        gates, kept = required(args, 1).array, [required(args, 2 + k).array for k in range(kept_count)]
+        mask_slot = 2 + kept_count
+        dy, *d_finals = [at(args, mask_slot + 1 + k) for k in range(count + 2)]
+        assert gates is not None and kept[0] is not None
         dtype, L, time = gates.dtype, emit.lanes(gates.dtype), 1 if self.get(node, "batch_first") else 0
-        T, B, H = reads[0].shape
-        S, panels = -(-H // L) * L, -(-H // (4 * L)) * 4 * L
+        T, B, H = kept[0].shape
+        S, width = -(-H // L) * L, -(-H // (4 * L)) * 4 * L
         nothing, zero = emit.scratch((1,), dtype), np.zeros((), dtype)
-        masked = UNMASKED if mask is None else CARRY if self.get(node, "masked_output") == "carry" else ZERO
+        masked = UNMASKED
+        if at(args, mask_slot) is not None:
+            masked = CARRY if self.get(node, "masked_output") == "carry" else ZERO
         states = []
         for k in range(count):
-            state = emit.scratch((B, panels if k == 0 else S), dtype)
-            state[...] = 0
-            given = d_finals[k]
+            state, given = zeroed(emit, (B, width if k == 0 else S), dtype), d_finals[k]
             emit.copy(state[:, :H], zero if given is None else given.array)  # type: ignore[arg-type]
             states.append(state)
         last, d_last = nothing, d_finals[-1]
         if masked == CARRY:
-            last = emit.scratch((B, S), dtype)
-            last[...] = 0
+            last = zeroed(emit, (B, S), dtype)
             emit.copy(last[:, :H], zero if d_last is None else d_last.array)  # type: ignore[arg-type]
         elif d_last is not None:
-            assert d_last.array is not None
-            self.add(emit, states[0][:, :H], d_last.array)
+            # without masks that carry, the last output is the final state
+            state = states[0][:, :H]
+            emit_map_into(emit, "combine_forward", state, [state, d_last.array], (emit.operation("Add"),), dtype)  # type: ignore[list-item]
         given, d_strides = nothing, (0, 0)
         if dy is not None:
             assert dy.array is not None
             given = dy.array if steps_in_place(dy.array) else emit.contiguous(dy.array)
             d_strides = strides_of(given, time)
-        tail = tail_of_columns(H, L)
-        U = emit.packed(("steps U'", L, tail), [required(args, 0)], lambda U: pack_columns(L, U.T.astype(dtype), tail))
-        valid: tuple = (nothing, 0, 0)
-        if mask is not None:
-            assert mask.array is not None
-            valid = mask.array.view(np.uint8), *strides_of(mask.array.view(np.uint8), time)
-        emit.kernel(
-            f"{self.steps.name.removesuffix('Steps').lower()}_steps_adjoint", gates, strides_of(gates, time), U, tail, given, d_strides,
-            *self.read_by_kernel(reads), last, states[0], panels, *states[1:], valid, masked, (T, B, H, S),
-            int(self.get(node, "direction") == "reverse"), int(dy is not None), kind=dtype,
+        run = Run(
+            emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept[:count], kept[count:], last, given, d_strides,  # type: ignore[arg-type]
+            int(dy is not None), mask_of(args, mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"),
         )  # fmt: skip
-        for out, array in zip(outs, [gates, *(state[:, :H] for state in states)], strict=False):
+        self.run(node, required(args, 0), states, run)
+        values = [gates, *(state[:, :H] for state in states), *kept[count:]]
+        for out, array in zip(outs, values, strict=False):
             if out is not None:
-                emit.alias(out, array)
+                emit.alias(out, array)  # type: ignore[arg-type]
 
-    def read_by_kernel(self, reads: list) -> list:
-        """Return the states that the kernel reads."""
-        return reads[1:]
-
-    def add(self, emit: Emit, total: np.ndarray, part: np.ndarray) -> None:
-        from fastlstm.ops.mapping import emit_map_into
-
-        emit_map_into(emit, "combine_forward", total, [total, part], (emit.operation("Add"),), total.dtype)
+    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+        """Emit the kernel."""
+        raise AssertionError("each kind has its own")
 
 
 @register
@@ -237,7 +280,7 @@ class LSTMSteps(Steps):
     """z = Z + h U, gates i f g o: see kernels/lstm_steps.py."""
 
     name = "LSTMSteps"
-    gates, columns, states = 4, (0, 1, 2, 3), ("h", "c")
+    gates, states = 4, ("h", "c")
     inputs = (
         Slot("Z"),
         Slot("U"),
@@ -249,6 +292,17 @@ class LSTMSteps(Steps):
     outputs = ("Y", "h", "c", "last", "gates", "read", "read_c")
     attributes = common_attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
     h_slot, mask_slot = 2, 5
+
+    def run(self, node: Node, args: Sequence[Value | None], run: Run) -> None:
+        H, L, emit, every = run.H, run.lanes, run.emit, (0, 1, 2, 3)
+        tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
+        pack = lambda U: pack_panels(4, L, every, every, U.astype(run.dtype), tail)
+        U = emit.packed(("steps gates", 4, L, tail, run.dtype.str), [required(args, 1)], pack)
+        b = emit.packed(("steps zeros", L, H, run.dtype.str), [], lambda: np.zeros(-(-H // L) * 4 * L, run.dtype))
+        emit.kernel(
+            "lstm_steps_forward", run.gates, run.gates_strides, U, b, run.y, run.y_strides, tuple(run.kept), run.last, workspace,
+            workspace.shape[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, tail, kind=run.dtype,
+        )  # fmt: skip
 
 
 @register
@@ -267,3 +321,145 @@ class LSTMStepsAdjoint(StepsAdjoint):
         Slot("d_last", optional=True),
     )
     outputs = ("dZ", "dh0", "dc0")
+
+    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+        run.emit.kernel(
+            "lstm_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", U, lambda u: u.T), run.y, run.y_strides, run.kept[1],
+            run.last, states[0], run.width, states[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+        )  # fmt: skip
+
+
+@register
+class GRUSteps(Steps):
+    """z = Z + h U, gates z r n: see kernels/gru_steps.py."""
+
+    name = "GRUSteps"
+    gates, states, kept = 3, ("h",), ("q",)
+    inputs = (
+        Slot("Z"),
+        Slot("U"),
+        Slot("bn", optional=True),
+        Slot("h0", optional=True),
+        Slot("mask", optional=True),
+    )
+    outputs = ("Y", "h", "last", "gates", "read", "q")
+    attributes = common_attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
+    h_slot, mask_slot, own_attributes = 3, 4, ("reset",)
+
+    def check(self, node: Node) -> None:
+        super().check(node)
+        if self.get(node, "reset") == "before" and len(node.inputs) > 2 and node.inputs[2]:
+            raise GraphError(f"node {node.name!r}: bn is part of Z where the reset comes before the product")
+
+    def run(self, node: Node, args: Sequence[Value | None], run: Run) -> None:
+        H, L, emit, U = run.H, run.lanes, run.emit, required(args, 1)
+        places = run.mask, run.masked, run.sizes, run.reverse, run.has_y
+        if self.get(node, "reset") == "before":
+            (gates, tail), (candidate, n_tail) = (
+                run.columns("steps U zr", U, lambda u: u[:, : 2 * H]),
+                run.columns("steps U n", U, lambda u: u[:, 2 * H :]),
+            )
+            width = -(-2 * H // (4 * L)) * 4 * L
+            sums, n_sums = emit.scratch((run.B, width), run.dtype), emit.scratch((run.B, run.width), run.dtype)
+            emit.kernel(
+                "gru_before_steps_forward", run.gates, run.gates_strides, gates, candidate, tail, n_tail, sums, n_sums, width, run.width, run.y,
+                run.y_strides, run.kept[0], run.last, *places, run.more[0], kind=run.dtype,
+            )  # fmt: skip
+            return
+        tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
+        pack = lambda u: pack_panels(3, L, (0, 1, 2), (0, 1, 3), u.astype(run.dtype), tail)
+        panels = emit.packed(("steps gates", 3, L, tail, run.dtype.str), [U], pack)
+
+        def pack_start(*bn: np.ndarray) -> np.ndarray:
+            rows = np.zeros((4, H), run.dtype)
+            rows[3] = bn[0] if bn else 0
+            return pack_bias(L, rows, tail)
+
+        bn = at(args, 2)
+        start = emit.packed(("steps bn", L, H, tail, run.dtype.str), [] if bn is None else [bn], pack_start)
+        emit.kernel(
+            "gru_after_steps_forward", run.gates, run.gates_strides, panels, start, run.y, run.y_strides, run.kept[0], run.last, workspace,
+            workspace.shape[1], *places, tail, run.more[0], kind=run.dtype,
+        )  # fmt: skip
+
+    def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
+        (read, q), (dq,) = kept, more
+        H = back.x[1].shape[0]
+        after = self.get(node, "reset") == "after"
+        if back.wants[1]:
+            parts = back.ints(2 * H, H)
+            d_gates, d_candidate = back.node("Split", [dz, parts], 2, axis=-1)
+            # q and dq are in the order of steps, as `read` is
+            last = summed_product(back, read, dq) if after else self.product(node, back, q, d_candidate)
+            results[1] = back.node("Concat", [self.product(node, back, read, d_gates), last], axis=1)
+        if len(back.x) > 2 and back.wants[2]:
+            results[2] = back.node("ReduceSum", [dq], axes=(0, 1))
+
+
+@register
+class GRUStepsAdjoint(StepsAdjoint):
+    name = "GRUStepsAdjoint"
+    steps = GRUSteps
+    inputs = (
+        Slot("U"),
+        Slot("gates"),
+        Slot("read"),
+        Slot("q"),
+        Slot("mask", optional=True),
+        Slot("dY", optional=True),
+        Slot("dh", optional=True),
+        Slot("d_last", optional=True),
+    )
+    outputs = ("dZ", "dh0", "dq")
+    attributes = STEPS_ATTRIBUTES | {"reset": GRUSteps.attributes["reset"]}
+
+    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+        H, before = run.H, self.get(node, "reset") == "before"
+        gates, tail = run.columns("steps U zr'", U, lambda u: u[:, : 2 * H].T)
+        candidate, _ = run.columns("steps U n'", U, lambda u: u[:, 2 * H :].T)
+        more = [zeroed(run.emit, states[0].shape, run.dtype)] if before else []
+        run.emit.kernel(
+            f"gru_{self.get(node, 'reset')}_steps_adjoint", run.gates, run.gates_strides, gates, candidate, tail, run.y, run.y_strides, run.kept[0],
+            run.last, states[0], run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, run.more[0], *more, kind=run.dtype,
+        )  # fmt: skip
+
+
+@register
+class RNNSteps(Steps):
+    """h' = tau(Z + h U): see kernels/rnn_steps.py."""
+
+    name = "RNNSteps"
+    gates, states = 1, ("h",)
+    inputs = (Slot("Z"), Slot("U"), Slot("h0", optional=True), Slot("mask", optional=True))
+    outputs = ("Y", "h", "last", "gates", "read")
+    attributes = common_attributes("Tanh")
+    h_slot, mask_slot = 2, 3
+
+    def run(self, node: Node, args: Sequence[Value | None], run: Run) -> None:
+        sums = run.emit.scratch((run.B, run.width), run.dtype)
+        run.emit.kernel(
+            "rnn_steps_forward", run.gates, run.gates_strides, *run.columns("steps U", required(args, 1), lambda u: u), sums, run.width, run.y,
+            run.y_strides, run.kept[0], run.last, run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+        )  # fmt: skip
+
+
+@register
+class RNNStepsAdjoint(StepsAdjoint):
+    name = "RNNStepsAdjoint"
+    steps = RNNSteps
+    inputs = (
+        Slot("U"),
+        Slot("gates"),
+        Slot("read"),
+        Slot("mask", optional=True),
+        Slot("dY", optional=True),
+        Slot("dh", optional=True),
+        Slot("d_last", optional=True),
+    )
+    outputs = ("dZ", "dh0")
+
+    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+        run.emit.kernel(
+            "rnn_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", U, lambda u: u.T), run.y, run.y_strides, run.last, states[0],
+            run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+        )  # fmt: skip

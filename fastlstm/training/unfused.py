@@ -91,6 +91,12 @@ class TrainingBuild(Build):
     def _recurrent(self, name: str, op: str, inputs: list, outputs: int | Sequence[bool], attributes: dict) -> Any:
         """Add the projection of x and the steps; b of an LSTM or RNN, and b of a GRU, go into the projection."""
         x, W, U, b, *rest = [*inputs, *[None] * (4 - len(inputs))]
+        if op == "GRU" and attributes.get("reset") == "before" and rest and rest[0] is not None:
+            # the recurrent bias of the candidate is added outside the reset there: it is one with b
+            bn, rest[0] = rest[0], None
+            others = self.weight(f"{name}.zeros", np.zeros(2 * bn.shape[0], bn.value.dtype))
+            whole = super().node(f"{name}/bias", "Concat", [others, bn], axis=0)
+            b = whole if b is None else super().node(f"{name}/bias", "Add", [b, whole])
         z = super().node(f"{name}/projection", "Dense", [x, W, b])
         steps = find(f"{op}Steps")
         asked = [True] * outputs if isinstance(outputs, int) else list(outputs)

@@ -43,11 +43,12 @@ CASES = [
     {"batch_first": False, "masked": True, "masked_output": "zero"},
     {"batch_first": True, "masked": True, "masked_output": "carry", "direction": "reverse"},
 ]
+BEFORE = [case | {"reset": "before"} for case in CASES]
+KINDS = [(kind, case) for kind in GATES for case in CASES] + [("GRU", case) for case in BEFORE]
 
 
-@pytest.mark.parametrize("kind", ["LSTM"])
+@pytest.mark.parametrize(("kind", "case"), KINDS)
 @pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 7, 2, 9)])
-@pytest.mark.parametrize("case", CASES)
 def test_adjoint_agrees_with_central_differences(kind, sizes, case):
     options = dict(case)
     rng, extra = np.random.default_rng(3), {key: options.pop(key) for key in ("states", "masked") if key in options}
@@ -60,10 +61,9 @@ def test_adjoint_agrees_with_central_differences(kind, sizes, case):
     assert differences.error(build, loss, feeds, wrt) < TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["LSTM"])
+@pytest.mark.parametrize(("kind", "case"), KINDS)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 33, 2, 40), (2, 2, 3, 64)])
-@pytest.mark.parametrize("case", CASES)
 def test_outputs_are_those_of_inference(kind, dtype, sizes, case):
     options = dict(case)
     extra = {key: options.pop(key) for key in ("states", "masked") if key in options}
