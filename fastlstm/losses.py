@@ -133,7 +133,7 @@ def binary_crossentropy(
         y_true = y_true * (1.0 - label_smoothing) + 0.5 * label_smoothing
     x = _logits(y_pred, from_logits, "Sigmoid")
     if x is not None:
-        return _mean(_node("Softplus", x) - x * y_true)
+        return _mean(_node("SigmoidCrossEntropy", x, y_true))
     p = _clipped(y_pred, EPSILON, 1.0 - EPSILON)
     return -_mean(y_true * _log(p) + (1.0 - y_true) * _log(1.0 - p))
 
@@ -146,7 +146,7 @@ def categorical_crossentropy(
         y_true = y_true * (1.0 - label_smoothing) + label_smoothing / float(y_pred.shape[-1])
     x = _logits(y_pred, from_logits, "Softmax")
     if x is not None:
-        return -_sum(y_true * _log_softmax(x))
+        return _softmax_entropy(x, y_true)
     p = _clipped(y_pred / _sum(y_pred, keepdims=True), EPSILON, 1.0 - EPSILON)
     return -_sum(y_true * _log(p))
 
@@ -155,23 +155,18 @@ def sparse_categorical_crossentropy(
     y_true: Tensor, y_pred: Tensor, from_logits: bool = False, ignore_class: int | None = None
 ) -> Tensor:
     """- log p of the class y, an integer; samples of the class `ignore_class` count as masked."""
-    build, classes = y_pred.build, y_pred.shape[-1]
-    if not isinstance(classes, int):
-        raise UnsupportedError(f"output {y_pred.name!r} has no fixed number of classes: {y_pred.shape}")
     x = _logits(y_pred, from_logits, "Softmax")
-    # of probabilities, Keras on TensorFlow takes the logarithm as logits
-    log_p = _log_softmax(_log(_clipped(y_pred, EPSILON, 1.0 - EPSILON)) if x is None else x)
-    ids = build.weight("classes", np.arange(classes, dtype=y_true.value.dtype))
-    column = build.node("target", "Unsqueeze", [y_true, build.ints("axes", len(y_true.shape))])
-    chosen = _node("Cast", _node("Equal", column, ids), to=y_pred.value.dtype.name)
-    values = -_sum(chosen * log_p)
+    if x is None:  # of probabilities, Keras on TensorFlow takes the logarithm as logits
+        x = _log(_clipped(y_pred, EPSILON, 1.0 - EPSILON))
     if ignore_class is None:
-        return values
-    return values.with_mask(_node("NotEqual", y_true, _number(y_true, ignore_class)))
+        return _softmax_entropy(x, y_true)
+    valid = _node("NotEqual", y_true, _number(y_true, ignore_class))
+    return _softmax_entropy(x, _node("Where", valid, y_true, _number(y_true, 0))).with_mask(valid)
 
 
-def _log_softmax(x: Tensor) -> Tensor:
-    return _node("LogSoftmax", x, axis=-1)
+def _softmax_entropy(x: Tensor, y_true: Tensor) -> Tensor:
+    """Return the cross-entropy of the softmax of logits and targets, one-hot or classes."""
+    return x.build.node("cross_entropy", "SoftmaxCrossEntropy", [x, y_true], [True, True])[0]
 
 
 def kl_divergence(y_true: Tensor, y_pred: Tensor) -> Tensor:

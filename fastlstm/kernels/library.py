@@ -61,7 +61,6 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "seen_forward": ("masks", ANY),
     "sequence_mask_forward": ("masks", IDS),
     "softmax_forward": ("rows", FLOATS),
-    "log_softmax_forward": ("rows", FLOATS),
     "where_forward": ("predicates", BITS),
 }
 ENTRIES = ("walk", "lead", "serve", "dismiss")  # of kernels/walk.py: what Python calls

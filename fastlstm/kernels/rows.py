@@ -1,13 +1,11 @@
 """Operators that reduce over the last axis of each row: softmax and normalisation.
 
     softmax(x)_k = e^(x_k - max x) / sum_j e^(x_j - max x)
-    log_softmax(x)_k = x_k - max x - log sum_j e^(x_j - max x)
     normalised(x)_k = (x_k - mean) / sqrt(mean((x - mean)^2) + epsilon) * scale_k + shift_k
 
 The order of each sum depends on the row's length alone: lanes first, then across the lanes in order.
 """
 
-from fastlstm.kernels.activations import log1p_unit
 from fastlstm.kernels.exponential import exp
 from fastlstm.kernels.jit import inline, kernel
 from fastlstm.kernels.simd import (
@@ -20,7 +18,6 @@ from fastlstm.kernels.simd import (
     pointers,
     splat,
     square_root,
-    where_less,
     words,
     write_units,
 )
@@ -46,15 +43,6 @@ def across_max(x, L):
     return best
 
 
-@inline
-def largest(x, at, n, L):
-    """The largest of n elements, NaN if one is."""
-    best = load_part(x, at, min(L, n), -float("inf"))
-    for k in range(L, n, L):
-        best = larger(best, load_part(x, at + k, n - k if n - k < L else L, -float("inf")))
-    return across_max(best, L)
-
-
 @kernel
 def softmax_forward(kind, narrow, team, args):
     """y[row] = softmax(x[row]) over n elements, for each of `rows` contiguous rows. Arguments: x, y, rows, n."""
@@ -64,41 +52,20 @@ def softmax_forward(kind, narrow, team, args):
     first_row, last_row = share(rows, words(team)[WORKER], words(team)[WORKERS])
     for row in range(first_row, last_row):
         at = row * n
-        top = splat(load_part(x, at, min(L, n), 0.0), largest(x, at, n, L))
-        total = splat(top, 0.0)
+        best = load_part(x, at, min(L, n), -float("inf"))
+        for k in range(L, n, L):
+            best = larger(best, load_part(x, at + k, n - k if n - k < L else L, -float("inf")))
+        top = across_max(best, L)
+        total = splat(best, 0.0)
         for k in range(0, n, L):
             count = n - k if n - k < L else L
-            e = exp(load_part(x, at + k, count, -float("inf")) - top)
+            e = exp(load_part(x, at + k, count, -float("inf")) - splat(best, top))
             write_units(y, at + k, e, count)
             total = total + e
         scale = splat(total, across_sum(total, L))
         for k in range(0, n, L):
             count = n - k if n - k < L else L
             write_units(y, at + k, load_part(y, at + k, count, 0.0) / scale, count)
-
-
-@kernel
-def log_softmax_forward(kind, narrow, team, args):
-    """y[row] = log_softmax(x[row]) over n elements, for each of `rows` contiguous rows. Arguments: x, y, rows, n."""
-    (x, y, rows, n), _ = arguments(args, 0, 4, 0)
-    x, y = pointers(kind, (x, y))
-    L = lanes(x)
-    first_row, last_row = share(rows, words(team)[WORKER], words(team)[WORKERS])
-    for row in range(first_row, last_row):
-        at = row * n
-        top = splat(load_part(x, at, min(L, n), 0.0), largest(x, at, n, L))
-        sums = splat(top, 0.0)
-        for k in range(0, n, L):
-            sums = sums + exp(load_part(x, at + k, n - k if n - k < L else L, -float("inf")) - top)
-        # the sum is 1 to n: as 2^halvings (1 + u) with u from 0 to 1
-        total, halvings = across_sum(sums, L), 0.0
-        while total > 2.0:
-            total, halvings = total * 0.5, halvings + 1.0
-        u = splat(sums, total) - 1.0
-        log = log1p_unit(where_less(u, splat(u, 0.0), splat(u, 0.0), u)) + halvings * 0.6931471805599453
-        for k in range(0, n, L):
-            count = n - k if n - k < L else L
-            write_units(y, at + k, load_part(x, at + k, count, 0.0) - top - log, count)
 
 
 @kernel

@@ -8,7 +8,7 @@ import numpy as np
 from fastlstm.errors import DTypeError
 from fastlstm.graph import Node
 from fastlstm.ops.mapping import emit_map, emit_map_into
-from fastlstm.ops.op import Attribute, Back, Emit, HostOp, Op, Slot, Value, at, axis_of, expect_shape, register
+from fastlstm.ops.op import Attribute, Emit, HostOp, Op, Slot, Value, at, axis_of, expect_shape, register
 
 KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -18,7 +18,6 @@ class Softmax(Op):
     """e^(x - max) / sum e^(x - max) along one axis."""
 
     name = "Softmax"
-    kernel = "softmax_forward"
     inputs = (Slot("X"),)
     attributes = {"axis": Attribute(int, -1)}
 
@@ -34,11 +33,11 @@ class Softmax(Op):
         axis = axis_of(node, self.get(node, "axis"), x.ndim)
         rows = x.size // max(1, x.shape[axis])
         if axis == x.ndim - 1:
-            emit.kernel(self.kernel, emit.contiguous(x), emit.output(outs[0]), rows, x.shape[axis])
+            emit.kernel("softmax_forward", emit.contiguous(x), emit.output(outs[0]), rows, x.shape[axis])
             return
         moved = emit.scratch(np.moveaxis(x, axis, -1).shape, x.dtype)
         emit.copy(moved, np.moveaxis(x, axis, -1))
-        emit.kernel(self.kernel, moved, moved, rows, x.shape[axis])
+        emit.kernel("softmax_forward", moved, moved, rows, x.shape[axis])
         emit.alias(outs[0], np.moveaxis(moved, -1, axis))
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
@@ -47,20 +46,6 @@ class Softmax(Op):
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return 12 * prod(outs[0].shape)  # type: ignore[arg-type]
-
-
-@register
-class LogSoftmax(Softmax):
-    """x - max - log sum e^(x - max) along one axis: the logarithm of Softmax, finite where that is 0."""
-
-    name = "LogSoftmax"
-    kernel = "log_softmax_forward"
-
-    def adjoint(self, node: Node, back: Back) -> list:
-        """dX = dY - softmax(X) sum(dY)"""
-        (y,), (d,) = back.y, back.dy
-        total = back.node("ReduceSum", [d], axes=(self.get(node, "axis"),), keepdims=True)
-        return [back.node("Sub", [d, back.node("Mul", [back.node("Exp", [y]), total])])]
 
 
 @register

@@ -109,7 +109,7 @@ class Step:
         if outputs:
             wanted += [*predictions, *(p.mask for p in predictions if p.mask is not None)]
         self._wanted = len(wanted)
-        self.updates = sorted(build.updates) if training else []
+        self.updates = sorted(build.updates)
         if self.training:
             tensors = [Tensor(build, name) for name in parameters.shapes]
             found = gradients(build, wanted[0], tensors)

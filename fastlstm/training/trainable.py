@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from secrets import randbits
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from fastlstm.callbacks import CallbackList, History, TerminateOnNaN
 from fastlstm.errors import InputError, TrainingError, UnsupportedError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.losses import Loss
+from fastlstm.randomness import generator
 from fastlstm.training import checkpoint
 from fastlstm.training.batches import Batch, Reader, Samples, Stream, Target, is_batches
 from fastlstm.training.flat import Layout
@@ -71,6 +71,8 @@ class Trainable:
     stop_training = False
     _compiled: _Compiled | None = None
     _weights_held: Weights | None = None
+    _loss_list: list[tuple[Loss | None, float]] | None = None
+    _steps: dict[tuple, Step]
     _resumed: checkpoint.Checkpoint | None = None
     _seed: int | None = None
     _threads = 1
@@ -96,14 +98,19 @@ class Trainable:
         self._threads = threads or 1
         self.stop_training = False
         self.reset_training()
-        self._objectives()  # raises for unknown names
-        self._watch()
+        if getattr(self, "built", True):
+            self._objectives()  # raises for unknown names
+            self._watch()
+
+    def connect(self, *arguments: Any) -> None:
+        """Take other layers: what was built for training is made anew."""
+        self.reset_training()
+        super().connect(*arguments)  # type: ignore[misc]
 
     def reset_training(self) -> None:
         """Forget what was built for training, as after a change of the network's layers."""
-        self._weights_held = None
-        self._steps: dict[tuple, Step] = {}
-        self._loss_list: list[tuple[Loss | None, float]] | None = None
+        self._weights_held = self._loss_list = self._held_watch = None
+        self._steps = {}
 
     @property
     def compiled(self) -> bool:
@@ -114,6 +121,15 @@ class Trainable:
         if self._compiled is None:
             raise InputError(f"{call} needs a loss and an optimizer: call compile first")
         return self._compiled
+
+    def _need_weights(self, x: Any) -> None:
+        """Create the weights of a network that has not been told its input yet, from the data."""
+        if getattr(self, "built", True) or x is None or is_batches(x):
+            return
+        x = next(iter(x.values())) if isinstance(x, Mapping) else x
+        ragged = isinstance(x, list | tuple) and len({np.shape(one) for one in x}) > 1
+        shape = (len(x), None, *np.shape(x[0])[1:]) if ragged else np.shape(x)
+        self.build(shape)  # type: ignore[attr-defined]
 
     @property
     def _weights(self) -> Weights:
@@ -242,6 +258,7 @@ class Trainable:
         After Ctrl-C the network keeps what it has learnt, and `history` the epochs that ended.
         """
         self._need_compiled("fit")
+        self._need_weights(x)
         data, validation = self._data(
             x, y, sample_weight, class_weight, batch_size, steps_per_epoch, validation_split, validation_data,
             validation_batch_size, validation_steps,
@@ -285,7 +302,7 @@ class Trainable:
     def _own_seed(self) -> int:
         """The seed of this network's shuffling and dropout where none is given."""
         if self._seed is None:
-            self._seed = randbits(SEED_BITS)
+            self._seed = int(generator().integers(2**SEED_BITS))
         return self._seed
 
     def _go_on(self, initial_epoch: int) -> int:
@@ -375,6 +392,7 @@ class Trainable:
     ) -> Any:
         """Return the loss, and with metrics a list of it and them, or all by name with `return_dict`; x and y as for `fit`."""
         self._need_compiled("evaluate")
+        self._need_weights(x)
         data = self._read(self._reader(), x, y, sample_weight, None, batch_size, steps)
         called = self._called(callbacks, verbose, data.steps)
         return _listed(self._evaluate(data, called, steps), return_dict)
@@ -404,6 +422,7 @@ class Trainable:
 
         A list of sequences of different lengths gives a list where the output has their steps.
         """
+        self._need_weights(x)
         data = self._read(self._reader(targets=False), x, None, None, None, batch_size, steps)
         called = self._called(callbacks, verbose, data.steps)
         parts: list[list[np.ndarray]] = []
@@ -432,6 +451,7 @@ class Trainable:
     ) -> Any:
         """Make one step of the optimizer and return the loss and metrics of the batch, before the step."""
         self._need_compiled("train_on_batch")
+        self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._watch()
         results = self._train(
@@ -443,6 +463,7 @@ class Trainable:
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Return the loss and metrics of one batch."""
         self._need_compiled("test_on_batch")
+        self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight).take(slice(None))
         watch = self._watch()
         watch.update(batch, self._test(batch, watch.any_metrics))
@@ -450,6 +471,7 @@ class Trainable:
 
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch."""
+        self._need_weights(x)
         batch = self._reader(targets=False).samples(x).take(slice(None))
         outputs = self._predict(batch).outputs
         return outputs[0] if len(outputs) == 1 else outputs
