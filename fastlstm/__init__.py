@@ -17,6 +17,7 @@ from fastlstm.errors import (
     ModelFileError,
     ShapeError,
     StreamError,
+    TrainingError,
     UnsupportedError,
     VerificationError,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "State",
     "Stream",
     "StreamError",
+    "TrainingError",
     "UnsupportedError",
     "VerificationError",
     "convert",

@@ -38,6 +38,45 @@ class Tensor:
         """Return the same value with another mask."""
         return replace(self, mask=mask)
 
+    # ---- arithmetic, by NumPy's rules of broadcasting ----------------------------------------------
+    def __add__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Add", self, other)
+
+    def __radd__(self, other: float) -> "Tensor":
+        return self._with("Add", other, self)
+
+    def __sub__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Sub", self, other)
+
+    def __rsub__(self, other: float) -> "Tensor":
+        return self._with("Sub", other, self)
+
+    def __mul__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Mul", self, other)
+
+    def __rmul__(self, other: float) -> "Tensor":
+        return self._with("Mul", other, self)
+
+    def __truediv__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Div", self, other)
+
+    def __rtruediv__(self, other: float) -> "Tensor":
+        return self._with("Div", other, self)
+
+    def __pow__(self, exponent: int) -> "Tensor":
+        return self._with("Mul", self, self) if exponent == 2 else self._with("Pow", self, exponent)
+
+    def __neg__(self) -> "Tensor":
+        return self.build.node("neg", "Neg", [self]).with_mask(self.mask)
+
+    def _with(self, op: str, *operands: "Tensor | float") -> "Tensor":
+        """Add a node of two operands, of which a number takes this tensor's dtype."""
+        dtype = self.value.dtype
+        tensors = [
+            one if isinstance(one, Tensor) else self.build.weight("number", np.array(one, dtype)) for one in operands
+        ]
+        return self.build.node(op.lower(), op, tensors).with_mask(self.mask)
+
 
 class Build:
     """Collects nodes and weights, and knows the shape of every value as soon as it exists."""

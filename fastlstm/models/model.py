@@ -7,9 +7,10 @@ from fastlstm.errors import InputError, ShapeError, UnsupportedError
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.symbolic import InputLayer, Symbol, leaves
 from fastlstm.models.network import Network
+from fastlstm.training.trainable import Trainable
 
 
-class Model(Network):
+class Model(Trainable, Network):
     """A network between symbols: `inputs` and `outputs` are symbols, lists of them, or dicts by name.
 
     >>> x = fastlstm.Input((None, 8))
@@ -44,7 +45,7 @@ def _names(structure: Any) -> list[str] | None:
     return list(structure) if isinstance(structure, Mapping) else None
 
 
-class Sequential(Network):
+class Sequential(Trainable, Network):
     """Layers one after the other. The first says what comes in: `Input(shape)`, or `input_shape=` on a layer, or the first data.
 
     >>> model = fastlstm.Sequential([fastlstm.layers.LSTM(16, input_shape=(12, 1)), fastlstm.layers.Dense(1)])
