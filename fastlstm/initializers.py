@@ -189,7 +189,7 @@ _CLASSES: dict[str, Callable[..., Initializer]] = {
 _OTHER_NAMES = {"zero": "zeros", "one": "ones", "normal": "random_normal", "uniform": "random_uniform"}
 
 
-def get(which: Any) -> Callable[..., np.ndarray]:
+def get(which: Any) -> Callable[..., Any]:
     """Return an initializer of a name, of a configuration {"class_name", "config"}, or the object itself. Raise InputError.
 
     An object is an Initializer, its class, or any function of (shape, dtype) that returns an array.

@@ -144,8 +144,15 @@ def test_random_stacks_give_what_keras_gives(keras, seed):
         rng = np.random.default_rng([seed, 5])
         made = [L.Masking(0.0)] if rng.random() < 0.5 else []
         for _ in range(rng.integers(1, 4)):
-            units, back, cell = int(rng.integers(2, 9)), bool(rng.random() < 0.5), ("LSTM", "GRU", "SimpleRNN")[rng.integers(3)]
-            options = {"use_bias": bool(rng.random() < 0.7), "activation": ("tanh", "relu", "softsign")[rng.integers(3)]}
+            units, back, cell = (
+                int(rng.integers(2, 9)),
+                bool(rng.random() < 0.5),
+                ("LSTM", "GRU", "SimpleRNN")[rng.integers(3)],
+            )
+            options = {
+                "use_bias": bool(rng.random() < 0.7),
+                "activation": ("tanh", "relu", "softsign")[rng.integers(3)],
+            }
             layer = getattr(L, cell)(units, return_sequences=True, **options)
             kind = rng.integers(5)
             if kind == 0:
@@ -203,7 +210,11 @@ def branches(K: Any, L: Any) -> tuple[Any, list[Array]]:
 def attending(K: Any, L: Any) -> tuple[Any, list[Array]]:
     a, b = K.Input((None, I)), K.Input((None, I))
     q, v = L.GRU(3, return_sequences=True)(L.Masking()(a)), L.GRU(3, return_sequences=True)(L.Masking()(b))
-    outputs = [L.AdditiveAttention()([q, v]), L.Attention(use_scale=True)([q, v]), L.Attention(score_mode="concat")([q, v, v])]
+    outputs = [
+        L.AdditiveAttention()([q, v]),
+        L.Attention(use_scale=True)([q, v]),
+        L.Attention(score_mode="concat")([q, v, v]),
+    ]
     x, y = features(), features(1, B, 4, I)
     x[0, 3:], y[1, 2:] = 0, 0
     return K.Model([a, b], [L.Dense(2)(outputs[0]), *outputs[1:]]), [x, y]
@@ -270,7 +281,7 @@ def test_a_first_layer_says_what_comes_in(spelling):
 def test_a_model_without_an_input_is_made_by_its_first_data():
     model = models.Sequential([layers.LSTM(H), layers.Dense(1)])
     assert not model.built and model.get_weights() == []
-    with pytest.raises(InputError, match="model has no inputs yet|has no inputs yet"):
+    with pytest.raises(InputError, match="has no inputs yet"):
         model.summary()
     assert model(features()).shape == (B, 1)
     assert model.input_shape == (None, T, I) and model.count_params() == 4 * H * (I + H + 1) + H + 1
@@ -291,7 +302,9 @@ def test_layers_are_added_and_taken_away():
 
 def test_weights_given_to_a_first_layer_are_its_weights():
     table = features(0, 9, 4)
-    model = models.Sequential([layers.Embedding(9, 4, weights=[table], input_length=3, trainable=False), layers.Flatten()])
+    model = models.Sequential(
+        [layers.Embedding(9, 4, weights=[table], input_length=3, trainable=False), layers.Flatten()]
+    )
     assert np.array_equal(model.get_weights()[0], table) and model.trainable_weights == []
     again = layers.Embedding(9, 4, embeddings_initializer=initializers.Constant(table))
     assert np.array_equal(again(np.array([[3]])), table[None, [3]])
@@ -300,7 +313,9 @@ def test_weights_given_to_a_first_layer_are_its_weights():
 # ---- what a model knows of itself ------------------------------------------------------------------------
 def test_the_summary_is_a_table_with_keras_s_counts(keras, capsys):
     nets = [
-        K.Sequential([K.Input((T, I)), L.LSTM(H, return_sequences=True), L.BatchNormalization(), L.Dropout(0.2), L.Dense(1)])
+        K.Sequential(
+            [K.Input((T, I)), L.LSTM(H, return_sequences=True), L.BatchNormalization(), L.Dropout(0.2), L.Dense(1)]
+        )
         for K, L in ((models, layers), (keras, keras.layers))
     ]
     nets[0].layers[0].trainable = nets[1].layers[0].trainable = False
@@ -308,12 +323,16 @@ def test_the_summary_is_a_table_with_keras_s_counts(keras, capsys):
     nets[0].summary(print_fn=texts.append)
     nets[0].summary()
     printed = capsys.readouterr().out
-    frozen, moved = (sum(int(np.prod(w.shape)) for w in part) for part in (nets[1].non_trainable_weights, nets[1].trainable_weights))
+    frozen, moved = (
+        sum(int(np.prod(w.shape)) for w in part) for part in (nets[1].non_trainable_weights, nets[1].trainable_weights)
+    )
     for text in (texts[0], printed):
         assert f"Total params: {nets[1].count_params():,} " in text
         assert f"Trainable params: {moved:,} " in text and f"Non-trainable params: {frozen:,} " in text
         for layer in nets[1].layers:
-            (line,) = [line for line in text.splitlines() if line.strip(" │").startswith(f"{layer.name.split('_')[0]}")][:1]
+            (line,) = [
+                line for line in text.splitlines() if line.strip(" │").startswith(f"{layer.name.split('_')[0]}")
+            ][:1]
             assert f"{layer.count_params():,}" in line and type(layer).__name__ in line
         assert "(None, 6, 5)" in text
 
@@ -363,7 +382,9 @@ def test_a_saved_model_is_loaded_and_keeps_its_numbers(tmp_path):
 def test_the_same_seed_gives_the_same_weights():
     def made() -> list[Array]:
         fastlstm.set_random_seed(7)
-        return models.Sequential([layers.Input((T, I)), layers.Bidirectional(layers.LSTM(H)), layers.Dense(1)]).get_weights()
+        return models.Sequential(
+            [layers.Input((T, I)), layers.Bidirectional(layers.LSTM(H)), layers.Dense(1)]
+        ).get_weights()
 
     first, again = made(), made()
     assert all(map(np.array_equal, first, again))
@@ -458,7 +479,12 @@ def replayed(model: Any) -> TrainingBuild:
 
 def test_training_sees_keras_s_weights_as_parameters_and_the_rest_as_statistics():
     model = models.Sequential(
-        [layers.Input((T, I)), layers.Dense(3), layers.BatchNormalization(trainable=False), layers.Dense(2, trainable=False)]
+        [
+            layers.Input((T, I)),
+            layers.Dense(3),
+            layers.BatchNormalization(trainable=False),
+            layers.Dense(2, trainable=False),
+        ]
     )
     build = replayed(model)
     assert list(build.parameters) == ["dense.W", "dense.b"]
@@ -476,7 +502,7 @@ def test_dropout_draws_what_keras_draws():
     assert [(d.shape, d.rate, d.stddev) for d in replayed(model).draws] == [
         (("batch", "time", I), 0.1, None), (("batch", 1, I), 0.2, None), (("batch", 1, 1), 0.3, None), (("batch", "time", I), 0.0, 0.5),
     ]  # fmt: skip
-    with pytest.raises(UnsupportedError, match="layer 'dropout'.*training=True outside of training"):
+    with pytest.raises(UnsupportedError, match=r"layer 'dropout'.*training=True outside of training"):
         model.layers[0](features(), training=True)
 
 
@@ -517,7 +543,7 @@ def test_penalties_are_keras_s_losses(keras, make):
     if not build.penalties:
         assert want == 0
         return
-    feeds = {name: a for name, a in {**build.parameters, **build.statistics}.items()} | {"input_layer": x}
+    feeds = {**build.parameters, **build.statistics, "input_layer": x}
     session = fastlstm.Session(build.model([*build.penalties, *y]))
     results = session.run({spec.name: feeds[spec.name] for spec in session.inputs})
     assert sum(float(results[p.name]) for p in build.penalties) == pytest.approx(want, rel=1e-5)
@@ -532,7 +558,7 @@ def test_a_stateful_layer_keeps_its_states_as_statistics():
     model.reset_states()
     assert not model.layers[0]._arrays["state0"].any()
     free = models.Sequential([layers.LSTM(H, stateful=True, input_shape=(T, I))])
-    with pytest.raises(ShapeError, match="layer 'lstm'.*stateful=True needs the size of a batch"):
+    with pytest.raises(ShapeError, match=r"layer 'lstm'.*stateful=True needs the size of a batch"):
         replayed(free)
 
 

@@ -67,7 +67,10 @@ class BaseAttention(Layer):
         if causal:
             queries, values = scores.shape[1:]
             if not isinstance(queries, int) or not isinstance(values, int):
-                raise self.fault(UnsupportedError, "use_causal_mask needs known numbers of steps: pass Input(shape=(steps, features))")
+                raise self.fault(
+                    UnsupportedError,
+                    "use_causal_mask needs known numbers of steps: pass Input(shape=(steps, features))",
+                )
             past = build.weight(f"{self.name}.causal", np.tril(np.ones((1, queries, values), bool)))
             mask = past if mask is None else build.node(f"{self.name}/causal", "And", [mask, past])
         return [] if mask is None else [mask]

@@ -43,7 +43,7 @@ class BatchNormalization(Layer):
         return (*own, "moving_mean", "moving_variance")
 
     def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
-        return {role: (x[self.axis] if x else None,) for role in self.roles}
+        return dict.fromkeys(self.roles, (x[self.axis] if x else None,))
 
     @property
     def differs_in_training(self) -> bool:
@@ -71,7 +71,9 @@ class BatchNormalization(Layer):
         if x.mask is None:
             mean_of = lambda values: build.node(f"{name}/mean", "ReduceMean", [values], axes=axes, keepdims=True)
         elif self.axis % rank != rank - 1:
-            raise self.fault(UnsupportedError, f"axis={self.axis} of a masked input is not supported in training, only the last")
+            raise self.fault(
+                UnsupportedError, f"axis={self.axis} of a masked input is not supported in training, only the last"
+            )
         else:
             mean_of = self._mean_of_valid(x, axes)
         mean = mean_of(x)

@@ -10,9 +10,7 @@ from fastlstm.layers.layer import Layer, size_of
 class GlobalPooling(Layer):
     """What the global poolings share: (B, T, C) to (B, C), or (B, 1, C) with `keepdims`."""
 
-    def __init__(
-        self, data_format: str | None = None, keepdims: bool = False, name: str | None = None, **options: Any
-    ):
+    def __init__(self, data_format: str | None = None, keepdims: bool = False, name: str | None = None, **options: Any):
         super().__init__(name, **options)
         _channels_last(self, data_format)
         self.keepdims = keepdims
@@ -67,10 +65,13 @@ class Pooling1D(Layer):
     ):
         super().__init__(name, **options)
         _channels_last(self, data_format)
-        pool_size, strides = (v[0] if isinstance(v, tuple | list) else v for v in (pool_size, strides))
-        self.pool_size = size_of(self, "pool_size", pool_size)
-        if strides not in (None, self.pool_size) or padding not in ("valid", "same"):
-            raise self.fault(UnsupportedError, f"strides={strides!r}, padding={padding!r} with pool_size={pool_size!r} is not supported")
+        size, stride = (v[0] if isinstance(v, tuple | list) else v for v in (pool_size, strides))
+        self.pool_size = size_of(self, "pool_size", size)
+        if stride not in (None, self.pool_size) or padding not in ("valid", "same"):
+            raise self.fault(
+                UnsupportedError,
+                f"strides={strides!r}, padding={padding!r} with pool_size={pool_size!r} is not supported",
+            )
         self.padding = padding
 
     def call(self, x: Tensor) -> Tensor:
@@ -85,7 +86,9 @@ class Pooling1D(Layer):
         parts = []
         if whole:
             window = self._part(x, 0, whole * size)
-            window = build.node(f"{name}/windows", "Reshape", [window, build.ints(f"{name}.shape", 0, whole, size, features)])
+            window = build.node(
+                f"{name}/windows", "Reshape", [window, build.ints(f"{name}.shape", 0, whole, size, features)]
+            )
             parts.append(build.node(name, self.op, [window], axes=(2,)))
         if self.padding == "same" and steps % size:
             parts.append(build.node(name, self.op, [self._part(x, whole * size, steps)], axes=(1,), keepdims=True))

@@ -2,6 +2,7 @@
 
 from fastlstm.layers.symbolic import Input
 from fastlstm.models.functions import gru, lstm, rnn
+from fastlstm.models.imported import trainable
 from fastlstm.models.model import Model, Sequential
 
-__all__ = ["Input", "Model", "Sequential", "gru", "lstm", "rnn"]
+__all__ = ["Input", "Model", "Sequential", "gru", "lstm", "rnn", "trainable"]

@@ -23,7 +23,9 @@ class _Ready:
     def __init__(self, layer: Layer, arrays: list[np.ndarray], replay: Replay):
         build, outputs = Build(), list[Tensor]()
         shapes = [_dims(layer, k, array) for k, array in enumerate(arrays)]
-        inputs = [build.input(f"x{k}", a.dtype.name, shape) for k, (a, shape) in enumerate(zip(arrays, shapes, strict=True))]
+        inputs = [
+            build.input(f"x{k}", a.dtype.name, shape) for k, (a, shape) in enumerate(zip(arrays, shapes, strict=True))
+        ]
 
         def placed(tensor: Tensor) -> int:
             outputs.append(tensor)
@@ -49,7 +51,9 @@ def _dims(layer: Layer, k: int, array: np.ndarray) -> tuple[int | str, ...]:
     if isinstance(layer, Network) and layer.built and k < len(layer.inputs):
         return layer.input_specs[k].shape or ()
     free = array.ndim > 2 and isinstance(layer, Recurrent | RNN | Bidirectional)
-    return tuple("batch" if axis == 0 else f"time_{k}" if axis == 1 and free else n for axis, n in enumerate(array.shape))
+    return tuple(
+        "batch" if axis == 0 else f"time_{k}" if axis == 1 and free else n for axis, n in enumerate(array.shape)
+    )
 
 
 def run(layer: Layer, x: Any, mask: Any, training: bool | None, arguments: Mapping[str, Any]) -> Any:

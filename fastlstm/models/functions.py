@@ -29,7 +29,11 @@ def lstm(
 
     >>> y, h, c = fastlstm.lstm(x, W, U, b)
     """
-    y, h, c = _run("LSTM", {"x": x, "W": W, "U": U, "b": b, "h0": h0, "c0": c0, "mask": mask}, ("x", "W", "U", "b", "h0", "c0", "", "mask"))
+    y, h, c = _run(
+        "LSTM",
+        {"x": x, "W": W, "U": U, "b": b, "h0": h0, "c0": c0, "mask": mask},
+        ("x", "W", "U", "b", "h0", "c0", "", "mask"),
+    )
     return y, h, c
 
 

@@ -127,21 +127,23 @@ class Network(Layer):
     def reset_states(self) -> None:
         """Let stateful layers start from zeros."""
         for part in self.parts:
-            if hasattr(part, "reset_states"):
-                part.reset_states()
+            part.reset_states()
 
     def _need_built(self) -> None:
         if not self.built:
-            raise self.fault(InputError, "has no inputs yet: begin with Input(shape), pass input_shape to the first layer, or call build")
+            raise self.fault(
+                InputError,
+                "has no inputs yet: begin with Input(shape), pass input_shape to the first layer, or call build",
+            )
 
     # ---- replay -------------------------------------------------------------------------------------
     def forward(self, build: Build, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Add the network's nodes to a graph and return its outputs, with their masks."""
         self._need_built()
         values: dict[Symbol, Tensor] = dict(zip(self.inputs, inputs, strict=True))
+        fill = lambda leaf: values[leaf] if isinstance(leaf, Symbol) else leaf
         for call in self._calls:
-            outputs = leaves(call.replay(lambda leaf: values[leaf] if isinstance(leaf, Symbol) else leaf))
-            values |= zip(call.outputs, outputs, strict=True)
+            values |= zip(call.outputs, leaves(call.replay(fill)), strict=True)
         self._places |= {tensor.name: place for place, tensor in build.entered.items()}
         return [values[symbol] for symbol in self.outputs]
 
@@ -161,7 +163,9 @@ class Network(Layer):
             raise self.fault(InputError, f"lacks its input {missing[0]!r}; it takes {one_of(self.input_names)}")
         return [x[name] for name in self.input_names]
 
-    def on_tensors(self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}) -> Any:  # noqa: B006
+    def on_tensors(
+        self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}
+    ) -> Any:
         if not self.built:
             shapes = [tensor.shape for tensor in leaves(x)]
             self.build(shapes[0] if len(shapes) == 1 else shapes)
