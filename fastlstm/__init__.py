@@ -17,6 +17,7 @@ from fastlstm.errors import (
     ModelFileError,
     ShapeError,
     StreamError,
+    TrainingError,
     UnsupportedError,
     VerificationError,
 )
@@ -26,10 +27,13 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastlstm import initializers, layers, models, regularizers
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
+    from fastlstm.models import Input, Sequential, gru, lstm, rnn
+    from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
 
@@ -38,17 +42,26 @@ __version__ = VERSION
 # Everything but the errors is imported when it is first used: NumPy and the file format, converters, kernels.
 _LATER = {
     "Example": "fastlstm.format",
+    "Input": "fastlstm.layers.symbolic",
     "Model": "fastlstm.model",
+    "Sequential": "fastlstm.models.model",
     "Session": "fastlstm.session",
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
+    "lstm": "fastlstm.models.functions",
+    "rnn": "fastlstm.models.functions",
+    "set_random_seed": "fastlstm.randomness",
     "warmup": "fastlstm.ahead",
 }
+_NAMESPACES = ("initializers", "layers", "models", "regularizers")
 
 
 def __getattr__(name: str) -> "Any":
+    if name in _NAMESPACES:
+        return import_module(f"fastlstm.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LATER[name]), name)
@@ -64,19 +77,30 @@ __all__ = [
     "Example",
     "FastLSTMError",
     "GraphError",
+    "Input",
     "InputError",
     "LimitError",
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "Sequential",
     "Session",
     "ShapeError",
     "State",
     "Stream",
     "StreamError",
+    "TrainingError",
     "UnsupportedError",
     "VerificationError",
     "convert",
+    "gru",
+    "initializers",
+    "layers",
     "load",
+    "lstm",
+    "models",
+    "regularizers",
+    "rnn",
+    "set_random_seed",
     "warmup",
 ]

@@ -20,11 +20,12 @@ WITH_ACTIVATION = ("Dense", "Conv1D")
 
 @dataclass(frozen=True)
 class Draw:
-    """An input that is drawn anew for each batch: 0 with probability `rate`, else 1 / (1 - rate)."""
+    """An input that is drawn anew for each batch: 0 with probability `rate`, else 1 / (1 - rate), or normal with `stddev` where that is set."""
 
     name: str
     shape: SymbolicShape
     rate: float
+    stddev: float | None = None
 
 
 class TrainingBuild(Build):
@@ -35,6 +36,7 @@ class TrainingBuild(Build):
     """
 
     training = True
+    penalised = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,6 +63,12 @@ class TrainingBuild(Build):
         """Return the mask of a dropout: 0 or 1 / (1 - rate), drawn anew for each batch."""
         tensor = self.input(name, dtype, shape)
         self.draws.append(Draw(tensor.name, shape, rate))
+        return tensor
+
+    def noise(self, name: str, shape: SymbolicShape, stddev: float, dtype: str = "float32") -> Tensor:
+        """Return normal numbers around 0, drawn anew for each batch."""
+        tensor = self.input(name, dtype, shape)
+        self.draws.append(Draw(tensor.name, shape, 0.0, stddev))
         return tensor
 
     def node(
