@@ -168,7 +168,7 @@ class TestRefusals:
     def test_targets_of_another_shape(self):
         network = networks.dense(np.random.default_rng(0))
         network.compile("sgd", "mse")
-        with pytest.raises(ShapeError, match=r"output 'out': targets have shape \(4, 2\), loss 'mse' expects \(4, 3\)"):
+        with pytest.raises(ShapeError, match=r"output 'out': targets have shape \(4, 2\), loss 'mse' expects \(batch, 3\)"):
             network.train_on_batch(np.zeros((4, 5)), np.zeros((4, 2)))
 
     def test_class_indices_for_a_loss_of_one_hot_targets(self):
