@@ -26,6 +26,7 @@ ANY = ()  # the dtype makes no difference
 
 # The module of each kernel, and the dtypes that are compiled ahead: the first, and the others where every dtype is asked for.
 KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
+    "activate_adjoint": ("activations", FLOATS),
     "activate_forward": ("activations", FLOATS),
     "any_not_equal_forward": ("predicates", BITS),
     "combine_forward": ("arithmetic", FLOATS),
@@ -33,6 +34,8 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "convert_forward": ("conversion", CASTS),
     "copy_forward": ("copy", ANY),
     "count_forward": ("arithmetic", IDS),
+    "cross_entropy_adjoint": ("entropy", FLOATS),
+    "cross_entropy_forward": ("entropy", FLOATS),
     "dense_forward": ("dense", STORED),
     "dense_quantised_forward": ("dense", INT8),
     "dense_scaled_forward": ("dense", INT8),
@@ -50,16 +53,21 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "lstm_quantised_forward": ("lstm", INT8),
     "lstm_steps_adjoint": ("lstm_steps", FLOATS),
     "lstm_steps_forward": ("lstm_steps", FLOATS),
+    "normalise_adjoint": ("rows", FLOATS),
     "normalise_forward": ("rows", FLOATS),
     "ragged_forward": ("ragged", ANY),
+    "reduce_forward": ("reductions", FLOATS),
     "rnn_forward": ("rnn", STORED),
     "rnn_quantised_forward": ("rnn", INT8),
     "rnn_steps_adjoint": ("rnn_steps", FLOATS),
     "rnn_steps_forward": ("rnn_steps", FLOATS),
     "rows_forward": ("lookups", IDS),
     "runs_forward": ("runs", FLOATS),
+    "scatter_adjoint": ("lookups", FLOATS),
     "seen_forward": ("masks", ANY),
     "sequence_mask_forward": ("masks", IDS),
+    "sigmoid_entropy_forward": ("entropy", FLOATS),
+    "softmax_adjoint": ("rows", FLOATS),
     "softmax_forward": ("rows", FLOATS),
     "where_forward": ("predicates", BITS),
 }

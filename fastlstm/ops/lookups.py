@@ -1,7 +1,8 @@
-"""Ops that look rows up by index: Gather and Embedding."""
+"""Ops that look rows up by index, Gather and Embedding, and ScatterAdd, their adjoint."""
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,16 @@ from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     Emit,
     HostOp,
+    Op,
     Slot,
     TableRows,
     Value,
     axis_of,
+    expect_dtypes,
+    expect_shape,
     register,
     required,
     shape_error,
@@ -121,6 +126,11 @@ class Gather(HostOp):
         else:
             emit_gather(emit, x.array, rows, axis, out)
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each row of X sums the gradients of the outputs that are copies of it."""
+        x, indices = back.x
+        return [_scattered(back, indices, x, self.get(node, "axis")), None]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
         return [(0, self.get(node, "axis") % rank)] if rank else []
@@ -157,5 +167,58 @@ class Embedding(Gather):
     def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
         return required(args, 1), required(args), 0, False
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each row of the table sums the gradients of the outputs that are copies of it."""
+        ids, table = back.x
+        return [None, _scattered(back, ids, table, 0)]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(1, 0), (1, 1)]
+
+
+def _scattered(back: Back, rows: Any, like: Any, axis: int) -> Any:
+    if rows.value.dtype != INT64:
+        rows = back.node("Cast", [rows], to="int64")
+    return back.node("ScatterAdd", [back.dy[0], rows, like], axis=axis)
+
+
+@register
+class ScatterAdd(Op):
+    """Zeros of the shape of another value, with X added to its rows `indices` (int64) along `axis`: what Gather would read there.
+
+    Sums are in the order of the indices; one out of range adds nothing.
+    """
+
+    name = "ScatterAdd"
+    inputs = (Slot("X"), Slot("indices"), Slot("like"))
+    attributes = {"axis": Attribute(int, 0)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, indices, like = required(args), required(args, 1), required(args, 2)
+        expect_dtypes(node, args, INT64, [1])
+        if like.shape is not None and indices.shape is not None:
+            axis = axis_of(node, self.get(node, "axis"), len(like.shape))
+            expect_shape(node, args, 0, "input X", (*like.shape[:axis], *indices.shape, *like.shape[axis + 1 :]))
+        return [Value(x.dtype, like.shape)]
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
+        x, rows, out = required(args).array, required(args, 1).array, outs[0]
+        assert x is not None and rows is not None and out is not None and out.shape is not None
+        shape = tuple(int(d) for d in out.shape)
+        axis = self.get(node, "axis") % len(shape)
+        O, size, n = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+        y = emit.output(out)
+        if y.size:
+            emit.kernel(
+                "scatter_adjoint", emit.contiguous(x), emit.contiguous(rows), y, O, rows.size, size, n, kind=x.dtype
+            )
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The rows of the gradient that X was added to."""
+        return [back.node("Gather", [back.dy[0], back.x[1]], axis=self.get(node, "axis")), None, None]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        x = required(args)
+        return [(0, axis) for axis in range(len(x.shape or ()))] + [
+            (1, axis) for axis in range(len(required(args, 1).shape or ()))
+        ]
