@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
-    from fastlstm.models import Input, Sequential
+    from fastlstm.models import Input, Sequential, gru, lstm, rnn
     from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
@@ -49,7 +49,10 @@ _LATER = {
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
+    "lstm": "fastlstm.models.functions",
+    "rnn": "fastlstm.models.functions",
     "set_random_seed": "fastlstm.randomness",
     "warmup": "fastlstm.ahead",
 }
@@ -90,11 +93,14 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "convert",
+    "gru",
     "initializers",
     "layers",
     "load",
+    "lstm",
     "models",
     "regularizers",
+    "rnn",
     "set_random_seed",
     "warmup",
 ]

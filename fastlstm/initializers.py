@@ -27,7 +27,7 @@ class Initializer:
         self.seed = seed
 
     def __call__(self, shape: Sequence[int], dtype: Any = "float32") -> np.ndarray:
-        return np.ascontiguousarray(self.values(tuple(shape), randomness.generator(self.seed)), np.dtype(dtype))
+        return np.array(self.values(tuple(shape), randomness.generator(self.seed)), np.dtype(dtype), order="C")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items() if v is not None)})"
@@ -189,7 +189,7 @@ _CLASSES: dict[str, Callable[..., Initializer]] = {
 _OTHER_NAMES = {"zero": "zeros", "one": "ones", "normal": "random_normal", "uniform": "random_uniform"}
 
 
-def get(which: Any) -> Callable[..., np.ndarray]:
+def get(which: Any) -> Callable[..., Any]:
     """Return an initializer of a name, of a configuration {"class_name", "config"}, or the object itself. Raise InputError.
 
     An object is an Initializer, its class, or any function of (shape, dtype) that returns an array.

@@ -1,6 +1,6 @@
 """Penalties on weights and outputs that add to the loss: Keras's l1, l2 and l1_l2, by name or as objects.
 
-    L1: l1 sum |w|        L2: l2 sum w^2        L1L2: both
+L1: l1 sum |w|        L2: l2 sum w^2        L1L2: both
 """
 
 from collections.abc import Mapping

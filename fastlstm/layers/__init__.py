@@ -1,10 +1,12 @@
 """Keras's layers as builders of nodes: Keras's semantics live here once, its files are opened through them, and models are made of them."""
 
+from fastlstm.layers.attention import AdditiveAttention, Attention
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.convolution import Conv1D
 from fastlstm.layers.core import ELU, Activation, Dense, Embedding, Identity, LeakyReLU, Masking, ReLU, Softmax
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.normalisation import BatchNormalization, LayerNormalization
+from fastlstm.layers.pooling import AveragePooling1D, GlobalAveragePooling1D, GlobalMaxPooling1D, MaxPooling1D
 from fastlstm.layers.recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from fastlstm.layers.regularisation import (
     ActivityRegularization,
@@ -37,7 +39,10 @@ __all__ = [
     "Activation",
     "ActivityRegularization",
     "Add",
+    "AdditiveAttention",
+    "Attention",
     "Average",
+    "AveragePooling1D",
     "BatchNormalization",
     "Bidirectional",
     "Build",
@@ -49,6 +54,8 @@ __all__ = [
     "Flatten",
     "GaussianDropout",
     "GaussianNoise",
+    "GlobalAveragePooling1D",
+    "GlobalMaxPooling1D",
     "Identity",
     "Input",
     "InputLayer",
@@ -56,6 +63,7 @@ __all__ = [
     "LayerNormalization",
     "LeakyReLU",
     "Masking",
+    "MaxPooling1D",
     "Maximum",
     "Minimum",
     "Multiply",

@@ -33,7 +33,9 @@ class Conv1D(Layer):
         self.filters, self.groups, self.use_bias = size_of(self, "filters", filters), groups, use_bias
         self.padding = padding
         if data_format not in (None, "channels_last"):
-            raise UnsupportedError(f"layer {self.name!r}: data_format {data_format!r} is not supported, only 'channels_last'")
+            raise UnsupportedError(
+                f"layer {self.name!r}: data_format {data_format!r} is not supported, only 'channels_last'"
+            )
         self.kernel_size, self.stride, self.dilation = (_one(v) for v in (kernel_size, strides, dilation_rate))
         self.activation = _activation(activation, self.name)
         if padding not in ("valid", "same", "causal"):

@@ -134,7 +134,9 @@ class ReLU(Activation):
     ):
         if threshold or (max_value is not None and (max_value != 6 or negative_slope)):
             given = f"max_value={max_value!r}, negative_slope={negative_slope!r}, threshold={threshold!r}"
-            raise UnsupportedError(f"layer {name or 're_lu'!r}: ReLU({given}) is not supported, only a slope, or max_value=6")
+            raise UnsupportedError(
+                f"layer {name or 're_lu'!r}: ReLU({given}) is not supported, only a slope, or max_value=6"
+            )
         kind = ("LeakyRelu", float(negative_slope), 0.0) if negative_slope else "relu" if max_value is None else "relu6"
         super().__init__(kind, name, **options)
 

@@ -53,7 +53,9 @@ class Layer:
             self.initializers[role] = initializers.get(options.pop(f"{word}_initializer", default))
             self.regularizers[role] = regularizers.get(options.pop(f"{word}_regularizer", None))
             if options.pop(f"{word}_constraint", None) is not None:
-                raise UnsupportedError(f"layer {self.name!r} ({type(self).__name__}): {word}_constraint is not supported")
+                raise UnsupportedError(
+                    f"layer {self.name!r} ({type(self).__name__}): {word}_constraint is not supported"
+                )
         unknown = [key for key in options if key not in (*self.ignored, *IGNORED, *FIRST)]
         if unknown:
             raise InputError(
@@ -86,7 +88,9 @@ class Layer:
         name = getattr(dtype, "name", dtype) if dtype is not None else None
         name = np.dtype(name).name if isinstance(name, type) else name
         if name not in (None, "float32", "float64"):
-            raise UnsupportedError(f"layer {self.name!r}: dtype={dtype!r} is not supported, only 'float32' and 'float64'")
+            raise UnsupportedError(
+                f"layer {self.name!r}: dtype={dtype!r} is not supported, only 'float32' and 'float64'"
+            )
         return name
 
     # ---- weights ------------------------------------------------------------------------------------
@@ -125,7 +129,9 @@ class Layer:
         shapes = self.weight_shapes(x)
         for role in self.roles:
             if not all(isinstance(d, int | np.integer) for d in shapes[role]):
-                raise self.fault(ShapeError, f"the input has shape {x}, which leaves the size of its {role} {shapes[role]} open")
+                raise self.fault(
+                    ShapeError, f"the input has shape {x}, which leaves the size of its {role} {shapes[role]} open"
+                )
         self._arrays = {role: self.initial_value(role, tuple(map(int, shapes[role])), dtype) for role in self.roles}
 
     def initial_value(self, role: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -213,6 +219,11 @@ class Layer:
         """The weights that training does not move: frozen ones, and statistics."""
         return [layer._arrays[role] for layer, role, moves in self.places() if not moves and role in layer._arrays]
 
+    def reset_states(self) -> None:
+        """Let what keeps states between batches start from zeros."""
+        for part in self.parts:
+            part.reset_states()
+
     def add_weight(self, build: Build, name: str, role: str) -> Tensor | None:
         """Enter a weight into the graph as `<layer>.<name>`, once however often the layer is called; None for a role that it lacks."""
         if role not in self.roles:
@@ -227,19 +238,25 @@ class Layer:
         return build.entered[self, role]
 
     # ---- calls --------------------------------------------------------------------------------------
-    def __call__(self, x: Any, *positional: Any, mask: Any = None, training: bool | None = None, **arguments: Any) -> Any:
+    def __call__(
+        self, x: Any, *positional: Any, mask: Any = None, training: bool | None = None, **arguments: Any
+    ) -> Any:
         """Call the layer on tensors of a graph, on symbols (`Input`), or on arrays, which runs it at once.
 
         The mask of an input travels on where Keras sends it on. `training=False` is what the layer does once trained, in training too.
         """
         names = list(signature(self.call).parameters)[1:]
         if len(positional) > len(names):
-            raise self.fault(InputError, f"called with {1 + len(positional)} arguments by position, it takes {1 + len(names)}")
+            raise self.fault(
+                InputError, f"called with {1 + len(positional)} arguments by position, it takes {1 + len(names)}"
+            )
         arguments |= dict(zip(names, positional, strict=False))
         arguments = {key: value for key, value in arguments.items() if value is not None}
         unknown = [key for key in arguments if key not in names]
         if unknown:
-            raise self.fault(InputError, f"called with {unknown[0]!r}, which it does not take; it takes {one_of(names)}")
+            raise self.fault(
+                InputError, f"called with {unknown[0]!r}, which it does not take; it takes {one_of(names)}"
+            )
         given = leaves([x, mask, *arguments.values()])
         if any(isinstance(leaf, Symbol) for leaf in given):
             return record(self, x, mask, training, arguments)
@@ -249,7 +266,9 @@ class Layer:
 
         return run(self, x, mask, training, arguments)
 
-    def on_tensors(self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}) -> Any:  # noqa: B006
+    def on_tensors(
+        self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}
+    ) -> Any:
         """Add the layer's nodes and return the output, with its mask."""
         x = with_masks(x, mask)
         first = leaves(x)[0]

@@ -1,6 +1,6 @@
 """BatchNormalization and LayerNormalization."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class BatchNormalization(Layer):
         return (*own, "moving_mean", "moving_variance")
 
     def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
-        return {role: (x[self.axis] if x else None,) for role in self.roles}
+        return dict.fromkeys(self.roles, (x[self.axis] if x else None,))
 
     @property
     def differs_in_training(self) -> bool:
@@ -68,25 +68,36 @@ class BatchNormalization(Layer):
         """Return mean and variance (C,) over all axes but the layer's."""
         build, name, rank = x.build, f"{self.name}/moments", len(x.shape)
         axes = tuple(axis for axis in range(rank) if axis != self.axis % rank)
-        weights = None
-        if x.mask is not None:
-            missing = build.ints(f"{name}.axes", *range(len(x.mask.shape), rank))
-            valid = build.node(f"{name}/valid", "Cast", [x.mask], to=x.value.dtype.name)
-            weights = build.node(f"{name}/column", "Unsqueeze", [valid, missing])
-            count = build.node(f"{name}/count", "ReduceSum", [weights])
-            share = build.node(f"{name}/share", "Add", [count, build.weight(f"{name}.epsilon", np.array(EPSILON, valid.value.dtype))])
-
-        def mean_of(values: Tensor) -> Tensor:
-            if weights is None:
-                return build.node(f"{name}/mean", "ReduceMean", [values], axes=axes, keepdims=True)
-            total = build.node(f"{name}/sum", "ReduceSum", [build.node(name, "Mul", [values, weights])], axes=axes, keepdims=True)
-            return build.node(f"{name}/mean", "Div", [total, share])
-
+        if x.mask is None:
+            mean_of = lambda values: build.node(f"{name}/mean", "ReduceMean", [values], axes=axes, keepdims=True)
+        elif self.axis % rank != rank - 1:
+            raise self.fault(
+                UnsupportedError, f"axis={self.axis} of a masked input is not supported in training, only the last"
+            )
+        else:
+            mean_of = self._mean_of_valid(x, axes)
         mean = mean_of(x)
         off = build.node(f"{name}/off", "Sub", [x, mean])
         variance = mean_of(build.node(f"{name}/square", "Mul", [off, off]))
         flat = build.ints(f"{name}.shape", -1)
         return build.node(name, "Reshape", [mean, flat]), build.node(name, "Reshape", [variance, flat])
+
+    def _mean_of_valid(self, x: Tensor, axes: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
+        """Return what adds the mean over the steps that are not masked."""
+        build, name, dtype = x.build, f"{self.name}/moments", x.value.dtype
+        assert x.mask is not None
+        column = build.node(f"{name}/valid", "Unsqueeze", [x.mask, build.ints(f"{name}.axes", -1)])
+        numbers = build.node(f"{name}/valid", "Cast", [x.mask], to=dtype.name)
+        count = build.node(f"{name}/count", "ReduceSum", [numbers])
+        count = build.node(f"{name}/count", "Add", [count, build.weight(f"{name}.epsilon", np.array(EPSILON, dtype))])
+        zero = build.weight(f"{name}.zero", np.zeros((), dtype))
+
+        def mean_of(values: Tensor) -> Tensor:
+            kept = build.node(f"{name}/kept", "Where", [column, values, zero])
+            total = build.node(f"{name}/sum", "ReduceSum", [kept], axes=axes, keepdims=True)
+            return build.node(f"{name}/mean", "Div", [total, count])
+
+        return mean_of
 
     def _move(self, old: Tensor, new: Tensor) -> None:
         """Replace a statistic by momentum times itself plus the rest of that of the batch."""

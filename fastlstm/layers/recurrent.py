@@ -47,7 +47,10 @@ class Recurrent(Layer):
         if options.get("time_major"):
             raise self.fault(UnsupportedError, "time_major=True is not supported")
         self.units, self.activations, self.use_bias = size_of(self, "units", units), activations, use_bias
-        self.dropout, self.recurrent_dropout = rate_of(self, dropout), rate_of(self, recurrent_dropout, "recurrent_dropout")
+        self.dropout, self.recurrent_dropout = (
+            rate_of(self, dropout),
+            rate_of(self, recurrent_dropout, "recurrent_dropout"),
+        )
         self.return_sequences, self.return_state, self.stateful = return_sequences, return_state, stateful
         self.go_backwards, self.zero_output_for_mask = go_backwards, zero_output_for_mask
         self.unroll = unroll  # the same numbers, but for the case that `run` refuses
@@ -77,7 +80,6 @@ class Recurrent(Layer):
         return other
 
     def reset_states(self) -> None:
-        """Let a stateful layer start from zeros."""
         for k in range(self.states):
             self._arrays.get(f"state{k}", np.zeros(0))[...] = 0
 
@@ -141,7 +143,9 @@ class Recurrent(Layer):
             return x, None
         dtype, drop = x.value.dtype.name, None
         if self.recurrent_dropout:
-            drop = x.build.drop(f"{self.name}.recurrent_dropout", (x.shape[0], self.units), self.recurrent_dropout, dtype)
+            drop = x.build.drop(
+                f"{self.name}.recurrent_dropout", (x.shape[0], self.units), self.recurrent_dropout, dtype
+            )
         if self.dropout:
             kept = x.build.drop(f"{self.name}.dropout", (x.shape[0], 1, x.shape[2]), self.dropout, dtype)
             x = x.build.node(f"{self.name}/dropout", "Mul", [x, kept]).with_mask(x.mask)
@@ -153,7 +157,9 @@ class Recurrent(Layer):
             return []
         rows = x.shape[0]
         if not isinstance(rows, int):
-            raise self.fault(ShapeError, "stateful=True needs the size of a batch: pass Input(batch_shape=(batch, steps, features))")
+            raise self.fault(
+                ShapeError, "stateful=True needs the size of a batch: pass Input(batch_shape=(batch, steps, features))"
+            )
         tensors = []
         for k in range(self.states):
             role = f"state{k}"
@@ -320,11 +326,6 @@ class RNN(Layer):
         other.go_backwards, other.name = not self.go_backwards, f"backward_{self.name}"
         return other
 
-    def reset_states(self) -> None:
-        """Let a stateful layer start from zeros."""
-        for cell in self.cells:
-            cell.reset_states()
-
     @property
     def differs_in_training(self) -> bool:
         return any(cell.differs_in_training for cell in self.cells)
@@ -377,7 +378,9 @@ class Bidirectional(Layer):
     ):
         for part in (layer, backward_layer):
             if not isinstance(part, Recurrent | RNN | None):
-                raise UnsupportedError(f"layer {name or 'bidirectional'!r}: Bidirectional({type(part).__name__}) is not supported")
+                raise UnsupportedError(
+                    f"layer {name or 'bidirectional'!r}: Bidirectional({type(part).__name__}) is not supported"
+                )
         backward_layer = layer.twin() if backward_layer is None else backward_layer
         self.forward, self.backward, self.merge_mode = layer, backward_layer, merge_mode
         super().__init__(name, weights=weights, **{**layer.first, **options})
@@ -406,11 +409,6 @@ class Bidirectional(Layer):
     def make_weights(self, x: Any, dtype: str) -> None:
         for part in self.parts:
             part.make_weights(x, part.dtype or dtype)
-
-    def reset_states(self) -> None:
-        """Let stateful layers start from zeros."""
-        self.forward.reset_states()
-        self.backward.reset_states()
 
     @property
     def differs_in_training(self) -> bool:

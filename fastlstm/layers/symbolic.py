@@ -64,7 +64,11 @@ class Symbol:
     def stand_in(self, build: Build) -> Tensor:
         """Add an input to a graph that stands for this value, and one for its mask if it has one."""
         tensor = build.input(self.name, self.dtype, self.dims)
-        return tensor if self.mask_dims is None else tensor.with_mask(build.input(f"{self.name}.mask", "bool", self.mask_dims))
+        return (
+            tensor
+            if self.mask_dims is None
+            else tensor.with_mask(build.input(f"{self.name}.mask", "bool", self.mask_dims))
+        )
 
 
 def record(layer: Any, x: Any, mask: Any, training: bool | None, arguments: Mapping[str, Any]) -> Any:
@@ -111,12 +115,18 @@ class InputLayer:
             batch_shape = (batch_size, *((shape,) if isinstance(shape, int) else shape))
         for size in batch_shape:
             if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-                raise ShapeError(f"input {self.name!r}: shape {tuple(batch_shape)} holds {size!r}, expected sizes of at least 1, or None")
+                raise ShapeError(
+                    f"input {self.name!r}: shape {tuple(batch_shape)} holds {size!r}, expected sizes of at least 1, or None"
+                )
         self.batch_shape: tuple[int | None, ...] = tuple(batch_shape)
         self.dtype = getattr(dtype, "__name__", None) or getattr(dtype, "name", dtype) or "float32"
         if self.dtype not in DTYPES:
             raise InputError(f"input {self.name!r}: dtype={dtype!r} is not supported, only {', '.join(DTYPES)}")
         self.output = Symbol(self.name, self.dtype, self.dims(None), layer=self)
+
+    def rename(self, name: str) -> None:
+        """Take another name."""
+        self.name = self.output.name = name
 
     def dims(self, others: str | None) -> Shape:
         """Return the shape with symbols for free sizes; those of an input that is not the first bear its name."""
@@ -124,7 +134,9 @@ class InputLayer:
         dims: list[Dim] = []
         for axis, size in enumerate(self.batch_shape):
             symbol = free[axis] if axis < 2 else f"{self.name}.{axis}"
-            dims.append(symbol if size is None or axis == 0 else size)  # the batch is free: a row does not see the others
+            dims.append(
+                symbol if size is None or axis == 0 else size
+            )  # the batch is free: a row does not see the others
         return tuple(dims)
 
 

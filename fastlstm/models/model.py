@@ -25,7 +25,9 @@ class Model(Trainable, Network):
                 raise self.fault(InputError, f"has no {role}")
             for leaf in leaves(given):
                 if not isinstance(leaf, Symbol):
-                    raise self.fault(InputError, f"{role} hold {type(leaf).__name__}, expected what Input and layers return")
+                    raise self.fault(
+                        InputError, f"{role} hold {type(leaf).__name__}, expected what Input and layers return"
+                    )
         if len(set(leaves(inputs))) < len(leaves(inputs)):
             raise self.fault(InputError, "has one input twice")
         self.connect(leaves(inputs), leaves(outputs))
@@ -36,7 +38,7 @@ class Model(Trainable, Network):
         return self.input_structure or super().input_names
 
     @property
-    def output_names(self) -> list[str]:
+    def output_names(self) -> Sequence[str]:
         return self.output_structure or super().output_names
 
 
@@ -104,7 +106,11 @@ class Sequential(Trainable, Network):
             return
         if not self._stack:
             raise self.fault(InputError, "has no layers")
-        if input_shape is None or not isinstance(input_shape, tuple | list) or any(isinstance(d, tuple | list) for d in input_shape):
+        if (
+            input_shape is None
+            or not isinstance(input_shape, tuple | list)
+            or any(isinstance(d, tuple | list) for d in input_shape)
+        ):
             raise self.fault(InputError, f"takes one input, of a shape (batch, ...), got {input_shape!r}")
         shape = [None, *(d if isinstance(d, int) else None for d in input_shape[1:])]
         kind = "int32" if self._stack[0].input_kind == "ids" else self._stack[0].dtype or "float32"
@@ -125,7 +131,10 @@ class Sequential(Trainable, Network):
 
     def _one(self, layer: Layer, y: Any) -> Symbol:
         if not isinstance(y, Symbol):
-            raise self.fault(UnsupportedError, f"layer {layer.name!r} returns {len(leaves(y))} values; only the last of a functional Model may")
+            raise self.fault(
+                UnsupportedError,
+                f"layer {layer.name!r} returns {len(leaves(y))} values; only the last of a functional Model may",
+            )
         return y
 
 

@@ -22,8 +22,6 @@ class Network(Layer):
     `inputs` and `outputs` are lists of symbols, `layers` stand in Keras's order.
     """
 
-    several = True
-
     def __init__(self, name: str | None = None, **options: Any):
         super().__init__(name, **options)
         self.inputs: list[Symbol] = []
@@ -37,6 +35,11 @@ class Network(Layer):
         self.inputs, self.outputs = list(inputs), list(outputs)
         self._calls, self._layers = ordered(self.inputs, self.outputs)
         _name_apart(self._layers)
+
+    @property
+    def several(self) -> bool:  # type: ignore[override]
+        """Whether it takes several inputs."""
+        return len(self.inputs) > 1
 
     # ---- what it is made of -------------------------------------------------------------------------
     @property
@@ -109,12 +112,12 @@ class Network(Layer):
         return tuple(self._spec(k, symbol, self.stateful) for k, symbol in enumerate(self.inputs))
 
     def _spec(self, k: int, symbol: Symbol, fixed: bool) -> TensorSpec:
-        dims = list(symbol.dims)
-        if k:
-            dims = [f"{d}_{symbol.layer.name}" if d == "time" else d for d in dims]
-        if fixed and isinstance(symbol.layer, InputLayer) and symbol.layer.batch_shape[0] is not None:
-            dims[0] = symbol.layer.batch_shape[0]
-        return TensorSpec(symbol.layer.name, symbol.dtype, tuple(dims))
+        layer = symbol.layer
+        if symbol.call is not None:
+            return TensorSpec(layer.name, symbol.dtype, symbol.dims)
+        dims = layer.dims(layer.name if k else None)
+        batch = layer.batch_shape[0] if fixed else None
+        return TensorSpec(layer.name, symbol.dtype, dims if batch is None else (batch, *dims[1:]))
 
     @property
     def stateful(self) -> bool:
@@ -124,21 +127,23 @@ class Network(Layer):
     def reset_states(self) -> None:
         """Let stateful layers start from zeros."""
         for part in self.parts:
-            if hasattr(part, "reset_states"):
-                part.reset_states()
+            part.reset_states()
 
     def _need_built(self) -> None:
         if not self.built:
-            raise self.fault(InputError, "has no inputs yet: begin with Input(shape), pass input_shape to the first layer, or call build")
+            raise self.fault(
+                InputError,
+                "has no inputs yet: begin with Input(shape), pass input_shape to the first layer, or call build",
+            )
 
     # ---- replay -------------------------------------------------------------------------------------
     def forward(self, build: Build, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Add the network's nodes to a graph and return its outputs, with their masks."""
         self._need_built()
         values: dict[Symbol, Tensor] = dict(zip(self.inputs, inputs, strict=True))
+        fill = lambda leaf: values[leaf] if isinstance(leaf, Symbol) else leaf
         for call in self._calls:
-            outputs = leaves(call.replay(lambda leaf: values[leaf] if isinstance(leaf, Symbol) else leaf))
-            values |= zip(call.outputs, outputs, strict=True)
+            values |= zip(call.outputs, leaves(call.replay(fill)), strict=True)
         self._places |= {tensor.name: place for place, tensor in build.entered.items()}
         return [values[symbol] for symbol in self.outputs]
 
@@ -158,7 +163,9 @@ class Network(Layer):
             raise self.fault(InputError, f"lacks its input {missing[0]!r}; it takes {one_of(self.input_names)}")
         return [x[name] for name in self.input_names]
 
-    def on_tensors(self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}) -> Any:  # noqa: B006
+    def on_tensors(
+        self, x: Any, mask: Any = None, training: bool | None = None, arguments: Mapping[str, Any] = {}
+    ) -> Any:
         if not self.built:
             shapes = [tensor.shape for tensor in leaves(x)]
             self.build(shapes[0] if len(shapes) == 1 else shapes)
