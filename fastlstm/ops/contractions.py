@@ -65,14 +65,16 @@ def emit_dense(
     """
     O, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
-    form = dense_form(W, dtype, O * M, K, N) if whole else FLOAT32
+    form = dense_form(W, dtype, O * M, K, N, emit.near_bytes) if whole else FLOAT32
     tail = tail_of_columns(N, L) if form in (FLOAT32, FLOAT16) else 0
 
     def pack(matrix) -> np.ndarray:
         if not isinstance(matrix, Quantized):
             return pack_columns(L, take(matrix).astype(DTYPES.get(form, dtype)), tail)
         values, scale = pack_columns(L, take(matrix.values), 0), pack_columns(L, matrix.scale[None], 0)
-        return pack_quantised(emit.group, L, 4, values, scale) if form == QUANTISED else pack_scaled(L, values, scale)
+        if form == QUANTISED:
+            return pack_quantised(emit.group(state=False), L, 4, values, scale)
+        return pack_scaled(L, values, scale)
 
     packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L

@@ -184,9 +184,8 @@ class Emit(Protocol):
         """Return the bytes of `parts` quantised rows of K elements."""
         ...
 
-    @property
-    def group(self) -> int:
-        """How many neighbouring inputs of an int8 weight stand together."""
+    def group(self, state: bool) -> int:
+        """Return how many neighbouring inputs of an int8 weight stand together, one that meets rows of x or of states."""
         ...
 
     def activation(self, name: str) -> int:
@@ -292,6 +291,11 @@ class Op:
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
         raise GraphError(f"op {self.name} has no shape inference")
+
+    def unknown(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        """Return what is known of every output where `infer` raises NeedsValue: dtypes, those of the first input by default."""
+        first = next(arg for arg in args if arg is not None)
+        return [Value(first.dtype, None) for _ in node.outputs]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
