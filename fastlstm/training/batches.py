@@ -20,7 +20,7 @@ import numpy as np
 from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import DTypeError, InputError, ShapeError, one_of
 from fastlstm.graph import Dim, TensorSpec
-from fastlstm.losses import Loss, targets_of
+from fastlstm.losses import Loss, check_classes, targets_of
 
 BATCH_SIZE = 32
 CHUNK = 1 << 16  # rows of targets that are checked at once
@@ -199,6 +199,8 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
         ragged = _ragged(value, len(shape) - target.loss.sparse)
         if ragged is not None:
             checked = [targets_of(target.loss, one[None], (1, len(one), *shape[2:]), where)[0] for one in ragged]
+            for row, one in enumerate(checked):
+                check_classes(target.loss, one[None], shape[-1], where, row)
             rows.append(Rows(checked, dtype))
             continue
         try:
@@ -207,15 +209,11 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
             raise ShapeError(f"{where}: targets are no array: {error}") from error
         if array.dtype.kind not in "fiub":
             raise DTypeError(f"{where}: targets are {array.dtype}, expected numbers")
-        if target.loss.sparse and array.dtype.kind == "f" and isinstance(array, np.memmap):
-            dtype = np.dtype(np.int64)
-        if not len(array) if array.ndim else True:
+        if array.ndim == 0 or not len(array):
             raise InputError(f"{where}: there are no targets")
-        fitted = targets_of(target.loss, array[:1], (1, *shape[1:]), where)
-        for start in range(0, len(array), CHUNK):
-            part = array[start : start + CHUNK]
-            targets_of(target.loss, part, (len(part), *shape[1:]), where)
-        whole = array.reshape(len(array), *fitted.shape[1:])
+        whole = targets_of(target.loss, array, shape, where)
+        for start in range(0, len(whole), CHUNK):
+            check_classes(target.loss, whole[start : start + CHUNK], shape[-1], where, start)
         mapped = isinstance(array, np.memmap) or isinstance(array.base, np.memmap)
         rows.append(Rows(whole, dtype) if mapped else Rows(target.loss.prepared(whole, target.dtype), dtype))
     return rows
