@@ -242,15 +242,7 @@ def silu_slope(x):
 @inline
 def from_output(code):
     """Tell whether `slope` takes the output of this activation, and not its input."""
-    return (
-        code == SIGMOID
-        or code == TANH
-        or code == RELU
-        or code == IDENTITY
-        or code == EXP
-        or code == SELU
-        or code == RELU6
-    )
+    return code in (IDENTITY, SIGMOID, TANH, RELU, EXP, SELU, RELU6)
 
 
 @routine

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -417,7 +417,10 @@ class ViewOp(HostOp):
 _registry: dict[str, Op] = {}
 
 
-def register(kind: type[Op]) -> type[Op]:
+Kind = TypeVar("Kind", bound=type[Op])
+
+
+def register(kind: Kind) -> Kind:
     """Class decorator: add one instance of an op to the registry."""
     if kind.name in _registry:
         raise GraphError(f"op {kind.name!r} is registered twice")

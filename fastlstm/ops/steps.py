@@ -15,7 +15,7 @@ from fastlstm.errors import GraphError
 from fastlstm.graph import Node
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
-from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, expect_shape, register, required, shape_error
+from fastlstm.ops.op import Attribute, Back, Emit, Slot, Value, at, expect_shape, register, required, shape_error
 from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
 from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, Activated, common_attributes, steps_in_place, strides_of
 
@@ -304,9 +304,9 @@ class LSTMSteps(Steps):
     def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
         super().gradients_of_weights(node, back, kept, dz, more, results)
         if len(back.x) > 4 and back.wants[4]:
-            results[4] = self.gradient_of_P(node, back, kept[1], dz)
+            results[4] = self.gradient_of_peepholes(node, back, kept[1], dz)
 
-    def gradient_of_P(self, node: Node, back: Back, read_c, dz):
+    def gradient_of_peepholes(self, node: Node, back: Back, read_c, dz):
         """Return the sums of dz_i c, dz_f c and dz_o c' over all steps and rows, (3, H)."""
         H = back.x[1].shape[0]
         end = np.iinfo(np.int64).max
