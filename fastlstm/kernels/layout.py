@@ -15,6 +15,7 @@ KERNEL, ARGS, OWNER, WAITS = range(STEP)
 SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
 RANK = 6  # axes of a copy, at most
+TOGETHER = 8  # panels that a product of two values of the run packs at once
 
 # Quantised rows (kernels/quantised.py): a header of HEADER bytes, then CODE bytes for each code. One instruction takes GROUP neighbouring
 # codes, where the CPU has it; elsewhere codes are wide enough to be multiplied, in pairs.
