@@ -550,6 +550,14 @@ class _Binder:
     def near_bytes(self) -> int:
         return near_bytes()
 
+    @property
+    def depth(self) -> int:
+        return target.DEPTH
+
+    @property
+    def panels_together(self) -> int:
+        return layout.TOGETHER
+
     def row_bytes(self, K: int, parts: int) -> int:
         return layout.row_bytes(K, parts)
 

@@ -16,6 +16,7 @@ SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
 RANK = 6  # axes of a copy, at most
 NUMBERS, CARRIED = 0, 1  # words of where states are carried (kernels/carrying.py)
+TOGETHER = 8  # panels that a product of two values of the run packs at once
 
 # Quantised rows (kernels/quantised.py): a header of HEADER bytes, then 4 bytes for each group of neighbouring codes. A group is four bytes where
 # an instruction multiplies those exactly, else two codes of 16 bits. States have shorter codes than inputs, so that more instructions do.

@@ -3,7 +3,7 @@
 No BLAS: each output element is one chain of multiply-adds in a fixed order, so a row's bits depend on that row alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -34,6 +34,7 @@ from fastlstm.ops.packing import pack_columns, pack_quantised, pack_scaled, tail
 
 PLAIN = ("Identity", 0.0, 0.0)
 MOST_ROWS = 6  # of a register tile
+LONG_SUM = 1024  # from here on, a panel of a matrix that is used once does not stay in a near cache
 _KERNELS = {
     FLOAT32: "dense_forward",
     FLOAT16: "dense_forward",
@@ -76,7 +77,9 @@ def emit_dense(
             return pack_quantised(emit.group(state=False), L, 4, values, scale)
         return pack_scaled(L, values, scale)
 
-    packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
+    packed = _packed_now(emit, W, take, dtype, N, tail)
+    if packed is None:
+        packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L
 
     def pad(*bias: np.ndarray) -> np.ndarray:
@@ -101,6 +104,45 @@ def emit_dense(
         y.reshape(-1)[y_start:] if y_start else y, *y_strides, z, copies, copies_size, DENSE_PARTS, sizes, tail,
         emit.activation(name), float(alpha), float(beta), kind=dtype, narrow=DTYPES.get(form, dtype),
     )  # fmt: skip
+
+
+def _packed_now(
+    emit: Emit, W: Value, take: Callable[[np.ndarray], np.ndarray], dtype: np.dtype, N: int, tail: int
+) -> np.ndarray | None:
+    """Return the panels of a matrix of the run that each run packs, None where `take(W)` is constant or no view of it."""
+    if isinstance(W, Stored) or W.data is not None or W.array is None or W.array.dtype != dtype:
+        return None
+    matrix = take(W.array)
+    if matrix.ndim != 2 or not np.may_share_memory(matrix, W.array) or any(s % dtype.itemsize for s in matrix.strides):
+        return None
+    (K, _), L = matrix.shape, emit.lanes(dtype)
+    whole = N // (4 * L) if tail else -(-N // (4 * L))
+    packed = emit.scratch((K * (whole * 4 + tail) * L,), dtype)
+    strides = tuple(stride // dtype.itemsize for stride in matrix.strides)
+    emit.kernel("pack_forward", matrix, *strides, packed, K, N, tail)
+    return packed
+
+
+def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
+    """Emit y = a b for matrices of the run (..., M, K), (..., K, N) of any strides and contiguous y; the axes before are broadcast."""
+    dtype, outer, (M, N), K = y.dtype, y.shape[:-2], y.shape[-2:], a.shape[-1]
+    if any(stride % dtype.itemsize for stride in (*a.strides, *b.strides)):
+        a, b = emit.contiguous(a), emit.contiguous(b)
+    a, b = np.broadcast_to(a, (*outer, M, K)), np.broadcast_to(b, (*outer, K, N))
+    width = 4 * emit.lanes(dtype)
+    panels, depth = -(-N // width), min(emit.depth, max(K, 1))
+    workers = len(emit.workspace(dtype))
+    z = emit.scratch((workers if outer else 1, panels * M * width), dtype)
+    packed = emit.scratch((workers, depth * width * min(panels, emit.panels_together)), dtype)
+    steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
+    # pairs along the last of the axes before are one step of the program
+    O = outer[-1] if outer else 1
+    for index in np.ndindex(outer[:-1]):
+        p, q, r = ((v[index] if outer else v[None]) for v in (a, b, y))
+        emit.kernel(
+            "product_forward", p, steps(p), q, steps(q), r, steps(r)[:2], z, z.shape[1], packed, packed.shape[1],
+            depth, O, M, K, N,
+        )  # fmt: skip
 
 
 def emit_dense_rows(
@@ -163,8 +205,8 @@ class Dense(Op):
         if self.get(node, "activation") != "Identity":
             return list(super().adjoint(node, back))
         x, W, d = back.x[0], back.x[1], back.dy[0]
-        dx = back.node("MatMul", [d, _turned(back, W)]) if back.wants[0] else None
-        dW = _over_rows(back, x, d) if back.wants[1] else None
+        dx = back.node("MatMul", [d, turned(back, W)]) if back.wants[0] else None
+        dW = over_rows(back, x, d) if back.wants[1] else None
         db = summed_rows(back, d) if len(back.x) > 2 and back.wants[2] else None
         return [dx, dW, db]
 
@@ -176,16 +218,16 @@ class Dense(Op):
         return 2 * prod(outs[0].shape) * int(args[1].shape[0])  # type: ignore
 
 
-def _turned(back: Back, x: Any) -> Any:
+def turned(back: Back, x: Any) -> Any:
     """Return x with its last two axes exchanged."""
     rank = len(x.shape)
     return back.node("Transpose", [x], perm=(*range(rank - 2), rank - 1, rank - 2))
 
 
-def _over_rows(back: Back, x: Any, d: Any) -> Any:
+def over_rows(back: Back, x: Any, d: Any) -> Any:
     """Return x' d for x (..., K) and d (..., N), summed over all rows: (K, N)."""
     rows = back.node("Reshape", [x, back.ints(-1, x.shape[-1])])
-    return back.node("MatMul", [_turned(back, rows), back.node("Reshape", [d, back.ints(-1, d.shape[-1])])])
+    return back.node("MatMul", [turned(back, rows), back.node("Reshape", [d, back.ints(-1, d.shape[-1])])])
 
 
 @register
@@ -227,6 +269,13 @@ class MatMul(Op):
         assert shapes is not None and a is not None and b is not None and a.array is not None
         left, right = (tuple(int(d) for d in shape) for shape in shapes)
         M, K, N = left[-2], left[-1], right[-1]
+        if self._of_the_run(a, b, left, right):
+            assert b.array is not None
+            outer = tuple(int(d) for d in broadcast(node, [left[:-2], right[:-2]]) or ())
+            y = emit.output(outs[0])
+            if y.size:
+                emit_products(emit, a.array.reshape(left), b.array.reshape(right), y.reshape(*outer, M, N))
+            return
         if prod(right[:-2]) == 1 and len(right) <= max(len(left), 2) and len(b.shape or ()) > 1:
             matrix = b
             if not isinstance(b, Stored):
@@ -254,6 +303,13 @@ class MatMul(Op):
                 part=part, take=take, whole=False,
             )  # fmt: skip
 
+    def _of_the_run(self, a: Value, b: Value, left: tuple[int, ...], right: tuple[int, ...]) -> bool:
+        """Tell whether both are values of the run that are best packed block by block: B read once, or A in no order of rows."""
+        if isinstance(b, Stored) or b.data is not None or b.dtype != a.dtype or a.array is None:
+            return False
+        by_columns = a.array.ndim > 1 and a.array.strides[-1] != a.array.itemsize
+        return prod(right[:-2]) > 1 or (len(left) == 2 and (by_columns or left[-1] >= LONG_SUM > left[-2]))
+
     def adjoint(self, node: Node, back: Back) -> list:
         """dA = dY B', dB = A' dY, summed over the axes that were broadcast; a vector is a matrix of one row or column."""
         (a, b), (d,) = back.x, back.dy
@@ -264,14 +320,14 @@ class MatMul(Op):
             left, d = (back.node("Unsqueeze", [v, back.ints(-2)]) for v in (a, d))
         da = db = None
         if back.wants[0]:
-            whole = back.sum_to(back.node("MatMul", [d, _turned(back, right)]), left)
+            whole = back.sum_to(back.node("MatMul", [d, turned(back, right)]), left)
             da = reshaped(back, whole, a)
         if back.wants[1]:
             sizes_known = isinstance(left.shape[-1], int) and isinstance(d.shape[-1], int)
             if len(right.shape) == 2 and len(left.shape) >= 2 and sizes_known:
-                whole = _over_rows(back, left, d)
+                whole = over_rows(back, left, d)
             else:
-                whole = back.sum_to(back.node("MatMul", [_turned(back, left), d]), right)
+                whole = back.sum_to(back.node("MatMul", [turned(back, left), d]), right)
             db = reshaped(back, whole, b)
         return [da, db]
 
@@ -325,9 +381,14 @@ class Gemm(Op):
         M, K, N = (int(d) for d in self._dims(node, args))
         a, b, c = args[0], args[1], at(args, 2)
         assert a is not None and b is not None and a.array is not None
-        x = emit.contiguous(a.array.T if self.get(node, "transA") else a.array)
         y = emit.output(outs[0])
         alpha, beta, transposed = self.get(node, "alpha"), self.get(node, "beta"), self.get(node, "transB")
+        plain = c is None and alpha == 1.0 and self.get(node, "transA") and b.data is None and b.dtype == a.dtype
+        if plain and not isinstance(b, Stored):
+            assert b.array is not None
+            emit_products(emit, a.array.T, b.array.T if transposed else b.array, y)
+            return
+        x = emit.contiguous(a.array.T if self.get(node, "transA") else a.array)
         if c is not None:
             assert c.array is not None
             if beta == 1.0:

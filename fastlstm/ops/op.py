@@ -180,6 +180,16 @@ class Emit(Protocol):
         """How many bytes of weights stay in this machine's second-level cache."""
         ...
 
+    @property
+    def depth(self) -> int:
+        """Of how many inputs the part of a panel stays in a near cache."""
+        ...
+
+    @property
+    def panels_together(self) -> int:
+        """How many panels a product of two values of the run packs at once."""
+        ...
+
     def row_bytes(self, K: int, parts: int) -> int:
         """Return the bytes of `parts` quantised rows of K elements."""
         ...

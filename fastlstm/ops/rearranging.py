@@ -1,4 +1,4 @@
-"""Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice and its inverse Place, Reverse, Windows."""
+"""Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice and its inverse Place, Reverse."""
 
 from collections.abc import Callable, Sequence
 

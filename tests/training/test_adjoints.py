@@ -600,3 +600,88 @@ def test_gemm(trans_a, trans_b):
 
     for seed in range(6):
         check(make, seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("K", "M", "N"), [(1, 5, 7), (191, 3, 33), (1100, 13, 300), (2049, 7, 65), (400, 1, 260), (0, 3, 5)]
+)
+def test_a_product_of_two_values_of_the_run_has_the_bits_of_one_with_packed_weights(K, M, N, dtype):
+    rng = np.random.default_rng(K)
+    a, b = rng.standard_normal((K, M)).astype(dtype), rng.standard_normal((K, N)).astype(dtype)
+    results = []
+    for threads in (1, 2):
+        build = Build()
+        x, y = build.input("a", dtype, a.shape), build.input("b", dtype, b.shape)
+        product = build.node("y", "MatMul", [build.node("turn", "Transpose", [x]), y])
+        turned = build.node("z", "MatMul", [build.node("turn", "Transpose", [y]), x])
+        results += differences.run(build, [product, turned], {"a": a, "b": b}, threads)
+    build = Build()
+    packed = build.node("y", "MatMul", [build.input("a", dtype, (M, K)), build.weight("b", b)])
+    (want,) = differences.run(build, [packed], {"a": np.ascontiguousarray(a.T)})
+    assert {result.tobytes() for result in results[::2]} == {want.tobytes()}
+    assert {np.ascontiguousarray(result.T).tobytes() for result in results[1::2]} == {want.tobytes()}
+
+
+@pytest.mark.parametrize("outer", [((4,), (4,)), ((3, 2), (2,)), ((2, 1), (1, 3)), ((1,), (5,))])
+def test_products_of_many_matrices_of_the_run(outer):
+    rng = np.random.default_rng(0)
+    feeds = {"a": rng.standard_normal((*outer[0], 7, 5)), "b": rng.standard_normal((*outer[1], 33, 5))}
+    want = feeds["a"] @ np.swapaxes(feeds["b"], -1, -2)
+    for threads in (1, 2, 3):
+        build = Build()
+        a, b = (build.input(name, "float64", array.shape) for name, array in feeds.items())
+        rank = len(outer[1]) + 2
+        turn = build.node("turn", "Transpose", [b], perm=(*range(rank - 2), rank - 1, rank - 2))
+        (got,) = differences.run(build, [build.node("y", "MatMul", [a, turn])], feeds, threads)
+        np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
+
+
+# ---- windows ------------------------------------------------------------------------------------------
+def window(draw: Draw, T: int) -> dict[str, Any]:
+    """Return a window over T steps that fits."""
+    size, dilation = (int(draw.rng.integers(1, 4)) for _ in range(2))
+    pads = tuple(int(n) for n in draw.rng.integers(0, 3, 2))
+    while T + sum(pads) <= (size - 1) * dilation:
+        size -= 1
+    return {"size": size, "stride": int(draw.rng.integers(1, 4)), "dilation": dilation, "pads": pads}
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_convolutions(seed):
+    def make(draw: Draw) -> Tensor:
+        B, T, G = (int(n) for n in draw.rng.integers(1, 4, 3))
+        c, f = (int(n) for n in draw.rng.integers(1, 4, 2))
+        options = window(draw, 2 * T)
+        W = draw.x((options.pop("size"), c, G * f))
+        b = [draw.x((G * f,))] if draw.rng.random() < 0.5 else []
+        return draw.node("Conv1D", [draw.x((B, 2 * T, G * c)), W, *b], groups=G, **options)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("op", ["ReduceMax", "ReduceMean", "ReduceSum"])
+def test_pooling_is_a_reduction_of_windows(op, seed):
+    def make(draw: Draw) -> Tensor:
+        shape = (2, int(draw.rng.integers(4, 9)), 3)
+        options = window(draw, shape[1]) | {"fill": "lowest" if op == "ReduceMax" else "zero"}
+        options["pads"] = tuple(min(pad, options["size"] - 1) for pad in options["pads"])
+        options["dilation"] = 1
+        x = draw.x(shape, draw.rng.permutation(int(np.prod(shape))).reshape(shape) / 7)
+        return draw.node(op, [draw.node("Windows", [draw.node("Mul", [x, x])], **options)], axes=(2,))
+
+    check(make, seed)
+
+
+def test_a_convolution_over_steps_of_unknown_number():
+    def make(draw: Draw) -> Tensor:
+        rng, draw.wrt = draw.rng, []
+        x = draw.build.input("x", draw.dtype, ("B", "T", 3) if draw.symbols else (2, 5, 3))
+        draw.feeds["x"] = rng.standard_normal((2, 5, 3))
+        W = draw.build.input("W", draw.dtype, (2, 3, 4))
+        draw.feeds["W"] = rng.standard_normal((2, 3, 4))
+        draw.wrt += [x, W]
+        return draw.node("Conv1D", [x, W], pads=(1, 0))
+
+    check_symbols(make, 0)
