@@ -1,8 +1,8 @@
 """Optimizer: what all of them share. They work on flat arrays, all weights at once: a step costs few calls of NumPy.
 
-    g = clip(gradient)         clipvalue: element by element; clipnorm: each weight by its norm; global_clipnorm: all by the norm of all
-    w = w (1 - decay lr)       where weight_decay is given
-    w = w - update(g)          the rule of the optimizer
+g = clip(gradient)         clipvalue: element by element; clipnorm: each weight by its norm; global_clipnorm: all by the norm of all
+w = w (1 - decay lr)       where weight_decay is given
+w = w - update(g)          the rule of the optimizer
 """
 
 import re
@@ -20,7 +20,8 @@ CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 class Layout(Protocol):
     """Where the weights of each name lie in a flat array."""
 
-    slices: Mapping[str, slice]
+    @property
+    def slices(self) -> Mapping[str, slice]: ...
 
     def new(self) -> np.ndarray:
         """Return a flat array of zeros."""
@@ -57,7 +58,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.iterations = 0
         self.state: dict[str, np.ndarray] = {}
-        self._rate: float | LearningRateSchedule | Callable[[], float] = 0.0
+        self._rate: Any = 0.0
         self._set_rate(learning_rate)
         self._layout: Layout | None = None
         self._scratch: list[np.ndarray] = []
@@ -104,7 +105,7 @@ class Optimizer:
         for slot in self.slots:
             if slot not in self.state:
                 self.state[slot] = self.start(slot, layout)
-            elif self.state[slot].shape != zeros.shape:
+            elif self.state[slot].shape != self.start(slot, layout).shape:
                 raise ShapeError(
                     f"optimizer {self.name!r} was made for other weights: it keeps {self.state[slot].size} numbers, the network has {zeros.size}"
                 )
@@ -154,7 +155,7 @@ class Optimizer:
     # ---- checkpoints ---------------------------------------------------------------------------------
     def get_state(self) -> dict[str, np.ndarray]:
         """Return copies of all that a step depends on beside weights and gradient, by name."""
-        numbers = {"iterations": np.array(self.iterations, np.int64)}
+        numbers: dict[str, np.ndarray] = {"iterations": np.array(self.iterations, np.int64)}
         if not callable(self._rate):
             numbers["learning_rate"] = np.array(self._rate, np.float64)
         return numbers | {slot: array.copy() for slot, array in self.state.items()}

@@ -136,7 +136,7 @@ class Step:
 
         `targets` and `weights` belong to the outputs that have a loss, in order; weights (B,) or (B, T) default to 1.
         """
-        arrays = self._arrays(inputs, masks, targets, weights, random) + [parameters, statistics]
+        arrays = [*self._arrays(inputs, masks, targets, weights, random), parameters, statistics]
         shapes = tuple([array.shape for array in arrays])
         plan = self._plan
         frame = plan.borrow(shapes)
@@ -347,7 +347,7 @@ def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[No
 def drawn(draw: Draw, sizes: Mapping[str, int], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
     """Return a mask of a dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
     shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in draw.shape)
-    if getattr(draw, "stddev", None) is not None:
+    if draw.stddev is not None:
         return random.normal(0.0, draw.stddev, shape).astype(dtype)
     kept = random.random(shape, np.float32) >= draw.rate
     return kept.astype(dtype) * dtype.type(1 / (1 - draw.rate))

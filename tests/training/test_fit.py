@@ -46,7 +46,14 @@ class TestKeras:
         k = networks.keras("float64")
         x, y = _data(rng, 43)
         weights = rng.random(43)
-        options = {"epochs": 3, "batch_size": 8, "validation_split": 0.2, "shuffle": False, "sample_weight": weights, "verbose": 0}
+        options = {
+            "epochs": 3,
+            "batch_size": 8,
+            "validation_split": 0.2,
+            "shuffle": False,
+            "sample_weight": weights,
+            "verbose": 0,
+        }
         network.compile(fastlstm.optimizers.SGD(0.125), "mse", metrics=["mae"], weighted_metrics=["mae", "mse"])
         twin.compile(k.optimizers.SGD(0.125), "mse", metrics=["mae"], weighted_metrics=["mae", "mse"], run_eagerly=True)
         ours, theirs = network.fit(x, y, **options), twin.fit(x, y, **options)
@@ -296,7 +303,7 @@ class TestLossesThatAreNotFinite:
     def test_weights_that_an_update_spoilt_are_named(self):
         x, y = _data(np.random.default_rng(17))
         network = _compiled(optimizer=fastlstm.optimizers.SGD(1e200))
-        with pytest.raises(TrainingError, match="epoch 1, batch [23]: the loss is"), np.errstate(all="ignore"):
+        with pytest.raises(TrainingError, match=r"epoch 1, batch [23]: the loss is"), np.errstate(all="ignore"):
             network.fit(x, y, batch_size=8, verbose=0)
 
     def test_terminate_on_nan_ends_instead(self):
@@ -376,7 +383,10 @@ class TestRefusals:
             ({"verbose": 7}, "verbose=7"),
             ({"seed": -3}, "seed=-3"),
             ({"validation_data": np.zeros(3)}, "validation_data: expected"),
-            ({"class_weight": {0: 1.0}, "sample_weight": np.ones(10)}, "class_weight and sample_weight: pass one of them"),
+            (
+                {"class_weight": {0: 1.0}, "sample_weight": np.ones(10)},
+                "class_weight and sample_weight: pass one of them",
+            ),
         ],
     )
     def test_options_out_of_range(self, network, options, message):
