@@ -67,10 +67,10 @@ class Optimizer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        rate = self._rate
+        rate: Any = self._rate
         if isinstance(rate, LearningRateSchedule):
             return float(rate(self.iterations))
-        return float(rate()) if callable(rate) else float(rate)
+        return float(rate() if callable(rate) else rate)
 
     @learning_rate.setter
     def learning_rate(self, rate: "float | LearningRateSchedule | Callable[[], float]") -> None:
