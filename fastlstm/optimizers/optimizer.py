@@ -67,10 +67,10 @@ class Optimizer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        rate: Any = self._rate
-        if isinstance(rate, LearningRateSchedule):
-            return float(rate(self.iterations))
-        return float(rate() if callable(rate) else rate)
+        if isinstance(self._rate, LearningRateSchedule):
+            return float(self._rate(self.iterations))
+        rate: Any = self._rate() if callable(self._rate) else self._rate
+        return float(rate)
 
     @learning_rate.setter
     def learning_rate(self, rate: "float | LearningRateSchedule | Callable[[], float]") -> None:
