@@ -373,7 +373,7 @@ def get(loss: str | Loss | Function) -> Loss:
 
 
 def targets_of(loss: Loss, y_true: np.ndarray, shape: tuple, where: str) -> np.ndarray:
-    """Return targets with the axes that a loss compares with an output of `shape` (B, ...). Raise ShapeError, InputError.
+    """Return targets with the axes that a loss compares with an output of `shape` (B, ...). Raise ShapeError.
 
     As in Keras, an axis of size 1 that one of the two lacks at the end is added or taken away.
     """
@@ -393,8 +393,6 @@ def targets_of(loss: Loss, y_true: np.ndarray, shape: tuple, where: str) -> np.n
         raise ShapeError(
             f"{where}: targets have shape {y_true.shape}, loss {loss.name!r} expects {_shown(expected)}{hint}"
         )
-    if loss.sparse:
-        _check_classes(loss, y_true, shape[-1], where)
     return y_true
 
 
@@ -402,13 +400,16 @@ def _shown(shape: tuple) -> str:
     return f"({', '.join(str(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"
 
 
-def _check_classes(loss: Loss, y_true: np.ndarray, classes: Any, where: str) -> None:
-    """Raise InputError unless every target is a class, or the one that is ignored."""
+def check_classes(loss: Loss, y_true: np.ndarray, classes: Any, where: str, first: int = 0) -> None:
+    """Raise InputError unless every target is a class, or the one that is ignored; `first` is the number of the first sample."""
+    if not loss.sparse:
+        return
     bad = (y_true < 0) | (y_true >= classes) | (y_true != np.floor(y_true))
     if loss.options.get("ignore_class") is not None:
         bad &= y_true != loss.options["ignore_class"]
     if bad.any():
-        place = tuple(int(k) for k in np.argwhere(bad)[0])
+        row, *rest = (int(k) for k in np.argwhere(bad)[0])
+        place = (row + first, *rest)
         raise InputError(
             f"{where}: the target at {place} is {y_true[bad][0]}, expected a class from 0 to {classes - 1}: the output has {classes}"
         )

@@ -5,6 +5,10 @@
 
 Absolute error of sigmoid and tanh in float32: below 3e-7. NaN stays NaN; infinities give what the
 equation gives (x * 0 is NaN in Silu, Gelu and Mish at minus infinity).
+
+The adjoint is dx = f'(x) dy, with f' from y where `ops/activations.py` says so. Where f has a kink, f' is what Keras on TensorFlow has:
+0 at 0 in Relu and at both ends of HardSigmoid and Relu6; the slope of the middle at both ends of HardTanh; that of the negative side at
+0 in LeakyRelu and Elu; 0 at the threshold of ThresholdedRelu.
 """
 
 from fastlstm.kernels.codes import (
@@ -29,6 +33,7 @@ from fastlstm.kernels.codes import (
     SILU,
     SOFTPLUS,
     SOFTSIGN,
+    SQUAREPLUS,
     TANH,
     THRESHOLDED_RELU,
 )
@@ -47,6 +52,7 @@ from fastlstm.kernels.simd import (
     splat,
     square_root,
     where_less,
+    where_nan,
     words,
     write_units,
 )
@@ -190,3 +196,127 @@ def activate_forward(kind, narrow, team, args):
     for k in range(first * L, min(n, last * L), L):
         value = load(x, k) if k + L <= n else load_part(x, k, n - k, 0.0)
         write_units(y, k, activate(code, alpha, beta, value), n - k)
+
+
+@inline
+def within(x, low, high, inside):
+    """`inside` where low < x < high, else 0."""
+    zero = splat(x, 0.0)
+    return where_less(splat(x, low), x, where_less(x, splat(x, high), inside, zero), zero)
+
+
+@routine
+def gelu_slope(x):
+    """Phi(x) + x phi(x) with the normal distribution Phi and its density phi."""
+    density = exp(x * x * -0.5) * 0.3989422804014327
+    if is_single(x):
+        tail = 0.5 * erfc_single(absolute(x * 0.7071067811865476))
+        return fma(clamp(x, -1e18, 1e18), density, where_less(x, splat(x, 0.0), tail, 1.0 - tail))
+    return fma(clamp(x, -1e150, 1e150), density, 0.5 * (erf(x * 0.7071067811865476) + 1.0))
+
+
+@routine
+def gelu_tanh_slope(x):
+    x = clamp(x, -30.0, 30.0)
+    square = x * x
+    t = tanh(0.7978845608028654 * x * fma(square, splat(x, 0.044715), splat(x, 1.0)))
+    inner = fma(square, splat(x, 0.7978845608028654 * 3.0 * 0.044715), splat(x, 0.7978845608028654))
+    return 0.5 * fma(x * (1.0 - t * t), inner, t + 1.0)
+
+
+@routine
+def mish_slope(x):
+    x = clamp(x, -100.0, 100.0)
+    t = tanh(softplus(x))
+    return fma(x * (1.0 - t * t), sigmoid(x), t)
+
+
+@routine
+def silu_slope(x):
+    """s (1 + x (1 - s))."""
+    x = clamp(x, -1e4, 1e4)
+    s = sigmoid(x)
+    return s * fma(x, sigmoid(-x), splat(x, 1.0))
+
+
+@inline
+def from_output(code):
+    """Tell whether `slope` takes the output of this activation, and not its input."""
+    return (
+        code == SIGMOID
+        or code == TANH
+        or code == RELU
+        or code == IDENTITY
+        or code == EXP
+        or code == SELU
+        or code == RELU6
+    )
+
+
+@routine
+def slope(code, alpha, beta, v):
+    """Return f' of the activation `code` from its output or input `v`; where v is NaN, anything."""
+    zero, one = splat(v, 0.0), splat(v, 1.0)
+    if code == SIGMOID:
+        return v * (1.0 - v)
+    if code == TANH:
+        return (1.0 - v) * (1.0 + v)
+    if code == RELU:
+        return where_less(zero, v, one, zero)
+    if code == EXP:
+        return v
+    if code == SELU:
+        return where_less(v, zero, v + 1.7580993408473766, splat(v, 1.0507009873554805))
+    if code == RELU6:
+        return within(v, 0.0, 6.0, one)
+    if code == AFFINE:
+        return splat(v, alpha)
+    if code == LEAKY_RELU:
+        return where_less(zero, v, one, splat(v, alpha))
+    if code == THRESHOLDED_RELU:
+        return where_less(splat(v, alpha), v, one, zero)
+    if code == SCALED_TANH:
+        t = tanh(v * beta)
+        return (1.0 - t) * (1.0 + t) * (alpha * beta)
+    if code == HARD_SIGMOID:
+        return within(v * alpha + beta, 0.0, 1.0, splat(v, alpha))
+    if code == ELU:
+        return where_less(zero, v, one, exp(clamp(v, -1e30, 0.0)) * alpha)
+    if code == SOFTSIGN:
+        return 1.0 / ((absolute(v) + 1.0) * (absolute(v) + 1.0))
+    if code == SOFTPLUS:
+        return sigmoid(v)
+    if code == GELU:
+        return gelu_slope(v)
+    if code == GELU_TANH:
+        return gelu_tanh_slope(v)
+    if code == SILU:
+        return silu_slope(v)
+    if code == MISH:
+        return mish_slope(v)
+    if code == HARD_SILU:
+        hard = v * (1.0 / 6.0) + 0.5
+        return within(hard, 0.0, 1.0, v * (1.0 / 6.0)) + clamp(hard, 0.0, 1.0)
+    if code == CELU:
+        return where_less(v, zero, exp(clamp(v / splat(v, alpha), -1e30, 0.0)), one)
+    if code == LOG_SIGMOID:
+        return sigmoid(-v)
+    if code == HARD_TANH:
+        return where_less(one, absolute(v), zero, one)
+    if code == SQUAREPLUS:
+        bounded = clamp(v, -1e18, 1e18)
+        return 0.5 * (bounded / square_root(bounded * bounded + splat(v, alpha)) + 1.0)
+    return one
+
+
+@kernel
+def activate_adjoint(kind, narrow, team, args):
+    """dx[k] = f'(v[k]) dy[k] for k < n; any two may be the same array. Arguments: v, dy, dx, n, code; numbers: alpha, beta."""
+    (v, dy, dx, n, code), (alpha, beta) = arguments(args, 0, 5, 2)
+    v, dy, dx = pointers(kind, (v, dy, dx))
+    L = lanes(v)
+    first, last = share((n + L - 1) // L, words(team)[WORKER], words(team)[WORKERS])
+    for k in range(first * L, min(n, last * L), L):
+        count = min(n - k, L)
+        value, d = load_part(v, k, count, 0.0), load_part(dy, k, count, 0.0)
+        write_units(dx, k, where_nan(value, value, slope(code, alpha, beta, value) * d), count)

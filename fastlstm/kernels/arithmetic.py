@@ -1,12 +1,13 @@
 """Arithmetic element by element, with broadcasting.
 
-    y = a + b, a - b, a b, a / b, max(a, b), min(a, b), -a, |a|, sqrt a, (a - b) c
+    y = a + b, a - b, a b, a / b, max(a, b), min(a, b), -a, |a|, sqrt a, (a - b) c, sign a, log a
 
-Each operation rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
+Each operation but log rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
 """
 
-from fastlstm.kernels.codes import ABS, ADD, DIV, MAX, MIN, MUL, NEG, SQRT, SUB
+from fastlstm.kernels.codes import ABS, ADD, DIV, LOG, MAX, MIN, MUL, NEG, SIGN, SQRT, SUB
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.simd import (
     absolute,
     arguments,
@@ -45,6 +46,11 @@ def combined(code, a, b, c):
         return absolute(a)
     if code == SQRT:
         return square_root(a)
+    if code == SIGN:
+        zero, one = splat(a, 0.0), splat(a, 1.0)
+        return where_less(a, zero, -one, where_less(zero, a, one, a))
+    if code == LOG:
+        return log(a)
     return (a - b) * c
 
 

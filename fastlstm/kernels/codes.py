@@ -58,10 +58,13 @@ ACTIVATIONS = _numbered(
     SQUAREPLUS,
 ) = range(len(ACTIVATIONS))
 
-ARITHMETIC = _numbered("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale")
-ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE = range(len(ARITHMETIC))
+ARITHMETIC = _numbered("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale", "Sign", "Log")
+ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE, SIGN, LOG = range(len(ARITHMETIC))
 
 PREDICATES = _numbered("Equal", "NotEqual", "Less", "Greater", "And", "Or", "Not")
 EQUAL, NOT_EQUAL, LESS, GREATER, AND, OR, NOT = range(len(PREDICATES))
 
-OPERATIONS = ARITHMETIC | PREDICATES
+REDUCTIONS = _numbered("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin")
+SUM, MEAN, PROD, MAX_OF, MIN_OF = range(len(REDUCTIONS))
+
+OPERATIONS = ARITHMETIC | PREDICATES | REDUCTIONS

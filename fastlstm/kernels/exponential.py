@@ -20,9 +20,10 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastlstm.kernels import simd
+from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import Vector
 
-_LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
+LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
 _P = {
     32: (1.39261835877134945e-3, 8.36317905272257737e-3, 4.16665546172045742e-2, 0.166665769896987757, 0.5),
     64: (
@@ -38,7 +39,7 @@ _P = {
         0.500000000000000102,
     ),
 }
-_MANTISSA = {32: 23, 64: 52}
+MANTISSA = {32: 23, 64: 52}
 _BIAS = {32: 127, 64: 1023}
 _EXP_LOW = {32: -88.0, 64: -709.4}  # below, 2^n is written as 0
 _EXP_HIGH = {32: 89.0, 64: 710.0}  # above, 2^n is written as infinity
@@ -52,17 +53,17 @@ def _exp(builder, vector: Vector, x, high: float | None):
     x = simd.clamp_low(builder, vector, x, const(_EXP_LOW[bits]))
     x = simd.clamp_high(builder, vector, x, const(_EXP_HIGH[bits] if high is None else high))
     # Adding 1.5 * 2^mantissa leaves round(x / ln 2) in the low bits; converting a NaN to an integer would be poison.
-    magic = const(1.5 * 2.0 ** _MANTISSA[bits])
+    magic = const(1.5 * 2.0 ** MANTISSA[bits])
     shifted = simd.call(builder, "fma", x, const(1.4426950408889634), magic)
     n = builder.fsub(shifted, magic)
-    r = simd.call(builder, "fma", n, const(-_LN2[bits][0]), x)
-    r = simd.call(builder, "fma", n, const(-_LN2[bits][1]), r)
+    r = simd.call(builder, "fma", n, const(-LN2[bits][0]), x)
+    r = simd.call(builder, "fma", n, const(-LN2[bits][1]), r)
     p = const(_P[bits][0])
     for coefficient in _P[bits][1:]:
         p = simd.call(builder, "fma", p, r, const(coefficient))
     p = simd.call(builder, "fma", builder.fmul(r, r), p, r)
     exponent = builder.add(builder.bitcast(shifted, integers), whole(_BIAS[bits]))
-    scale = builder.bitcast(builder.shl(exponent, whole(_MANTISSA[bits])), simd.llvm_type(vector))
+    scale = builder.bitcast(builder.shl(exponent, whole(MANTISSA[bits])), simd.llvm_type(vector))
     return builder.fmul(builder.fadd(p, const(1.0)), scale)
 
 
@@ -114,14 +115,14 @@ def _exp_gates(builder, vector: Vector, xs, gates: Sequence[Gate]):
     xs = [simd.clamp_low(builder, vector, x, const(gate.low[bits])) for x, gate in zip(xs, gates, strict=True)]
     xs = [simd.clamp_high(builder, vector, x, const(gate.high[bits])) for x, gate in zip(xs, gates, strict=True)]
     # the low bits of `shifted` are n + the exponent's bias: one shift makes 2^n of them
-    magic, factors = const(1.5 * 2.0 ** _MANTISSA[bits] + _BIAS[bits]), [const(g.k * 1.4426950408889634) for g in gates]
+    magic, factors = const(1.5 * 2.0 ** MANTISSA[bits] + _BIAS[bits]), [const(g.k * 1.4426950408889634) for g in gates]
     shifted = [fma(x, factor, magic) for x, factor in zip(xs, factors, strict=True)]
     ns = [builder.fsub(one, magic) for one in shifted]
     rs = [fma(x, factor, builder.fneg(n)) for x, factor, n in zip(xs, factors, ns, strict=True)]
     qs = [const(_Q[bits][0])] * len(rs)
     for coefficient in _Q[bits][1:]:
         qs = [fma(q, r, const(coefficient)) for q, r in zip(qs, rs, strict=True)]
-    places = ir.Constant(integers, [_MANTISSA[bits]] * vector.lanes)
+    places = ir.Constant(integers, [MANTISSA[bits]] * vector.lanes)
     scales = [builder.shl(builder.bitcast(one, integers), places) for one in shifted]
     scales = [builder.bitcast(scale, simd.llvm_type(vector)) for scale in scales]
     products = [builder.fmul(q, r) for q, r in zip(qs, rs, strict=True)]
@@ -143,6 +144,12 @@ def exp_gates(*gates: Gate):
         return xs(xs), codegen
 
     return exponentials
+
+
+@inline
+def times_one_plus(a, e):
+    """Return a (1 + e), rounded once."""
+    return simd.fma(e, a, a)
 
 
 @intrinsic

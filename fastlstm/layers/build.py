@@ -165,7 +165,7 @@ class Build:
         try:
             outs = inference.infer_node(node, args)
         except NeedsValue:
-            outs = [Value(args[0].dtype, None) for _ in names]  # type: ignore[union-attr]
+            outs = inference.find(op).unknown(node, args)
         if all(out.data is not None for out in outs):
             self.weights |= {n: out.data for n, out in zip(names, outs, strict=False) if n and out.data is not None}
         else:

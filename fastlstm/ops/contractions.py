@@ -5,11 +5,13 @@ No BLAS: each output element is one chain of multiply-adds in a fixed order, so 
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from fastlstm.graph import Node, Quantized
 from fastlstm.ops.activations import ACTIVATIONS
+from fastlstm.ops.adjoints import reshaped, summed_rows
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
 from fastlstm.ops.mapping import emit_map_into
@@ -63,14 +65,16 @@ def emit_dense(
     """
     O, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
-    form = dense_form(W, dtype, O * M, K, N) if whole else FLOAT32
+    form = dense_form(W, dtype, O * M, K, N, emit.near_bytes) if whole else FLOAT32
     tail = tail_of_columns(N, L) if form in (FLOAT32, FLOAT16) else 0
 
     def pack(matrix) -> np.ndarray:
         if not isinstance(matrix, Quantized):
             return pack_columns(L, take(matrix).astype(DTYPES.get(form, dtype)), tail)
         values, scale = pack_columns(L, take(matrix.values), 0), pack_columns(L, matrix.scale[None], 0)
-        return pack_quantised(emit.group, L, 4, values, scale) if form == QUANTISED else pack_scaled(L, values, scale)
+        if form == QUANTISED:
+            return pack_quantised(emit.group(state=False), L, 4, values, scale)
+        return pack_scaled(L, values, scale)
 
     packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L
@@ -158,15 +162,10 @@ class Dense(Op):
         """dX = dY W', dW = X' dY, db = sum dY over the rows; an activation is a node of its own in graphs that are trained."""
         if self.get(node, "activation") != "Identity":
             return list(super().adjoint(node, back))
-        x, W = back.x[0], back.x[1]
-        d, (I, N) = back.dy[0], W.shape
-        dx = back.node("MatMul", [d, back.node("Transpose", [W], perm=(1, 0))]) if back.wants[0] else None
-        dW = db = None
-        if back.wants[1]:
-            rows = back.node("Transpose", [back.node("Reshape", [x, back.ints(-1, I)])], perm=(1, 0))
-            dW = back.node("MatMul", [rows, back.node("Reshape", [d, back.ints(-1, N)])])
-        if len(back.x) > 2 and back.wants[2]:
-            db = back.node("ReduceSum", [d], axes=tuple(range(len(d.shape) - 1)))
+        x, W, d = back.x[0], back.x[1], back.dy[0]
+        dx = back.node("MatMul", [d, _turned(back, W)]) if back.wants[0] else None
+        dW = _over_rows(back, x, d) if back.wants[1] else None
+        db = summed_rows(back, d) if len(back.x) > 2 and back.wants[2] else None
         return [dx, dW, db]
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
@@ -175,6 +174,18 @@ class Dense(Op):
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return 2 * prod(outs[0].shape) * int(args[1].shape[0])  # type: ignore
+
+
+def _turned(back: Back, x: Any) -> Any:
+    """Return x with its last two axes exchanged."""
+    rank = len(x.shape)
+    return back.node("Transpose", [x], perm=(*range(rank - 2), rank - 1, rank - 2))
+
+
+def _over_rows(back: Back, x: Any, d: Any) -> Any:
+    """Return x' d for x (..., K) and d (..., N), summed over all rows: (K, N)."""
+    rows = back.node("Reshape", [x, back.ints(-1, x.shape[-1])])
+    return back.node("MatMul", [_turned(back, rows), back.node("Reshape", [d, back.ints(-1, d.shape[-1])])])
 
 
 @register
@@ -243,6 +254,27 @@ class MatMul(Op):
                 part=part, take=take, whole=False,
             )  # fmt: skip
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """dA = dY B', dB = A' dY, summed over the axes that were broadcast; a vector is a matrix of one row or column."""
+        (a, b), (d,) = back.x, back.dy
+        left, right = a, b
+        if len(b.shape) == 1:
+            right, d = (back.node("Unsqueeze", [v, back.ints(-1)]) for v in (b, d))
+        if len(a.shape) == 1:
+            left, d = (back.node("Unsqueeze", [v, back.ints(-2)]) for v in (a, d))
+        da = db = None
+        if back.wants[0]:
+            whole = back.sum_to(back.node("MatMul", [d, _turned(back, right)]), left)
+            da = reshaped(back, whole, a)
+        if back.wants[1]:
+            sizes_known = isinstance(left.shape[-1], int) and isinstance(d.shape[-1], int)
+            if len(right.shape) == 2 and len(left.shape) >= 2 and sizes_known:
+                whole = _over_rows(back, left, d)
+            else:
+                whole = back.sum_to(back.node("MatMul", [_turned(back, left), d]), right)
+            db = reshaped(back, whole, b)
+        return [da, db]
+
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:
         a, b = arrays
         assert a is not None and b is not None
@@ -307,6 +339,21 @@ class Gemm(Op):
             emit, x, b, None, y, (1, M, K, N), accumulate=c is not None, part=("gemm", alpha, transposed),
             take=lambda w: _scaled_matrix(w.T if transposed else w, alpha, a.dtype), whole=not transposed and alpha == 1.0,
         )  # fmt: skip
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """dA = alpha dY B, dB = alpha dY' A, each as transposed as the input is; dC = beta dY summed to C."""
+        a, b, (d,) = back.x[0], back.x[1], back.dy
+        alpha, trans_a, trans_b = (self.get(node, key) for key in ("alpha", "transA", "transB"))
+        gemm = lambda p, q, **turns: back.node("Gemm", [p, q], alpha=alpha, **turns)
+        da = db = dc = None
+        if back.wants[0]:
+            da = gemm(b, d, transA=trans_b, transB=True) if trans_a else gemm(d, b, transB=not trans_b)
+        if back.wants[1]:
+            db = gemm(d, a, transA=True, transB=trans_a) if trans_b else gemm(a, d, transA=not trans_a)
+        if len(back.x) > 2 and back.wants[2]:
+            scaled = back.node("Mul", [d, back.number(self.get(node, "beta"))])
+            dc = back.sum_to(scaled, back.x[2])
+        return [da, db, dc]
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return [(0, 0 if self.get(node, "transA") else 1), (1, 0), (1, 1)]

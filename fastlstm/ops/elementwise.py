@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,20 @@ from fastlstm.graph import Node
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.mapping import emit_cast, emit_elementwise, emit_where
-from fastlstm.ops.op import Attribute, Back, Emit, HostOp, Op, Slot, Value, ViewOp, register, shape_error
+from fastlstm.ops.op import (
+    Attribute,
+    Back,
+    Emit,
+    HostOp,
+    Op,
+    Slot,
+    Value,
+    ViewOp,
+    expect_dtypes,
+    expect_shape,
+    register,
+    shape_error,
+)
 
 
 def broadcast(node: Node, shapes: Sequence[Shape | None]) -> Shape | None:
@@ -105,8 +119,75 @@ def _neg(op: Op, node: Node, back: Back) -> list:
     return [back.node("Neg", [back.dy[0]])]
 
 
+def _div(op: Op, node: Node, back: Back) -> list:
+    """da = d / b, db = -y d / b."""
+    (a, b), (y,), (d,) = back.x, back.y, back.dy
+    share = back.node("Div", [d, b])
+    return [
+        back.sum_to(share, a) if back.wants[0] else None,
+        back.node("Neg", [back.sum_to(back.node("Mul", [share, y]), b)]) if back.wants[1] else None,
+    ]
+
+
+def _pow(op: Op, node: Node, back: Back) -> list:
+    """da = p a^(p - 1) d; dp = y log a d where a > 0, and 0 elsewhere, as TensorFlow has it."""
+    (a, p), (y,), (d,) = back.x, back.y, back.dy
+    da = dp = None
+    if back.wants[0]:
+        squares = p.value.data is not None and p.value.data.size == 1 and p.value.data.item() == 2
+        power = a if squares else back.node("Pow", [a, back.node("Sub", [p, back.number(1.0)])])
+        slope = back.node("Mul", [p, power])
+        da = back.sum_to(back.node("Mul", [d, slope]), a)
+    if back.wants[1]:
+        positive = back.node("Greater", [a, back.number(0.0)])
+        log = back.node("Log", [back.node("Where", [positive, a, back.number(1.0)])])
+        dp = back.sum_to(back.node("Mul", [d, back.node("Mul", [y, log])]), p)
+    return [da, dp]
+
+
+def _extreme(beats: str) -> Callable[[Op, Node, Back], list]:
+    """Return the adjoint of Max or Min: of inputs that are equal the first has the gradient, as in Keras on TensorFlow."""
+
+    def adjoint(op: Op, node: Node, back: Back) -> list:
+        (d,), zero = back.dy, back.number(0.0)
+        best = [back.x[0]]  # of the first inputs, one more each
+        for x in back.x[1:-1]:
+            best.append(back.node(op.name, [best[-1], x]))
+        found: list[Any] = []
+        for before, x in zip(reversed(best), reversed(back.x[1:]), strict=len(back.x) > 1):
+            wins = back.node(beats, [before, x])
+            found.append(back.sum_to(back.node("Where", [wins, d, zero]), x))
+            d = back.node("Where", [wins, zero, d])
+        return [back.sum_to(d, back.x[0]), *reversed(found)]
+
+    return adjoint
+
+
+def _abs(op: Op, node: Node, back: Back) -> list:
+    """d sign(x): 0 at 0."""
+    return [back.node("Mul", [back.dy[0], back.node("Sign", [back.x[0]])])]
+
+
+def _sqrt(op: Op, node: Node, back: Back) -> list:
+    return [back.node("Div", [back.node("Mul", [back.dy[0], back.number(0.5)]), back.y[0]])]
+
+
+def _log(op: Op, node: Node, back: Back) -> list:
+    return [back.node("Div", [back.dy[0], back.x[0]])]
+
+
+def _flat(op: Op, node: Node, back: Back) -> list:
+    """Zero, wherever there is a gradient."""
+    return [None]
+
+
 def _define(
-    name: str, ufunc: Callable, count: int, result: type | None = None, variadic: bool = False, adjoint: Callable = Op.adjoint
+    name: str,
+    ufunc: Callable,
+    count: int,
+    result: type | None = None,
+    variadic: bool = False,
+    adjoint: Callable = Op.adjoint,
 ) -> None:
     slots = (Slot("X"),) if count == 1 else (Slot("A"), Slot("B"))
     register(
@@ -125,15 +206,24 @@ def _define(
     )
 
 
-for _name, _ufunc, _adjoint in (("Add", np.add, _add), ("Sub", np.subtract, _sub), ("Mul", np.multiply, _mul)):
+for _name, _ufunc, _adjoint in (
+    ("Add", np.add, _add),
+    ("Sub", np.subtract, _sub),
+    ("Mul", np.multiply, _mul),
+    ("Div", _divide, _div),
+    ("Pow", np.power, _pow),
+):
     _define(_name, _ufunc, 2, adjoint=_adjoint)
-for _name, _ufunc in (("Div", _divide), ("Pow", np.power)):
-    _define(_name, _ufunc, 2)
-for _name, _ufunc in (("Max", np.maximum), ("Min", np.minimum)):
-    _define(_name, _fold(_ufunc), 2, variadic=True)
-_define("Neg", np.negative, 1, adjoint=_neg)
-for _name, _ufunc in (("Abs", np.abs), ("Sqrt", np.sqrt)):
-    _define(_name, _ufunc, 1)
+for _name, _ufunc, _beats in (("Max", np.maximum, "Less"), ("Min", np.minimum, "Greater")):
+    _define(_name, _fold(_ufunc), 2, variadic=True, adjoint=_extreme(_beats))
+for _name, _ufunc, _adjoint in (
+    ("Neg", np.negative, _neg),
+    ("Abs", np.abs, _abs),
+    ("Sqrt", np.sqrt, _sqrt),
+    ("Log", np.log, _log),
+    ("Sign", np.sign, _flat),
+):
+    _define(_name, _ufunc, 1, adjoint=_adjoint)
 for _name, _ufunc in (("Equal", np.equal), ("NotEqual", np.not_equal), ("Less", np.less), ("Greater", np.greater)):
     _define(_name, _ufunc, 2, bool)
 for _name, _ufunc in (("And", np.logical_and), ("Or", np.logical_or)):
@@ -163,6 +253,15 @@ class Where(Elementwise):
 
     def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
         np.copyto(buffers[0], np.where(*arrays))  # type: ignore[arg-type]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient goes to the value that was chosen."""
+        (condition, a, b), (d,), zero = back.x, back.dy, back.number(0.0)
+        return [
+            None,
+            back.sum_to(back.node("Where", [condition, d, zero]), a) if back.wants[1] else None,
+            back.sum_to(back.node("Where", [condition, zero, d]), b) if back.wants[2] else None,
+        ]
 
 
 DTYPES = (
@@ -203,6 +302,11 @@ class Cast(HostOp):
         if not emit_cast(emit, args[0].array, outs[0]):
             super().lower(node, args, outs, emit)
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient as the dtype of X, if that is a float."""
+        dtype = back.x[0].value.dtype
+        return [back.node("Cast", [back.dy[0]], to=dtype.name) if dtype.kind == "f" else None]
+
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []
 
@@ -222,6 +326,9 @@ class Identity(ViewOp):
     def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         assert arrays[0] is not None
         return [arrays[0]]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        return [back.dy[0]]
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []
@@ -244,6 +351,56 @@ class ActivationOp(Op):
         out = emit.output(outs[0])
         x = emit.contiguous(args[0].array)
         emit.kernel("activate_forward", x, out, out.size, emit.activation(self.name), float(alpha), float(beta))
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """dX = f'(X) dY, from Y where that is as good."""
+        known = ACTIVATIONS[self.name]
+        source = back.y[0] if known.from_output else back.x[0]
+        numbers = {key: self.get(node, key) for key in self.attributes}
+        return [back.node("ActivationAdjoint", [source, back.dy[0]], activation=self.name, **numbers)]
+
+    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
+        return []
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        return 10 * prod(outs[0].shape)  # type: ignore[arg-type]
+
+
+@register
+class ActivationAdjoint(Op):
+    """f'(V) dY for an activation f: V is its output where `Coefficients.from_output`, else its input.
+
+    At a kink the derivative is that of Keras on TensorFlow (kernels/activations.py says which).
+    """
+
+    name = "ActivationAdjoint"
+    inputs = (Slot("V"), Slot("dY"))
+    attributes = {
+        "activation": Attribute(str, choices=tuple(ACTIVATIONS), required=True),
+        "alpha": Attribute(float, 0.0),
+        "beta": Attribute(float, 0.0),
+    }
+
+    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        value = args[0]
+        assert value is not None
+        expect_dtypes(node, args, value.dtype)
+        if value.shape is not None:
+            expect_shape(node, args, 1, "gradient dY", value.shape)
+        return [Value(value.dtype, value.shape)]
+
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        v, dy = (arg.array for arg in args)  # type: ignore[union-attr]
+        assert v is not None and dy is not None
+        name = self.get(node, "activation")
+        known = ACTIVATIONS[name]
+        alpha = self.get(node, "alpha") if known.has_alpha else known.alpha
+        beta = self.get(node, "beta") if known.has_beta else known.beta
+        dx = emit.output(outs[0])
+        emit.kernel(
+            "activate_adjoint", emit.contiguous(v), emit.contiguous(dy), dx, dx.size, emit.activation(name),
+            float(alpha), float(beta),
+        )  # fmt: skip
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         return []

@@ -1,7 +1,8 @@
-"""Ops that look rows up by index: Gather and Embedding."""
+"""Ops that look rows up by index, Gather and Embedding, and ScatterAdd, their adjoint."""
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,16 @@ from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     Emit,
     HostOp,
+    Op,
     Slot,
     TableRows,
     Value,
     axis_of,
+    expect_dtypes,
+    expect_shape,
     register,
     required,
     shape_error,
@@ -25,6 +30,7 @@ from fastlstm.ops.op import (
 from fastlstm.ops.strides import in_elements
 
 INT64 = np.dtype(np.int64)
+NUMPY_IDS = (np.dtype(np.uint64), np.dtype(np.float16))  # dtypes of ids that no kernel reads
 
 
 def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[], None]) -> np.ndarray | None:
@@ -34,21 +40,30 @@ def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[],
         rows = ids.data.astype(np.int64)
         return np.where(rows < 0, rows + size, rows)
     assert ids.array is not None
-    array = ids.array.view(np.uint8) if ids.dtype == bool else ids.array
-    if array.dtype in (np.uint64, np.float16) or not emit.can_refuse():
+    if ids.dtype in NUMPY_IDS or not emit.can_refuse():
         return None
+    return emit_numbers(emit, ids.array, low, size, refuses=refuses)
+
+
+def emit_numbers(
+    emit: Emit, ids: np.ndarray, low: int, size: int, spare: int = -1, refuses: Callable[[], None] | None = None
+) -> np.ndarray:
+    """Emit the row numbers that ids in [low, size) stand for. All others stand for the row `spare`, or else `refuses` raises."""
+    array = ids.view(np.uint8) if ids.dtype == bool else ids
     rows = emit.scratch(array.shape, INT64)
     if array.size:
         if in_elements([array], 2) is None:
             array = emit.contiguous(array)
         sizes, strides = in_elements([array], 2) or ((), ())
+        verdict = (emit.scratch((1,), INT64),) if refuses is None else ()  # the kernel's own word where it refuses
         emit.kernel(
-            "rows_forward", array, strides, rows, sizes, low, size, -1, kind=array.dtype, narrow=INT64, refuses=refuses
-        )
+            "rows_forward", *verdict, array, strides, rows, sizes, low, size, spare,
+            kind=array.dtype, narrow=INT64, refuses=refuses,
+        )  # fmt: skip
     return rows
 
 
-def _in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+def in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
     """Return the array with its axes joined to three, the last contiguous, where that needs no copy."""
     view = array.reshape(shape)
     lies = view.size == 0 or np.may_share_memory(view, array)
@@ -59,12 +74,12 @@ def _in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | No
 def emit_gather(emit: Emit, x: np.ndarray, rows: np.ndarray, axis: int, out: Value) -> None:
     """Emit out = x with the rows chosen along `axis`."""
     O, size, n = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-    source = _in_three(x, (O, size, n))
+    source = in_three(x, (O, size, n))
     if source is None:
         source = emit.contiguous(x).reshape(O, size, n)
     R = rows.size
-    whole = emit.output(out, lambda place: _in_three(place, (O, R, n)) is not None)
-    y = _in_three(whole, (O, R, n))
+    whole = emit.output(out, lambda place: in_three(place, (O, R, n)) is not None)
+    y = in_three(whole, (O, R, n))
     assert y is not None
     if y.size:
         at, to = ([s // x.itemsize for s in array.strides[:2]] for array in (source, y))
@@ -121,6 +136,11 @@ class Gather(HostOp):
         else:
             emit_gather(emit, x.array, rows, axis, out)
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each row of X sums the gradients of the outputs that are copies of it."""
+        x, indices = back.x
+        return [_scattered(back, indices, x, self.get(node, "axis")), None]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
         return [(0, self.get(node, "axis") % rank)] if rank else []
@@ -157,5 +177,58 @@ class Embedding(Gather):
     def table(self, node: Node, args: Args) -> tuple[Value, Value, int, bool]:
         return required(args, 1), required(args), 0, False
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each row of the table sums the gradients of the outputs that are copies of it."""
+        ids, table = back.x
+        return [None, _scattered(back, ids, table, 0)]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(1, 0), (1, 1)]
+
+
+def _scattered(back: Back, rows: Any, like: Any, axis: int) -> Any:
+    if rows.value.dtype != INT64:
+        rows = back.node("Cast", [rows], to="int64")
+    return back.node("ScatterAdd", [back.dy[0], rows, like], axis=axis)
+
+
+@register
+class ScatterAdd(Op):
+    """Zeros of the shape of another value, with X added to its rows `indices` (int64) along `axis`: what Gather would read there.
+
+    Sums are in the order of the indices; one out of range adds nothing.
+    """
+
+    name = "ScatterAdd"
+    inputs = (Slot("X"), Slot("indices"), Slot("like"))
+    attributes = {"axis": Attribute(int, 0)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, indices, like = required(args), required(args, 1), required(args, 2)
+        expect_dtypes(node, args, INT64, [1])
+        if like.shape is not None and indices.shape is not None:
+            axis = axis_of(node, self.get(node, "axis"), len(like.shape))
+            expect_shape(node, args, 0, "input X", (*like.shape[:axis], *indices.shape, *like.shape[axis + 1 :]))
+        return [Value(x.dtype, like.shape)]
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
+        x, rows, out = required(args).array, required(args, 1).array, outs[0]
+        assert x is not None and rows is not None and out is not None and out.shape is not None
+        shape = tuple(int(d) for d in out.shape)
+        axis = self.get(node, "axis") % len(shape)
+        O, size, n = prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :])
+        y = emit.output(out)
+        if y.size:
+            emit.kernel(
+                "scatter_adjoint", emit.contiguous(x), emit.contiguous(rows), y, O, rows.size, size, n, kind=x.dtype
+            )
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The rows of the gradient that X was added to."""
+        return [back.node("Gather", [back.dy[0], back.x[1]], axis=self.get(node, "axis")), None, None]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        x = required(args)
+        return [(0, axis) for axis in range(len(x.shape or ()))] + [
+            (1, axis) for axis in range(len(required(args, 1).shape or ()))
+        ]

@@ -14,8 +14,8 @@ from fastlstm.ops.strides import in_elements
 AXES = 4  # of the loops of kernels
 OPERANDS = 3
 
-FLOATS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt"})
-INTEGERS = FLOATS - {"Div", "Sqrt"}
+FLOATS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Sign", "Log"})
+INTEGERS = FLOATS - {"Div", "Sqrt", "Sign", "Log"}
 COMPARISONS = frozenset({"Equal", "NotEqual", "Less", "Greater"})
 LOGIC = frozenset({"And", "Or", "Not"})
 _BITS = {np.dtype(np.float32): (2**31 - 1, 0x7F800000), np.dtype(np.float64): (2**63 - 1, 0x7FF0 << 48)}
@@ -58,6 +58,16 @@ def emit_map_into(
     absent = OPERANDS - len(views)
     rest = absent * ((0,) * AXES,)
     emit.kernel(name, y, *views, *absent * [views[0]], *head, *numbers, *rest, kind=kind, narrow=narrow)
+
+
+def emit_zeros(emit: Emit, y: np.ndarray) -> None:
+    """Emit zeros into a contiguous array."""
+    known = bits_of(y.dtype)
+    if known is None or y.itemsize < 4:
+        emit.copy(y, np.zeros((), y.dtype))
+        return
+    flat, zero = y.reshape(-1).view(f"f{y.itemsize}"), np.zeros((), f"f{y.itemsize}")
+    emit_map_into(emit, "combine_forward", flat, [zero, zero], (emit.operation("Add"),), flat.dtype)
 
 
 def emit_elementwise(emit: Emit, name: str, args: Sequence[Value], out: Value) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastlstm.errors import GraphError, ShapeError, UnsupportedError, one_of
+from fastlstm.errors import DTypeError, GraphError, ShapeError, UnsupportedError, one_of
 from fastlstm.graph import Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
@@ -184,9 +184,8 @@ class Emit(Protocol):
         """Return the bytes of `parts` quantised rows of K elements."""
         ...
 
-    @property
-    def group(self) -> int:
-        """How many neighbouring inputs of an int8 weight stand together."""
+    def group(self, state: bool) -> int:
+        """Return how many neighbouring inputs of an int8 weight stand together, one that meets rows of x or of states."""
         ...
 
     def activation(self, name: str) -> int:
@@ -211,10 +210,25 @@ class Handle(Protocol):
 class Back(Protocol):
     """What an op is given to add its adjoint to a graph: the node's values, what is known of gradients, and a place for nodes."""
 
-    x: Sequence[Any]  # inputs, None for an absent one
-    y: Sequence[Any]  # outputs
-    dy: Sequence[Any]  # gradients of the outputs, None where nothing depends on one
-    wants: Sequence[bool]  # which inputs' gradients are needed
+    @property
+    def x(self) -> Sequence[Any]:
+        """The inputs, None for an absent one."""
+        ...
+
+    @property
+    def y(self) -> Sequence[Any]:
+        """The outputs, None for one without a name."""
+        ...
+
+    @property
+    def dy(self) -> Sequence[Any]:
+        """The gradients of the outputs, None where nothing depends on one."""
+        ...
+
+    @property
+    def wants(self) -> Sequence[bool]:
+        """Which inputs' gradients are needed."""
+        ...
 
     def node(self, op: str, inputs: Sequence[Any], outputs: int | Sequence[bool] = 1, **attributes: Any) -> Any:
         """Add a node and return its output, or a tuple of them."""
@@ -277,6 +291,11 @@ class Op:
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
         raise GraphError(f"op {self.name} has no shape inference")
+
+    def unknown(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        """Return what is known of every output where `infer` raises NeedsValue: dtypes, those of the first input by default."""
+        first = next(arg for arg in args if arg is not None)
+        return [Value(first.dtype, None) for _ in node.outputs]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
@@ -454,6 +473,14 @@ def expect_shape(node: Node, args: Sequence[Value | None], index: int, role: str
         return
     if len(value.shape) != len(wanted) or not all(map(agree, value.shape, wanted)):
         raise shape_error(node, role, value.shape, str(wanted))
+
+
+def expect_dtypes(node: Node, args: Sequence[Value | None], dtype: np.dtype, inputs: Sequence[int] = ()) -> None:
+    """Raise DTypeError unless these inputs (none named: all that are given) have this dtype: kernels read them as it."""
+    for k in inputs or range(len(args)):
+        value = at(args, k)
+        if value is not None and value.dtype != dtype:
+            raise DTypeError(f"node {node.name!r}: input {k} is {value.dtype}, expected {dtype}")
 
 
 Args = Sequence[Value | None]

@@ -1,17 +1,20 @@
-"""Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice, Reverse."""
+"""Ops that copy elements to other places: Transpose, Expand, Concat, Split, Slice and its inverse Place, Reverse, Windows."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.ops import dims
-from fastlstm.ops.dims import Dim, agree
+from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.elementwise import broadcast
+from fastlstm.ops.mapping import emit_zeros
 from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     Emit,
     HostOp,
     Slot,
@@ -19,6 +22,7 @@ from fastlstm.ops.op import (
     ViewOp,
     axis_of,
     contents,
+    expect_shape,
     integers,
     register,
     required,
@@ -54,12 +58,29 @@ class Transpose(ViewOp):
         place = whole()
         return place.transpose(np.argsort(self._perm(node, place.ndim)))
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient takes the way back."""
+        (d,) = back.dy
+        order = np.argsort(self._perm(node, len(d.shape)))
+        return [back.node("Transpose", [d], perm=tuple(int(k) for k in order))]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        return []
+
+
+class ExpandingOp(ViewOp):
+    """X repeated along axes."""
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """What was repeated sums the gradients."""
+        return [back.sum_to(back.dy[0], back.x[0])]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return []
 
 
 @register
-class Expand(ViewOp):
+class Expand(ExpandingOp):
     """X broadcast against the shape given."""
 
     name = "Expand"
@@ -75,8 +96,22 @@ class Expand(ViewOp):
         assert x is not None and wanted is not None
         return [np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(wanted)))]
 
-    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
-        return []
+
+@register
+class ExpandLike(ExpandingOp):
+    """X broadcast against the shape of another value."""
+
+    name = "ExpandLike"
+    inputs = (Slot("X"), Slot("like"))
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, like = required(args), required(args, 1)
+        return [Value(x.dtype, broadcast(node, [x.shape, like.shape]))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x, like = arrays
+        assert x is not None and like is not None
+        return [np.broadcast_to(x, np.broadcast_shapes(x.shape, like.shape))]
 
 
 def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
@@ -84,6 +119,9 @@ def _same_place(a: np.ndarray, b: np.ndarray) -> bool:
     steps = [array.strides[k] for array in (a, b) for k, size in enumerate(a.shape) if size > 1]
     same = steps[: len(steps) // 2] == steps[len(steps) // 2 :]
     return same and a.__array_interface__["data"] == b.__array_interface__["data"] and a.dtype == b.dtype
+
+
+_LAST = 2**31 - 1  # as the end of a Slice: all that is left
 
 
 @register
@@ -132,6 +170,27 @@ class Concat(HostOp):
             if not _same_place(part, arg.array):
                 emit.copy(part, arg.array)
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each input gets its part. At most one size along the axis may be a symbol: parts are counted from both ends."""
+        (d,) = back.dy
+        axis = self.get(node, "axis") % len(d.shape)
+        sizes = [x.shape[axis] for x in back.x]
+        unknown = [k for k, size in enumerate(sizes) if not isinstance(size, int)]
+        if len(unknown) > 1:
+            raise UnsupportedError(
+                f"node {node.name!r}: the gradient of Concat needs sizes along its axis, got {sizes}"
+            )
+        parts, start = [], 0
+        for k, size in enumerate(sizes):
+            left = sum(size for size in sizes[k + 1 :] if isinstance(size, int))
+            if unknown and k > unknown[0]:
+                start = -left - size
+            end = start + size if not unknown or k < unknown[0] else -left or _LAST
+            bounds = [back.ints(value) for value in (start, end, axis)]
+            parts.append(back.node("Slice", [d, *bounds]) if back.wants[k] else None)
+            start = end
+        return parts
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
         return [(k, self.get(node, "axis") % rank) for k in range(len(args))] if rank and len(args) > 1 else []
@@ -176,6 +235,16 @@ class Split(ViewOp):
         sizes = self._sizes(node, x.shape[axis], arrays[1] if len(arrays) > 1 else None)
         return np.split(x, np.cumsum(sizes)[:-1], axis=axis)
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradients of the parts, joined; zeros for a part that nothing depends on."""
+        x, axis, start, parts = back.x[0], self.get(node, "axis"), 0, []
+        split = back.x[1].value.data if len(back.x) > 1 else None
+        for d, size in zip(back.dy, self._sizes(node, x.shape[axis], split), strict=True):
+            bounds = [back.ints(value) for value in (start, start + size, axis)]
+            parts.append(back.zeros_like(back.node("Slice", [x, *bounds])) if d is None else d)
+            start += size
+        return [back.node("Concat", parts, axis=axis)]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
         return [(0, self.get(node, "axis") % rank)] if rank else []
@@ -189,6 +258,42 @@ def _clamped(cut: slice, size: int) -> slice:
     return slice(max(cut.start, -size), stop, cut.step)
 
 
+def _slices(node: Node, rank: int, starts, ends, axes, steps) -> dict[int, slice]:
+    """Return the slice of each axis that a node cuts."""
+    starts, ends = integers(starts) or [], integers(ends) or []
+    axes = list(range(len(starts))) if axes is None else integers(axes) or []
+    steps = [1] * len(starts) if steps is None else integers(steps) or []
+    if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
+        raise shape_error(node, "starts, ends, axes and steps", (len(starts), len(ends)), "equal lengths, no step of 0")
+    slices = {}
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        # "up to and including the first element" has no number in ONNX: a very negative end
+        stop = None if step < 0 and end < -(2**31) + 2 else end
+        slices[axis_of(node, axis, rank)] = slice(start, stop, step)
+    return slices
+
+
+def _sliced_shape(shape: Shape, slices: dict[int, slice]) -> Shape:
+    """Return the shape of a slice."""
+    result = list(shape)
+    for axis, cut in slices.items():
+        size = result[axis]
+        if isinstance(size, int):
+            result[axis] = len(range(size)[_clamped(cut, size)])
+        elif not (cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= 2**31 - 1):
+            reverses = cut.step == -1 and cut.start in (-1, 2**31 - 1, 2**63 - 1) and cut.stop is None
+            result[axis] = size if reverses else dims.apply(f"slice{cut.start}:{cut.stop}:{cut.step}", size)
+    return tuple(result)
+
+
+def _sliced(x: np.ndarray, slices: dict[int, slice]) -> np.ndarray:
+    """Return a slice as a view."""
+    index = [slice(None)] * x.ndim
+    for axis, cut in slices.items():
+        index[axis] = _clamped(cut, x.shape[axis])
+    return x[tuple(index)]
+
+
 @register
 class Slice(ViewOp):
     """X[starts:ends:steps] along the axes given, as Python slices; out of range is cut."""
@@ -196,51 +301,81 @@ class Slice(ViewOp):
     name = "Slice"
     inputs = (Slot("X"), Slot("starts"), Slot("ends"), Slot("axes", optional=True), Slot("steps", optional=True))
 
-    def _slices(self, node: Node, rank: int, starts, ends, axes, steps) -> dict[int, slice]:
-        starts, ends = integers(starts) or [], integers(ends) or []
-        axes = list(range(len(starts))) if axes is None else integers(axes) or []
-        steps = [1] * len(starts) if steps is None else integers(steps) or []
-        if not len(starts) == len(ends) == len(axes) == len(steps) or 0 in steps:
-            raise shape_error(
-                node, "starts, ends, axes and steps", (len(starts), len(ends)), "equal lengths, no step of 0"
-            )
-        slices = {}
-        for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-            # "up to and including the first element" has no number in ONNX: a very negative end
-            stop = None if step < 0 and end < -(2**31) + 2 else end
-            slices[axis_of(node, axis, rank)] = slice(start, stop, step)
-        return slices
-
     def infer(self, node: Node, args: Args) -> list[Value]:
         x = required(args)
         given = [contents(args, k) for k in range(1, 5)]
         if x.shape is None:
             return [Value(x.dtype, None)]
-        shape = list(x.shape)
-        for axis, cut in self._slices(node, len(shape), *given).items():
-            size = shape[axis]
-            if isinstance(size, int):
-                shape[axis] = len(range(size)[_clamped(cut, size)])
-            elif not (cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= 2**31 - 1):
-                reverses = cut.step == -1 and cut.start in (-1, 2**31 - 1, 2**63 - 1) and cut.stop is None
-                shape[axis] = size if reverses else dims.apply(f"slice{cut.start}:{cut.stop}:{cut.step}", size)
-        return [Value(x.dtype, tuple(shape))]
+        return [Value(x.dtype, _sliced_shape(x.shape, _slices(node, len(x.shape), *given)))]
 
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         x = arrays[0]
         assert x is not None
-        index = [slice(None)] * x.ndim
         given = [arrays[k] if k < len(arrays) else None for k in range(1, 5)]
-        for axis, cut in self._slices(node, x.ndim, *given).items():
-            index[axis] = _clamped(cut, x.shape[axis])
-        return [x[tuple(index)]]
+        return [_sliced(x, _slices(node, x.ndim, *given))]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient of what was cut off is zero."""
+        return [back.node("Place", [back.dy[0], back.x[0], *back.x[1:]])]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         x = required(args)
         if x.shape is None or any(a is not None and a.data is None for a in args[1:]):
             return [(0, axis) for axis in range(len(x.shape or ()))]
         given = [contents(args, k) for k in range(1, 5)]
-        return [(0, axis) for axis in self._slices(node, len(x.shape), *given)]
+        return [(0, axis) for axis in _slices(node, len(x.shape), *given)]
+
+
+@register
+class Place(HostOp):
+    """Zeros of the shape of another value, with X where its Slice would be."""
+
+    name = "Place"
+    inputs = (
+        Slot("X"),
+        Slot("like"),
+        Slot("starts"),
+        Slot("ends"),
+        Slot("axes", optional=True),
+        Slot("steps", optional=True),
+    )
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, like = required(args), required(args, 1)
+        given = [contents(args, k) for k in range(2, 6)]
+        if x.shape is not None and like.shape is not None:
+            wanted = _sliced_shape(like.shape, _slices(node, len(like.shape), *given))
+            expect_shape(node, args, 0, "input X", wanted)
+        return [Value(x.dtype, like.shape)]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x, like = arrays[:2]
+        assert x is not None and like is not None
+        y = np.zeros(like.shape, x.dtype)
+        self._part(node, y, arrays)[...] = x
+        return [y]
+
+    def _part(self, node: Node, y: np.ndarray, arrays: Arrays) -> np.ndarray:
+        given = [arrays[k] if k < len(arrays) else None for k in range(2, 6)]
+        return _sliced(y, _slices(node, y.ndim, *given))
+
+    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
+        x, out = required(args).array, outs[0]
+        assert x is not None and out is not None
+        y = emit.output(out)
+        emit_zeros(emit, y)
+        emit.copy(self._part(node, y, [None if arg is None else arg.data for arg in args]), x)
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The Slice that it is the inverse of."""
+        return [back.node("Slice", [back.dy[0], *back.x[2:]])]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        like = required(args, 1)
+        if like.shape is None or any(a is not None and a.data is None for a in args[2:]):
+            return [(0, axis) for axis in range(len(required(args).shape or ()))]
+        given = [contents(args, k) for k in range(2, 6)]
+        return [(0, axis) for axis in _slices(node, len(like.shape), *given)]
 
 
 @register
@@ -260,6 +395,10 @@ class Reverse(ViewOp):
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         assert arrays[0] is not None
         return [np.flip(arrays[0], self.get(node, "axis"))]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient takes the way back."""
+        return [back.node("Reverse", [back.dy[0]], axis=self.get(node, "axis"))]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())

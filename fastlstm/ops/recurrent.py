@@ -57,7 +57,26 @@ class Form(NamedTuple):
     tail: int
 
 
-class Recurrent(Op):
+class Activated(Op):
+    """An op whose activations are attributes."""
+
+    def activations(self, node: Node) -> list[Activation]:
+        """Return (name, alpha, beta) of each activation."""
+        names = self.get(node, "activations")
+        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
+        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
+        return list(zip(names, alphas, betas, strict=True))
+
+    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
+        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
+        activations = self.activations(node)
+        codes = tuple(emit.activation(name) for name, _, _ in activations)
+        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
+        clip = float(self.get(node, "clip"))
+        return codes, numbers, int(clip > 0), clip
+
+
+class Recurrent(Activated):
     """What the three kinds of recurrence share. Subclasses name their slots, gates and kernel."""
 
     changes_state = True
@@ -121,13 +140,6 @@ class Recurrent(Op):
         T, B, I, H = self.dims(node, args)
         return int(T) * int(B) * (2 * self.gates * int(H) * (int(I) + int(H)) + 10 * self.gates * int(H))
 
-    def activations(self, node: Node) -> list[Activation]:
-        """Return (name, alpha, beta) of each activation."""
-        names = self.get(node, "activations")
-        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
-        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
-        return list(zip(names, alphas, betas, strict=True))
-
     def check(self, node: Node) -> None:
         super().check(node)
         names = self.get(node, "activations")
@@ -167,7 +179,7 @@ class Recurrent(Op):
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(T, B, I, S, emit)
-        form = self.form(node, args, L)
+        form = self.form(node, args, emit)
         overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype, emit)
         if known is not None:
             kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
@@ -231,13 +243,14 @@ class Recurrent(Op):
 
         The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
         """
-        assert table.array is not None and table.shape is not None
-        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        assert table.shape is not None
+        dtype, L = table.dtype, emit.lanes(table.dtype)
         count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
-        S, form, parts = self.state_stride(node, H, L), self.form(node, args, L), input_parts(I, H)
+        S, form, parts = self.state_stride(node, H, L), self.form(node, args, emit), input_parts(I, H)
         quantised = form.weights == QUANTISED
 
         def make(whole: np.ndarray) -> None:
+            source = np.ascontiguousarray(table.array)  # type: ignore[arg-type]
             nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
             for first in range(0, count, ROWS_TOGETHER):
                 rows = source[first : first + ROWS_TOGETHER]
@@ -265,13 +278,13 @@ class Recurrent(Op):
         """Return the name of the kernel that runs this node."""
         return f"{self.name.lower()}{'_quantised' if quantised else ''}_forward"
 
-    def form(self, node: Node, args: Sequence[Value | None], L: int) -> Form:
+    def form(self, node: Node, args: Sequence[Value | None], emit: Emit) -> Form:
         """Return how kernels read the weights."""
         T, B, _, H = (int(d) for d in self.dims(node, args))
         W, U, dtype = args[self.w_slot], args[self.u_slot], args[0].dtype  # type: ignore[union-attr]
         assert W is not None and U is not None
-        weights = recurrent_form(W, U, dtype, T, B, self.gates)
-        return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, L))
+        weights = recurrent_form(W, U, dtype, T, B, self.gates, emit.near_bytes)
+        return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, emit.lanes(dtype)))
 
     def panels(
         self,
@@ -281,8 +294,12 @@ class Recurrent(Op):
         columns: Sequence[int] = (),
         places: Sequence[int] = (),
         part: int = 0,
+        state: bool = False,
     ) -> np.ndarray:
-        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on."""
+        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on.
+
+        `state` tells weights of h from those of x.
+        """
         L, H = emit.lanes(form.dtype), weight.shape[1] // self.gates  # type: ignore[index, operator]
 
         def arranged(matrix: np.ndarray) -> np.ndarray:
@@ -293,10 +310,10 @@ class Recurrent(Op):
         def pack(matrix) -> np.ndarray:
             if isinstance(matrix, Quantized):
                 scale = arranged(matrix.scale[None])
-                return pack_quantised(emit.group, L, len(columns) or 4, arranged(matrix.values), scale)
+                return pack_quantised(emit.group(state), L, len(columns) or 4, arranged(matrix.values), scale)
             return arranged(matrix if form.weights == FLOAT16 else matrix.astype(form.dtype))
 
-        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part
+        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part, state
         return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
 
     def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
@@ -340,14 +357,6 @@ class Recurrent(Op):
             return build(*(None if part is None else next(given).astype(dtype) for part in parts))
 
         return emit.packed((key, tuple(part is None for part in parts), dtype.str), present, pack)
-
-    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
-        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
-        activations = self.activations(node)
-        codes = tuple(emit.activation(name) for name, _, _ in activations)
-        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
-        clip = float(self.get(node, "clip"))
-        return codes, numbers, int(clip > 0), clip
 
 
 def strides_of(array: np.ndarray, time: int) -> tuple[int, int]:
@@ -405,7 +414,7 @@ class LSTM(Recurrent):
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         dtype, _, tail = form
         H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
-        W, U = (self.panels(emit, weight, form, every) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, every, state=k == 2) for k in (1, 2))
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
             emit, f"lstm b {L} {H} {tail}", [at(args, 3)],
@@ -472,9 +481,9 @@ class GRU(Recurrent):
         b = self.bias(emit, f"gru b {L} {H} {before} {tail}", [at(args, 3), at(args, 4)], pack_biases, dtype)
         cell = (int(usual and not clipped), *codes, clipped)
         if not before:
-            return W, self.panels(emit, args[2], form, every, (0, 1, 3)), b, [cell], (*numbers, bound)
-        U = self.panels(emit, args[2], form, two)
-        Un = self.panels(emit, args[2], form, part=2)
+            return W, self.panels(emit, args[2], form, every, (0, 1, 3), state=True), b, [cell], (*numbers, bound)
+        U = self.panels(emit, args[2], form, two, state=True)
+        Un = self.panels(emit, args[2], form, part=2, state=True)
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
@@ -508,7 +517,7 @@ class RNN(Recurrent):
 
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         H, dtype = args[2].shape[0], form.dtype
-        W, U = (self.panels(emit, weight, form) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, state=k == 2) for k in (1, 2))
         zeros = np.zeros(H, dtype)
         b = self.bias(
             emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype

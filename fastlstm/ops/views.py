@@ -6,11 +6,13 @@ import numpy as np
 
 from fastlstm.graph import Node
 from fastlstm.ops import dims
+from fastlstm.ops.adjoints import reshaped
 from fastlstm.ops.dims import Dim, Shape, agree
 from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     NeedsValue,
     Slot,
     Value,
@@ -24,12 +26,35 @@ from fastlstm.ops.op import (
 )
 
 
+class ReshapingOp(ViewOp):
+    """X with all of its elements in their order under another shape."""
+
+    reshapes = True
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient takes the way back."""
+        return [reshaped(back, back.dy[0], back.x[0])]
+
+
+def _mixed_by_reshaping(x: Shape, out: Shape) -> list[tuple[int, int]]:
+    """Return the axes of input 0 that do not survive whole."""
+    front = 0
+    while front < min(len(out), len(x)) and out[front] == x[front]:
+        front += 1
+    back = 0
+    while back < min(len(out), len(x)) - front and out[-1 - back] == x[-1 - back]:
+        back += 1
+    # an axis whose symbol is one dim of the output still stands alone there
+    whole = {d for d in out if isinstance(d, str) and "*" not in d}
+    middle = range(front, len(x) - back)
+    return [(0, axis) for axis in middle if x[axis] not in whole and x[axis] != 1]
+
+
 @register
-class Reshape(ViewOp):
+class Reshape(ReshapingOp):
     """X under the shape given: 0 copies the dim at its place (unless allowzero), one -1 takes what is left."""
 
     name = "Reshape"
-    reshapes = True
     inputs = (Slot("X"), Slot("shape"))
     attributes = {"allowzero": Attribute(bool, False)}
 
@@ -73,24 +98,41 @@ class Reshape(ViewOp):
         except NeedsValue:
             return [(0, axis) for axis in range(len(x.shape))]
         assert out is not None
-        front = 0
-        while front < min(len(out), len(x.shape)) and out[front] == x.shape[front]:
-            front += 1
-        back = 0
-        while back < min(len(out), len(x.shape)) - front and out[-1 - back] == x.shape[-1 - back]:
-            back += 1
-        # an axis whose symbol is one dim of the output still stands alone there
-        whole = {d for d in out if isinstance(d, str) and "*" not in d}
-        middle = range(front, len(x.shape) - back)
-        return [(0, axis) for axis in middle if x.shape[axis] not in whole and x.shape[axis] != 1]
+        return _mixed_by_reshaping(x.shape, out)
 
 
 @register
-class Flatten(ViewOp):
+class ReshapeLike(ReshapingOp):
+    """X under the shape of another value."""
+
+    name = "ReshapeLike"
+    inputs = (Slot("X"), Slot("like"))
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, like = required(args), required(args, 1)
+        if (
+            x.shape is not None
+            and like.shape is not None
+            and not agree(dims.product(x.shape), dims.product(like.shape))
+        ):
+            raise shape_error(node, "input X", x.shape, f"as many elements as {like.shape}")
+        return [Value(x.dtype, like.shape)]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x, like = arrays
+        assert x is not None and like is not None
+        return [x.reshape(like.shape)]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        x, like = required(args), required(args, 1)
+        return [] if x.shape is None or like.shape is None else _mixed_by_reshaping(x.shape, like.shape)
+
+
+@register
+class Flatten(ReshapingOp):
     """X as a matrix: the axes before `axis`, and those from it on."""
 
     name = "Flatten"
-    reshapes = True
     inputs = (Slot("X"),)
     attributes = {"axis": Attribute(int, 1)}
 
@@ -116,11 +158,10 @@ class Flatten(ViewOp):
 
 
 @register
-class Squeeze(ViewOp):
+class Squeeze(ReshapingOp):
     """X without the axes given (absent: without every axis of size 1)."""
 
     name = "Squeeze"
-    reshapes = True
     inputs = (Slot("X"), Slot("axes", optional=True))
 
     def _axes(self, node: Node, shape: Shape, axes: np.ndarray | None) -> set[int]:
@@ -157,11 +198,10 @@ class Squeeze(ViewOp):
 
 
 @register
-class Unsqueeze(ViewOp):
+class Unsqueeze(ReshapingOp):
     """X with axes of size 1 inserted where the output has the axes given."""
 
     name = "Unsqueeze"
-    reshapes = True
     inputs = (Slot("X"), Slot("axes"))
 
     def _shape(self, node: Node, shape: Shape, axes: Sequence[int]) -> Shape:

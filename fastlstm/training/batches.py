@@ -20,7 +20,7 @@ import numpy as np
 from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import DTypeError, InputError, ShapeError, one_of
 from fastlstm.graph import Dim, TensorSpec
-from fastlstm.losses import Loss, targets_of
+from fastlstm.losses import Loss, check_classes, targets_of
 
 BATCH_SIZE = 32
 CHUNK = 1 << 16  # rows of targets that are checked at once
@@ -53,7 +53,11 @@ class Target:
 
 def is_batches(x: Any) -> bool:
     """Tell whether data are an iterable of batches, not the samples themselves."""
-    return not isinstance(x, list | tuple | Mapping | np.ndarray) and not hasattr(x, "__array__") and hasattr(x, "__iter__")
+    return (
+        not isinstance(x, list | tuple | Mapping | np.ndarray)
+        and not hasattr(x, "__array__")
+        and hasattr(x, "__iter__")
+    )
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -138,7 +142,9 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             if dtype.kind in "iu" and "f" in kinds:
                 raise DTypeError(f"input {spec.name!r} has sequences of floats, expected {dtype}")
             if spec.shape is not None and isinstance(spec.shape[1], int):
-                raise ShapeError(f"input {spec.name!r} has sequences of different lengths, expected {spec.shape[1]} steps")
+                raise ShapeError(
+                    f"input {spec.name!r} has sequences of different lengths, expected {spec.shape[1]} steps"
+                )
             rows.append(Rows(ragged, dtype))
             _check_rest(ragged[0].shape[1:], spec)
             continue
@@ -186,7 +192,9 @@ def by_output(value: Any, targets: Sequence[Target], names: Sequence[str], what:
         if len(value) == len(targets):
             return list(value)
         return [value[list(names).index(target.name)] for target in targets]
-    raise InputError(f"the network has {len(names)} outputs: pass {what} as a list of {len(names)}, or a dict with {one_of(names)}")
+    raise InputError(
+        f"the network has {len(names)} outputs: pass {what} as a list of {len(names)}, or a dict with {one_of(names)}"
+    )
 
 
 def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbols: Mapping[str, int]) -> list[Rows]:
@@ -199,6 +207,8 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
         ragged = _ragged(value, len(shape) - target.loss.sparse)
         if ragged is not None:
             checked = [targets_of(target.loss, one[None], (1, len(one), *shape[2:]), where)[0] for one in ragged]
+            for row, one in enumerate(checked):
+                check_classes(target.loss, one[None], shape[-1], where, row)
             rows.append(Rows(checked, dtype))
             continue
         try:
@@ -207,15 +217,11 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
             raise ShapeError(f"{where}: targets are no array: {error}") from error
         if array.dtype.kind not in "fiub":
             raise DTypeError(f"{where}: targets are {array.dtype}, expected numbers")
-        if target.loss.sparse and array.dtype.kind == "f" and isinstance(array, np.memmap):
-            dtype = np.dtype(np.int64)
-        if not len(array) if array.ndim else True:
+        if array.ndim == 0 or not len(array):
             raise InputError(f"{where}: there are no targets")
-        fitted = targets_of(target.loss, array[:1], (1, *shape[1:]), where)
-        for start in range(0, len(array), CHUNK):
-            part = array[start : start + CHUNK]
-            targets_of(target.loss, part, (len(part), *shape[1:]), where)
-        whole = array.reshape(len(array), *fitted.shape[1:])
+        whole = targets_of(target.loss, array, shape, where)
+        for start in range(0, len(whole), CHUNK):
+            check_classes(target.loss, whole[start : start + CHUNK], shape[-1], where, start)
         mapped = isinstance(array, np.memmap) or isinstance(array.base, np.memmap)
         rows.append(Rows(whole, dtype) if mapped else Rows(target.loss.prepared(whole, target.dtype), dtype))
     return rows
@@ -373,7 +379,11 @@ class Stream:
     """Batches of an iterable: of one that can start again, or of a generator, which goes on where it was."""
 
     def __init__(
-        self, iterable: Iterable[Any], reader: Reader, steps: int | None, class_weight: Mapping[int, float] | None = None
+        self,
+        iterable: Iterable[Any],
+        reader: Reader,
+        steps: int | None,
+        class_weight: Mapping[int, float] | None = None,
     ):
         self._iterable, self._reader, self._class_weight = iterable, reader, class_weight
         self._once = iter(iterable) if iter(iterable) is iterable else None

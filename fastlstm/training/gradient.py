@@ -14,6 +14,7 @@ import numpy as np
 from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.layers.build import Build, Tensor
+from fastlstm.ops.adjoints import expanded
 from fastlstm.ops.op import find
 
 
@@ -26,7 +27,9 @@ class _Back:
         self.y = [Tensor(build, name) if name else None for name in node.outputs]
         self.dy, self.wants = list(dy), list(wants)
 
-    def node(self, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: Any) -> Any:
+    def node(
+        self, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: Any
+    ) -> Any:
         return self._build.node(self._name, op, inputs, outputs, **attributes)
 
     def ints(self, *values: int) -> Tensor:
@@ -37,14 +40,12 @@ class _Back:
         return self._build.weight(f"{self._name}.number", np.array(value, dtype))
 
     def zeros_like(self, x: Tensor) -> Tensor:
-        return self.node("Mul", [x, self.number(0.0)])
+        return expanded(self, self.number(0.0), x)
 
     def sum_to(self, d: Tensor, like: Tensor) -> Tensor:
         missing = len(d.shape) - len(like.shape)
         axes = [
-            axis
-            for axis, dim in enumerate(d.shape)
-            if axis < missing or (like.shape[axis - missing] == 1 and dim != 1)
+            axis for axis, dim in enumerate(d.shape) if axis < missing or (like.shape[axis - missing] == 1 and dim != 1)
         ]
         if not axes:
             return d

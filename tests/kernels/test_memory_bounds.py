@@ -46,7 +46,7 @@ def guarded(shape, dtype):
 
 ordinary = plan.aligned
 
-def compare(net, feeds, stream_of=None):
+def compare(net, feeds):
     plan.aligned = ordinary
     want = fastlstm.Session(net).run(feeds)
     plan.aligned = guarded
@@ -77,13 +77,35 @@ def networks():
         for B, T in ((1, 1), (7, 3), (13, 2), (2, 0), (0, 2)):
             compare(net, {"x": models.inputs_for(net, rng, B, T)})
 
-networks() if sys.argv[1] == "networks" else recurrences(sys.argv[1], range(60))
+def streams():
+    rng = np.random.default_rng(0)
+    for name in models.NETWORKS:
+        net = models.network(name, 1)
+        x = models.inputs_for(net, rng, 40, 2)
+        plan.aligned = ordinary
+        want = fastlstm.Session(net).run({"x": x})
+        plan.aligned = guarded
+        try:
+            stream = fastlstm.Session(net).stream(batch=40)
+        except fastlstm.StreamError:
+            continue
+        for rows in (rng.permutation(40)[:35], np.arange(7)):
+            stream.reset()
+            stream.step({"x": x[rows, :1]}, rows=rows)
+            for key, y in stream.step({"x": x[rows, 1:]}, rows=rows).items():
+                whole = want[key][rows]
+                assert models.same_bits(y, whole[:, 1:] if whole.ndim == 3 else whole), (name, key)
+        plan.aligned = ordinary
+        assert all((c == 0xA5).all() for c in canaries), name
+        canaries.clear()
+
+{"networks": networks, "streams": streams}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
 print("inside")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs mprotect over 4 KiB pages")
-@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks"])
+@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams"])
 def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory(what):
     path = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run(

@@ -19,7 +19,9 @@ def keras(dtype: str = "float32") -> Any:
     return found
 
 
-def dense(rng: np.random.Generator, dtype: str = "float64", outputs: int = 3, activation: str | None = None) -> fastlstm.Sequential:
+def dense(
+    rng: np.random.Generator, dtype: str = "float64", outputs: int = 3, activation: str | None = None
+) -> fastlstm.Sequential:
     """Return a network of two Dense layers with random weights, 5 inputs, 7 units."""
     network = fastlstm.Sequential(
         [

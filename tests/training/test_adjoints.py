@@ -1,0 +1,602 @@
+"""Every op's adjoint over random configurations: against central differences in float64, float32 against float64, one thread against two."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from training import differences
+
+from fastlstm.errors import UnsupportedError
+from fastlstm.layers.build import Build, Tensor
+from fastlstm.ops.activations import ACTIVATIONS
+from fastlstm.training.gradient import gradients
+
+TOLERANCE = 1e-6  # of float64 against central differences, relative to the gradient's norm
+SINGLE = 1e-5  # of float32 against float64
+SIZES = (1, 2, 3, 5, 7, 9, 17)
+
+
+@dataclass
+class Draw:
+    """A graph under construction with its inputs. Numbers are those of float32, so that both dtypes see the same."""
+
+    rng: np.random.Generator
+    dtype: str
+    build: Build = field(default_factory=Build)
+    feeds: dict[str, np.ndarray] = field(default_factory=dict)
+    wrt: list[Tensor] = field(default_factory=list)
+    symbols: bool = False  # whether sizes are symbols
+
+    def numbers(self, shape: Sequence[int]) -> np.ndarray:
+        return self.rng.standard_normal(shape).astype("f4").astype(self.dtype)
+
+    def x(self, shape: Sequence[int], values: np.ndarray | None = None) -> Tensor:
+        """Add an input whose gradient is wanted."""
+        values = self.numbers(shape) if values is None else values.astype("f4").astype(self.dtype)
+        name = f"x{len(self.feeds)}"
+        dims = tuple(f"{name}.{k}" for k in range(len(shape))) if self.symbols else tuple(values.shape)
+        tensor = self.build.input(name, self.dtype, dims)
+        self.feeds[tensor.name] = values
+        self.wrt.append(tensor)
+        return tensor
+
+    def given(self, values: np.ndarray) -> Tensor:
+        """Add an input without a gradient: ids, conditions."""
+        tensor = self.build.input(f"x{len(self.feeds)}", values.dtype.name, values.shape)
+        self.feeds[tensor.name] = values
+        return tensor
+
+    def shape(self, low: int = 1, high: int = 4) -> tuple[int, ...]:
+        """Return a random shape of `low` to `high` axes, small enough for central differences."""
+        while True:
+            shape = tuple(int(self.rng.choice(SIZES)) for _ in range(int(self.rng.integers(low, high + 1))))
+            if np.prod(shape) <= 150:
+                return shape
+
+    def node(self, op: str, inputs: Sequence[Tensor | None], outputs: Any = 1, **attributes: Any) -> Any:
+        return self.build.node(op.lower(), op, inputs, outputs, **attributes)
+
+    def ints(self, *values: int) -> Tensor:
+        return self.build.ints("ints", *values)
+
+
+Make = Callable[[Draw], Tensor]
+
+
+def graph(make: Make, seed: int, dtype: str, symbols: bool = False) -> tuple[Draw, Tensor]:
+    """Return the inputs and the loss of one configuration, the same numbers for every dtype."""
+    draw = Draw(np.random.default_rng(seed), dtype, symbols=symbols)
+    y = make(draw)
+    sizes = differences.run(draw.build, [y], draw.feeds)[0].shape
+    weight = draw.build.weight("w", draw.numbers(sizes))
+    return draw, differences.projected(draw.build, y, weight)
+
+
+def found(make: Make, seed: int, dtype: str, threads: int = 1) -> list[np.ndarray]:
+    draw, loss = graph(make, seed, dtype)
+    wanted = [d for d in gradients(draw.build, loss, draw.wrt) if d is not None]
+    return differences.run(draw.build, wanted, draw.feeds, threads)
+
+
+def check(make: Make, seed: int, single: float = SINGLE) -> None:
+    """Hold one configuration to what every adjoint promises."""
+    draw, loss = graph(make, seed, "float64")
+    assert differences.error(draw.build, loss, draw.feeds, draw.wrt) < TOLERANCE
+    want, got, team = (
+        found(make, seed, dtype, threads) for dtype, threads in (("float64", 1), ("float32", 1), ("float32", 2))
+    )
+    for wide, narrow, shared in zip(want, got, team, strict=True):
+        assert narrow.dtype == np.float32 and narrow.tobytes() == shared.tobytes()
+        assert np.linalg.norm(narrow - wide) <= single * max(np.linalg.norm(wide), 1e-3)
+
+
+def check_symbols(make: Make, seed: int) -> None:
+    """Hold a configuration whose sizes are symbols to the one whose sizes are numbers."""
+    draw, loss = graph(make, seed, "float64", symbols=True)
+    wanted = [d for d in gradients(draw.build, loss, draw.wrt) if d is not None]
+    for got, want in zip(differences.run(draw.build, wanted, draw.feeds), found(make, seed, "float64"), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def broadcasting(draw: Draw, count: int) -> list[tuple[int, ...]]:
+    """Return shapes that broadcast."""
+    whole = draw.shape(0, 3)
+    cuts = [int(draw.rng.integers(0, len(whole) + 1)) if draw.rng.random() < 0.4 else 0 for _ in range(count)]
+    return [tuple(1 if draw.rng.random() < 0.25 else d for d in whole[cut:]) for cut in cuts]
+
+
+# ---- element by element -------------------------------------------------------------------------------
+def apart(draw: Draw, shape: Sequence[int], *kinks: float) -> np.ndarray:
+    """Return numbers that keep away from kinks."""
+    x = draw.rng.standard_normal(shape) * 2
+    for kink in kinks:
+        near = np.abs(x - kink) < 0.05
+        x = np.where(near, kink + np.where(x < kink, -0.05, 0.05) + (x - kink), x)
+    return x
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
+def test_arithmetic(op, seed):
+    def make(draw: Draw) -> Tensor:
+        a, b = broadcasting(draw, 2)
+        return draw.node(op, [draw.x(a), draw.x(b, apart(draw, b, 0.0) if op == "Div" else None)])
+
+    check(make, seed)
+    check_symbols(lambda draw: draw.node(op, [draw.x((3, 2)), draw.x((3, 2))]), seed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("exponent", [2.0, 3.0, 0.5, -1.5, 1.0, None])
+def test_powers(exponent, seed):
+    def make(draw: Draw) -> Tensor:
+        a, p = broadcasting(draw, 2)
+        base = draw.x(a, np.abs(draw.rng.standard_normal(a)) + 0.3)
+        if exponent is None:
+            return draw.node("Pow", [base, draw.x(p)])
+        return draw.node("Pow", [base, draw.build.weight("p", np.array(exponent, draw.dtype))])
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_extremes_of_inputs(op, count):
+    def make(draw: Draw) -> Tensor:
+        shapes = broadcasting(draw, count)
+        whole = np.broadcast_shapes(*shapes)
+        order = draw.rng.permuted(np.arange(count * max(1, int(np.prod(whole)))).reshape(count, -1) % 97, axis=1)
+        values = [
+            order[k].reshape(whole)[tuple(slice(0, n) for n in shape)] if len(shape) == len(whole) else None
+            for k, shape in enumerate(shapes)
+        ]
+        xs = [
+            draw.x(shape, None if v is None else v + 0.1 * k)
+            for k, (shape, v) in enumerate(zip(shapes, values, strict=True))
+        ]
+        return draw.node(op, xs)
+
+    for seed in range(3):
+        check(make, seed)
+
+
+@pytest.mark.parametrize("op", ["Max", "Min"])
+def test_of_equal_inputs_the_first_has_the_gradient(op):
+    build = Build()
+    xs = [build.input(name, "float64", (2,)) for name in "abc"]
+    loss = build.node("loss", "ReduceSum", [build.node("y", op, xs)])
+    feeds = {name: np.array([1.0, 2.0]) for name in "abc"}
+    assert [d.tolist() for d in differences.run(build, [d for d in gradients(build, loss, xs) if d], feeds)] == [
+        [1, 1],
+        [0, 0],
+        [0, 0],
+    ]
+
+
+@pytest.mark.parametrize("op", ["Neg", "Abs", "Sqrt", "Log"])
+def test_functions(op):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape()
+        x = apart(draw, shape, 0.0)
+        return draw.node(op, [draw.x(shape, np.abs(x) + 0.1 if op in ("Sqrt", "Log") else x)])
+
+    for seed in range(4):
+        check(make, seed)
+
+
+def test_where_and_casts():
+    def make(draw: Draw) -> Tensor:
+        shapes = broadcasting(draw, 3)
+        condition = draw.given(draw.rng.random(shapes[0]) < 0.5)
+        y = draw.node("Where", [condition, draw.x(shapes[1]), draw.x(shapes[2])])
+        wide = draw.node("Cast", [y], to="float64")
+        return draw.node("Cast", [draw.node("Mul", [wide, wide])], to=draw.dtype)
+
+    for seed in range(6):
+        check(make, seed)
+
+
+KINKS = {"HardSigmoid": (-2.5, 2.5), "HardTanh": (-1.0, 1.0), "Relu6": (0.0, 6.0), "HardSilu": (-3.0, 3.0)}
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "Identity"])
+def test_activations(name):
+    known = ACTIVATIONS[name]
+
+    def make(draw: Draw) -> Tensor:
+        numbers = {}
+        if known.has_alpha:
+            numbers["alpha"] = float(np.float32(draw.rng.uniform(0.3, 2)))
+        if known.has_beta:
+            numbers["beta"] = float(np.float32(draw.rng.uniform(-0.5, 0.5)))
+        kinks = KINKS.get(name, (0.0,))
+        if name == "ThresholdedRelu":
+            kinks = (numbers["alpha"],)
+        if name == "HardSigmoid":
+            kinks = tuple((edge - numbers["beta"]) / numbers["alpha"] for edge in (0, 1))
+        shape = draw.shape(1, 3)
+        return draw.node(name, [draw.x(shape, apart(draw, shape, *kinks))], **numbers)
+
+    for seed in range(4):
+        check(make, seed)
+
+
+AT_KINKS = {
+    "Relu": [(0.0, 0.0)],
+    "LeakyRelu": [(0.0, 0.25)],
+    "Elu": [(0.0, 1.0)],
+    "Selu": [(0.0, 1.0507009873554805)],
+    "ThresholdedRelu": [(1.0, 0.0)],
+    "HardTanh": [(-1.0, 1.0), (1.0, 1.0)],
+    "Relu6": [(0.0, 0.0), (6.0, 0.0)],
+    "HardSilu": [(-3.0, 0.0), (3.0, 1.0)],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", AT_KINKS)
+def test_at_a_kink_the_derivative_is_that_of_keras_on_tensorflow(name, dtype):
+    points, slopes = np.array(AT_KINKS[name], dtype).T
+    attributes = {"alpha": 0.25} if name == "LeakyRelu" else {}
+    assert derivative(name, points, **attributes).tolist() == slopes.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name != "Identity"])
+def test_derivatives_let_nan_through_and_are_finite_far_out(name, dtype):
+    x = np.array([np.nan, 1e4, -1e4, 30, -30, 88, -88, 1e18, -1e18], dtype)
+    x = np.concatenate([x, np.linspace(-1, 1, 40, dtype=dtype)])
+    slopes = derivative(name, x)
+    assert np.isnan(slopes[0])
+    if name != "Exp":
+        assert np.isfinite(slopes[1:]).all()
+
+
+def derivative(name: str, x: np.ndarray, **attributes: float) -> np.ndarray:
+    build = Build()
+    tensor = build.input("x", x.dtype.name, x.shape)
+    loss = build.node("loss", "ReduceSum", [build.node("y", name, [tensor], **attributes)])
+    (d,) = gradients(build, loss, [tensor])
+    assert d is not None
+    return differences.run(build, [d], {"x": x})[0]
+
+
+# ---- views and copies ---------------------------------------------------------------------------------
+def view(draw: Draw, x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a random view of x."""
+    rank, rng = len(shape), draw.rng
+    kind = str(
+        rng.choice(
+            ["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Expand", "Slice", "Reverse", "Identity"]
+        )
+    )
+    axis = int(rng.integers(-rank, rank))
+    if kind == "Transpose":
+        return draw.node(kind, [x], perm=tuple(int(k) for k in rng.permutation(rank)) if rng.random() < 0.7 else ())
+    if kind == "Reshape":
+        return draw.node(kind, [x, draw.ints(-1, shape[-1]) if rng.random() < 0.5 else draw.ints(int(np.prod(shape)))])
+    if kind == "Flatten":
+        return draw.node(kind, [x], axis=axis)
+    if kind == "Squeeze":
+        return draw.node(kind, [draw.node("Unsqueeze", [x, draw.ints(0, -1)]), draw.ints(0)])
+    if kind == "Unsqueeze":
+        return draw.node(kind, [x, draw.ints(int(rng.integers(0, rank + 1)))])
+    if kind == "Expand":
+        return draw.node(kind, [draw.node("Unsqueeze", [x, draw.ints(1)]), draw.ints(2, shape[0], 3, *shape[1:])])
+    if kind == "Slice":
+        step = int(rng.choice([1, 1, 2, 3, -1, -2]))
+        start, end = sorted(int(v) for v in rng.integers(0, shape[axis] + 2, 2))
+        bounds = (start, max(end, start + 1)) if step > 0 else (max(end, 1), start - 1 if start else -(2**40))
+        start = min(bounds[0], shape[axis] - 1)
+        return draw.node(
+            kind,
+            [x, *(draw.ints(v) for v in (start, max(bounds[1], start + 1) if step > 0 else bounds[1], axis, step))],
+        )
+    if kind == "Reverse":
+        return draw.node(kind, [x], axis=axis)
+    return draw.node(kind, [x])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_views(seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape()
+        x = draw.x(shape)
+        return view(draw, draw.node("Mul", [x, x]), shape)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize(
+    "op",
+    [
+        "Flatten",
+        "Transpose",
+        "Reverse",
+        "Unsqueeze",
+        "Squeeze",
+        "Reshape",
+        "Expand",
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "Split",
+        "Slice",
+    ],
+)
+def test_sizes_may_be_symbols(op):
+    def make(draw: Draw) -> Tensor:
+        x = draw.x((3, 5, 2))
+        x = draw.node("Mul", [x, x])
+        if op == "Squeeze":
+            return draw.node(op, [draw.node("Unsqueeze", [x, draw.ints(1)]), draw.ints(1)])
+        if op == "Expand":
+            return draw.node("ExpandLike", [draw.node("ReduceMax", [x], axes=(1,), keepdims=True), x])
+        if op == "Split":
+            return draw.node(op, [x, draw.ints(1, 4)], (False, True), axis=1)[1]
+        if op.startswith("Reduce"):
+            return draw.node(op, [x], axes=(0, 2))
+        attributes = {"Reverse": {"axis": 1}, "Flatten": {"axis": 2}, "Transpose": {"perm": (2, 0, 1)}}.get(op, {})
+        more = {"Unsqueeze": (1,), "Reshape": (-1,)}.get(op)
+        if op == "Slice":
+            return draw.node(op, [x, draw.ints(1), draw.ints(4), draw.ints(1)])
+        return draw.node(op, [x] if more is None else [x, draw.ints(*more)], **attributes)
+
+    check(make, 0)
+    check_symbols(make, 0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_concat_and_split(seed):
+    def make(draw: Draw) -> Tensor:
+        shape = list(draw.shape(1, 3))
+        axis = int(draw.rng.integers(-len(shape), len(shape)))
+        sizes = [int(draw.rng.choice([1, 2, 3, 5])) for _ in range(3)]
+        parts = [draw.x([*shape[: axis % len(shape)], size, *shape[axis % len(shape) + 1 :]]) for size in sizes]
+        whole = draw.node("Concat", parts, axis=axis)
+        wanted = (True, bool(draw.rng.random() < 0.5), True)
+        split = [
+            part for part in draw.node("Split", [whole, draw.ints(*sizes[::-1])], wanted, axis=axis) if part is not None
+        ]
+        squares = [draw.node("Mul", [part, part]) for part in split]
+        return draw.node("Concat", squares, axis=axis)
+
+    check(make, seed)
+
+
+def test_concat_over_one_axis_of_unknown_size():
+    build = Build()
+    names, sizes = ("a", "b", "c"), (2, 4, 3)
+    xs = [
+        build.input(name, "float64", (2, size if name != "b" else "T")) for name, size in zip(names, sizes, strict=True)
+    ]
+    whole = build.node("whole", "Concat", xs, axis=1)
+    loss = build.node("loss", "ReduceSum", [build.node("squares", "Mul", [whole, whole])])
+    feeds = {
+        name: np.random.default_rng(k).standard_normal((2, size))
+        for k, (name, size) in enumerate(zip(names, sizes, strict=True))
+    }
+    for got, name in zip(
+        differences.run(build, [d for d in gradients(build, loss, xs) if d], feeds), names, strict=True
+    ):
+        np.testing.assert_allclose(got, 2 * feeds[name], rtol=1e-15)
+    two = [build.input(name, "float64", (2, name)) for name in ("S", "R")]
+    loss = build.node("loss", "ReduceSum", [build.node("both", "Concat", two, axis=1)])
+    with pytest.raises(UnsupportedError, match="node 'both': the gradient of Concat"):
+        gradients(build, loss, two)
+
+
+# ---- reductions ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("op", ["ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin"])
+def test_reductions(op, seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 4)
+        values = draw.rng.permutation(int(np.prod(shape))).reshape(shape) / 7.0 + 0.5
+        x = draw.x(shape, np.sqrt(values) / 2 if op == "ReduceProd" else values)
+        axes = tuple(axis for axis in range(-len(shape), 0) if draw.rng.random() < 0.5)
+        y = draw.node(op, [x], axes=axes, keepdims=bool(draw.rng.random() < 0.5))
+        return draw.node("Mul", [y, y])
+
+    check(make, seed)
+
+
+def test_the_gradient_of_an_extreme_is_shared_by_all_that_reach_it():
+    build = Build()
+    x = build.input("x", "float64", (2, 3))
+    loss = build.node("loss", "ReduceSum", [build.node("y", "ReduceMax", [x], axes=(1,))])
+    (d,) = gradients(build, loss, [x])
+    assert differences.run(build, [d], {"x": np.array([[1.0, 1, 0], [2, 3, 1]])})[0].tolist() == [
+        [0.5, 0.5, 0],
+        [0, 1, 0],
+    ]
+
+
+# ---- rows by number -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(6))
+def test_look_ups_add_what_reaches_a_row(seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 3)
+        axis = int(draw.rng.integers(-len(shape), len(shape)))
+        count = tuple(int(draw.rng.choice([1, 2, 7])) for _ in range(int(draw.rng.integers(0, 3))))
+        ids = draw.rng.integers(-shape[axis], shape[axis], count)
+        rows = draw.build.weight("rows", ids) if draw.rng.random() < 0.4 else draw.given(ids)
+        x = draw.x(shape)
+        return draw.node("Gather", [draw.node("Mul", [x, x]), rows], axis=axis)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "int32", "uint8", "float32"])
+def test_embeddings(dtype):
+    def make(draw: Draw) -> Tensor:
+        table = draw.x((6, 5))
+        ids = draw.given(draw.rng.integers(0, 6, (4, 7)).astype(dtype))
+        return draw.node("Embedding", [ids, draw.node("Mul", [table, table])])
+
+    for seed in range(3):
+        check(make, seed)
+
+
+def test_an_id_out_of_range_adds_nothing():
+    build = Build()
+    x, ids = build.input("x", "float64", (3, 2)), build.input("ids", "int64", (3,))
+    y = build.node("y", "ScatterAdd", [x, ids, build.weight("like", np.zeros((4, 2)))])
+    feeds = {"x": np.arange(6.0).reshape(3, 2), "ids": np.array([4, -1, -5])}
+    assert differences.run(build, [y], feeds)[0].tolist() == [[0, 0], [0, 0], [0, 0], [2, 3]]
+
+
+# ---- rows ---------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(8))
+def test_softmax(seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 3)
+        return draw.node("Softmax", [draw.x(shape)], axis=int(draw.rng.integers(-len(shape), len(shape))))
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("sparse", [False, True])
+def test_cross_entropy_of_logits(sparse, seed):
+    def make(draw: Draw) -> Tensor:
+        *rows, n = shape = draw.shape(1, 3)
+        x = draw.x(shape)
+        target = draw.rng.integers(0, n, rows) if sparse else draw.rng.random(shape).astype("f4").astype(draw.dtype)
+        wanted = 1 if draw.rng.random() < 0.5 else (True, True)
+        loss = draw.node("SoftmaxCrossEntropy", [x, draw.given(np.asarray(target))], wanted)
+        return loss if wanted == 1 else loss[0]
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_cross_entropy_is_exact_far_out_and_nan_where_there_is_no_such_class(dtype):
+    build = Build()
+    x, classes = build.input("x", dtype, (5, 3)), build.input("classes", "int64", (5,))
+    loss, p = build.node("loss", "SoftmaxCrossEntropy", [x, classes], 2)
+    total = build.node(
+        "total", "ReduceSum", [build.node("one", "Slice", [loss, build.ints("a", 0), build.ints("b", 3)])]
+    )
+    (d,) = gradients(build, total, [x])
+    feeds = {
+        "x": np.array([[1e4, 0, -1e4], [-1e4, 1e4, 0], [3, -np.inf, 0], [0, 0, 0], [0, 0, np.nan]], dtype),
+        "classes": np.array([0, 0, 2, 3, 0]),
+    }
+    loss, p, d = differences.run(build, [loss, p, d], feeds)
+    np.testing.assert_allclose(loss[:3], [0, 2e4, np.log1p(np.exp(3))], rtol=1e-6)
+    assert np.isnan(loss[3:]).all() and np.isnan(p[4]).all() and np.isfinite(p[:4]).all()
+    np.testing.assert_allclose(d[:2], [[0, 0, 0], [-1, 1, 0]], atol=1e-7)
+
+
+def test_cross_entropy_of_targets_that_are_zero_where_the_logit_is_minus_infinity():
+    build = Build()
+    x, t = build.input("x", "float64", (1, 3)), build.input("t", "float64", (1, 3))
+    loss = build.node("loss", "SoftmaxCrossEntropy", [x, t])
+    feeds = {"x": np.array([[0.0, -np.inf, 0.0]]), "t": np.array([[0.5, 0.0, 0.5]])}
+    np.testing.assert_allclose(differences.run(build, [loss], feeds)[0], [np.log(2)], rtol=1e-15)
+
+
+def test_sigmoid_cross_entropy():
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 3)
+        return draw.node("SigmoidCrossEntropy", [draw.x(shape), draw.x(shape, draw.rng.random(shape))])
+
+    for seed in range(4):
+        check(make, seed)
+    build = Build()
+    x, t = build.input("x", "float32", (4,)), build.input("t", "float32", (4,))
+    loss = build.node("loss", "SigmoidCrossEntropy", [x, t])
+    feeds = {"x": np.array([20, -20, 1e4, -1e4], "f4"), "t": np.array([1, 0, 0, 1], "f4")}
+    tiny = np.log1p(np.exp(-20.0))
+    np.testing.assert_allclose(differences.run(build, [loss], feeds)[0], [tiny, tiny, 1e4, 1e4], rtol=1e-5)
+
+
+# ---- normalisation ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(8))
+def test_layer_normalisation(seed):
+    def make(draw: Draw) -> Tensor:
+        *rows, _ = shape = (*draw.shape(0, 2), int(draw.rng.choice([3, 7, 17])))
+        axis = -2 if rows and draw.rng.random() < 0.3 else -1
+        x = draw.x(shape)
+        weights = [draw.x(shape[axis:]) if draw.rng.random() < 0.7 else None for _ in range(2)]
+        return draw.node("LayerNormalization", [x, *weights], axis=axis, epsilon=0.1)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_batch_normalisation(of_batch, seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(2, 3)
+        axis = int(draw.rng.integers(0, len(shape)))
+        x, channels = draw.x(shape), (shape[axis],)
+        scale, shift = (draw.x(channels) if draw.rng.random() < 0.7 else None for _ in range(2))
+        if of_batch:
+            mean, variance = draw.node("Moments", [x], 2, axes=tuple(k for k in range(len(shape)) if k != axis))
+        else:
+            mean, variance = draw.x(channels), draw.x(channels, np.abs(draw.rng.standard_normal(channels)) + 0.2)
+        return draw.node("BatchNormalization", [x, scale, shift, mean, variance], axis=axis, epsilon=0.1)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_moments(wanted):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 3)
+        axes = tuple(sorted({int(k) for k in draw.rng.integers(-len(shape), 0, 2)}))
+        found = draw.node("Moments", [draw.x(shape)], wanted, axes=axes)
+        found = [one for one in found if one is not None]
+        return found[0] if len(found) == 1 else draw.node("Mul", found)
+
+    for seed in range(4):
+        check(make, seed)
+    check_symbols(lambda draw: draw.node("Moments", [draw.x((3, 5))], 2, axes=(0,))[1], 0)
+
+
+# ---- products -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("biased", [False, True])
+def test_dense(biased, rank, seed):
+    def make(draw: Draw) -> Tensor:
+        I, N = (int(n) for n in draw.rng.choice([1, 2, 3, 5, 7, 9], 2))
+        b = [draw.x((N,))] if biased else []
+        return draw.node("Dense", [draw.x((*draw.shape(3, 3)[: rank - 1], I)), draw.x((I, N)), *b])
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "ranks", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 3), (3, 3), (4, 3), (1, 3), (3, 1), (4, 2)]
+)
+def test_matmul(ranks, seed):
+    def make(draw: Draw) -> Tensor:
+        M, K, N = (int(n) for n in draw.rng.choice([1, 2, 3, 5], 3))
+        outer = [1 if draw.rng.random() < 0.3 else n for n in (2, 3)]
+        left = (*(1 if draw.rng.random() < 0.3 else n for n in outer), M, K)
+        return draw.node(
+            "MatMul", [draw.x(left[-ranks[0] :]), draw.x(((*outer, K, N) if ranks[1] > 1 else (K,))[-ranks[1] :])]
+        )
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("trans_a", [False, True])
+@pytest.mark.parametrize("trans_b", [False, True])
+def test_gemm(trans_a, trans_b):
+    def make(draw: Draw) -> Tensor:
+        M, K, N = (int(n) for n in draw.rng.choice([1, 2, 3, 5, 7], 3))
+        shapes = ((K, M) if trans_a else (M, K), (N, K) if trans_b else (K, N))
+        c = [(M, N), (N,), (M, 1), (1,), (), None][int(draw.rng.integers(0, 6))]
+        inputs = [draw.x(shape) for shape in shapes] + ([] if c is None else [draw.x(c)])
+        alpha, beta = (float(v) for v in draw.rng.choice([1.0, 0.5, -2.0], 2))
+        return draw.node("Gemm", inputs, alpha=alpha, beta=beta, transA=trans_a, transB=trans_b)
+
+    for seed in range(6):
+        check(make, seed)
