@@ -105,7 +105,11 @@ POOLING: dict[str, Callable[[Any], Any]] = {
     "global max": lambda L: L.GlobalMaxPooling1D(),
     "max": lambda L: L.MaxPooling1D(4),
     "max, same": lambda L: L.MaxPooling1D(4, padding="same"),
+    "max, overlapping": lambda L: L.MaxPooling1D(3, strides=1),
+    "max, overlapping, same": lambda L: L.MaxPooling1D(3, strides=2, padding="same"),
     "average": lambda L: L.AveragePooling1D(2),
+    "average, overlapping, same": lambda L: L.AveragePooling1D(3, strides=2, padding="same"),
+    "average, every step, same": lambda L: L.AveragePooling1D(4, strides=1, padding="same"),
     "average, same": lambda L: L.AveragePooling1D(4, padding="same"),
 }
 
@@ -122,7 +126,7 @@ def test_a_layer_gives_what_keras_gives(keras, name):
     same(ours, theirs, [features()])
 
 
-@needs("ReduceMean", "ReduceMax")
+@needs("ReduceMean", "ReduceMax", "Windows")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", POOLING)
 def test_pooling_gives_what_keras_gives(keras, name, masked):
