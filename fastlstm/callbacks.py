@@ -16,6 +16,8 @@ import numpy as np
 from fastlstm.errors import InputError, MissingExtraError, TrainingError
 
 Logs = Mapping[str, Any] | None
+# hooks that take logs alone; the others take the number of an epoch or batch first
+ABOUT_ALL = {f"on_{call}_{when}" for call in ("train", "test", "predict") for when in ("begin", "end")}
 
 
 class Callback:
@@ -69,7 +71,9 @@ class CallbackList:
     def _listeners(self, hook: str) -> list[Callable[..., None]]:
         plain = {"on_train_batch_begin": "on_batch_begin", "on_train_batch_end": "on_batch_end"}
         names = {hook, plain.get(hook, hook)}
-        own = lambda callback: any(getattr(type(callback), n, None) is not getattr(Callback, n) for n in names)
+        own = lambda callback: any(
+            n in vars(callback) or getattr(type(callback), n, None) is not getattr(Callback, n) for n in names
+        )
         return [getattr(callback, hook) for callback in self.callbacks if hasattr(callback, hook) and own(callback)]
 
     def hears(self, hook: str) -> bool:
@@ -81,9 +85,12 @@ class CallbackList:
         if hook not in heard:
             raise AttributeError(hook)
 
+        about_all = hook in ABOUT_ALL
+
         def call(*arguments: Any) -> None:
+            logs = () if len(arguments) > 1 or (about_all and arguments) else (None,)
             for listener in heard[hook]:
-                listener(*arguments)
+                listener(*arguments, *logs)
 
         return call
 
@@ -96,8 +103,7 @@ class LambdaCallback(Callback):
         for name in hooks:
             if not name.startswith("on_") or not hasattr(Callback, name):
                 raise InputError(f"LambdaCallback: no hook {name!r}")
-        # CallbackList asks the class which hooks it has
-        self.__class__ = type("LambdaCallback", (LambdaCallback,), {n: staticmethod(f) for n, f in hooks.items()})
+        vars(self).update(hooks)
 
 
 class History(Callback):

@@ -159,7 +159,9 @@ class Tokenizer:
         if self.char_level or not isinstance(text, str):
             return [one.lower() for one in text] if self.lower else list(text)
         text = text.lower() if self.lower else text
-        return [word for word in text.translate(dict.fromkeys(map(ord, self.filters), self.split)).split(self.split) if word]
+        return [
+            word for word in text.translate(dict.fromkeys(map(ord, self.filters), self.split)).split(self.split) if word
+        ]
 
     def _known(self, number: int | None) -> int | None:
         """Return a number that is kept, that of the token for unknown words in place of another, None where there is none."""
@@ -176,7 +178,9 @@ class Tokenizer:
 
     def sequences_to_texts(self, sequences: Iterable[Iterable[int]]) -> list[str]:
         """Return the words of sequences of numbers with spaces between."""
-        found = ((self._known(int(n) if int(n) in self.index_word else None) for n in sequence) for sequence in sequences)
+        found = (
+            (self._known(int(n) if int(n) in self.index_word else None) for n in sequence) for sequence in sequences
+        )
         return [" ".join(self.index_word[n] for n in numbers if n is not None) for numbers in found]
 
     def texts_to_matrix(self, texts: Iterable[str | Sequence[str]], mode: str = "binary") -> np.ndarray:
@@ -227,7 +231,9 @@ class Tokenizer:
             raise ModelFileError(f"this is no JSON of a tokenizer: {error!r}") from error
         tokenizer.document_count = count
         for name, table in tables.items():
-            setattr(tokenizer, name, {int(k): v for k, v in table.items()} if name.startswith("index_") else dict(table))
+            setattr(
+                tokenizer, name, {int(k): v for k, v in table.items()} if name.startswith("index_") else dict(table)
+            )
         return tokenizer
 
 

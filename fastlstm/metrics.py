@@ -471,7 +471,8 @@ def get(metric: Any, y_true: tuple[int, ...] = (), y_pred: tuple[int, ...] = ())
         metric_object.name = metric
         return metric_object
     if callable(metric):
-        return MeanMetricWrapper(metric)
+        function: Any = metric
+        return MeanMetricWrapper(function)
     raise InputError(f"metric={metric!r}: expected a name, a metric or a function of targets and outputs")
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from fastlstm import layers
 from fastlstm.converters import from_onnx, keras_layers, onnx_graph
 from fastlstm.layers.activations import KERAS
 from fastlstm.ops import registered
 
 DOCS = Path(__file__).parents[1] / "docs"
+NO_LAYERS = {"Build", "Input", "InputLayer", "Lambda", "Layer", "Symbol", "Tensor"}
 assert from_onnx  # fills the registry of handlers
 
 
@@ -24,10 +26,11 @@ def _listed(after: str) -> set[str]:
     [
         ("Layers: ", set(keras_layers._handlers)),
         ("Activations: ", set(KERAS)),
+        ("Built from: ", {name for name in layers.__all__ if name not in NO_LAYERS}),
         ("Operators: ", set(onnx_graph.handlers)),
         ("The ops of a fastlstm file: ", set(registered())),
     ],
-    ids=["layers", "activations", "onnx", "ops"],
+    ids=["layers", "activations", "models", "onnx", "ops"],
 )
 def test_the_lists_of_what_is_supported_are_the_registries(after, names):
     assert _listed(after) == names

@@ -130,7 +130,7 @@ def test_keras_layers_that_give_final_states_only():
         part = layers.LSTM(4, go_backwards=backwards)
         part.set_weights([weights(3, 16), weights(4, 16), weights(16)])
         parts.append(part)
-    session = fastlstm.Session(build.model([layers.Bidirectional(*parts)(x)]))
+    session = fastlstm.Session(build.model([layers.Bidirectional(parts[0], backward_layer=parts[1])(x)]))
     rows = [RNG.standard_normal((n, 3)).astype("f4") for n in (5, 1, 7, 5)]
     want = [session.run(row[None])[0] for row in rows]
     padded = np.full((4, 7, 3), np.inf, "f4")

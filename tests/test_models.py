@@ -105,7 +105,11 @@ POOLING: dict[str, Callable[[Any], Any]] = {
     "global max": lambda L: L.GlobalMaxPooling1D(),
     "max": lambda L: L.MaxPooling1D(4),
     "max, same": lambda L: L.MaxPooling1D(4, padding="same"),
+    "max, overlapping": lambda L: L.MaxPooling1D(3, strides=1),
+    "max, overlapping, same": lambda L: L.MaxPooling1D(3, strides=2, padding="same"),
     "average": lambda L: L.AveragePooling1D(2),
+    "average, overlapping, same": lambda L: L.AveragePooling1D(3, strides=2, padding="same"),
+    "average, every step, same": lambda L: L.AveragePooling1D(4, strides=1, padding="same"),
     "average, same": lambda L: L.AveragePooling1D(4, padding="same"),
 }
 
@@ -122,7 +126,7 @@ def test_a_layer_gives_what_keras_gives(keras, name):
     same(ours, theirs, [features()])
 
 
-@needs("ReduceMean", "ReduceMax")
+@needs("ReduceMean", "ReduceMax", "Windows")
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", POOLING)
 def test_pooling_gives_what_keras_gives(keras, name, masked):
@@ -232,7 +236,13 @@ def merges(K: Any, L: Any) -> tuple[Any, list[Array]]:
     return K.Model([a, b], [kind()([a, b]) for kind in kinds]), [features(1), features(2)]
 
 
-FUNCTIONAL = [encoder_decoder, shared, nested, branches, attending, states, merges]
+def operators(K: Any, L: Any) -> tuple[Any, list[Array]]:
+    a, b = K.Input((T, I)), K.Input((T, I))
+    outputs = [2.0 - a * b + 1.0, -(a / 3.0), a[:, -1], L.Dense(2)(b[:, 1:4:2, :2]), a[..., 0] - b[..., 1]]
+    return K.Model([a, b], outputs), [features(1), features(2)]
+
+
+FUNCTIONAL = [encoder_decoder, shared, nested, branches, attending, states, merges, operators]
 
 
 @pytest.mark.parametrize("make", FUNCTIONAL)
@@ -355,6 +365,16 @@ def test_names_are_numbered_within_a_model_and_named_layers_keep_theirs():
         model.get_layer("lstm")
     with pytest.raises(InputError, match="two layers are named 'a'"):
         models.Sequential([layers.Input((2,)), layers.Dense(1, name="a"), layers.Dense(1, name="a")])
+
+
+def test_a_second_model_leaves_the_names_that_the_first_gave():
+    one, two = (models.Sequential([layers.Input((T, I)), layers.Dense(I), layers.Dense(I)]) for _ in range(2))
+    y = x = models.Input((T, I))
+    for layer in (*one.layers, *two.layers, layers.Dense(2)):
+        y = layer(y)
+    both = models.Model(x, y)
+    assert [layer.name for layer in both.layers[1:]] == ["dense", "dense_1", "dense", "dense_1", "dense_2"]
+    assert len(replayed(both).parameters) == 10
 
 
 def test_a_dict_names_inputs_and_outputs():
@@ -577,6 +597,9 @@ REFUSED: dict[str, tuple[Callable[[], Any], type, str]] = {
     "time_major": (lambda: layers.LSTM(2, time_major=True), UnsupportedError, "time_major=True"),
     "a rate": (lambda: layers.Dropout(1.5), InputError, r"'dropout' \(Dropout\): rate=1.5"),
     "a disconnected output": (lambda: models.Model(models.Input((2,)), layers.Dense(2)(x)), InputError, "depend on input 'x'"),
+    "a function": (lambda: layers.Lambda(lambda v: v, name="f"), UnsupportedError, "layer 'f': Lambda is not supported"),
+    "an index": (lambda: x[:, [1, 2]], UnsupportedError, r"the index \[1, 2\] is not supported"),
+    "a string added": (lambda: x + "1", InputError, "got str"),
     "no symbol": (lambda: models.Model(x, np.zeros(2)), InputError, "outputs hold ndarray"),
     "no layer": (lambda: models.Sequential([3]), InputError, "cannot add 3"),
     "states in the middle": (lambda: models.Sequential([layers.LSTM(2, return_state=True, input_shape=(T, I)), layers.Dense(1)]), UnsupportedError, "layer 'lstm' returns 3 values"),

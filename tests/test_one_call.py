@@ -18,12 +18,11 @@ FEATURES, WORDS = 5, 40
 
 def known(layer: layers.Layer, features: int = 0) -> layers.Layer:
     """Give a layer random weights; `features` are those of its input, where its weights' shapes do not say."""
-    shapes = layer.weight_shapes
+    shapes = layer.weight_shapes()
     draw = lambda role: np.abs(RNG.standard_normal([d or features for d in shapes.get(role, (features,))])).astype("f4")
     if isinstance(layer, layers.Bidirectional):
         for part in (layer.forward, layer.backward):
             known(part, features)  # type: ignore[arg-type]
-        layer.weights = [*layer.forward.weights, *layer.backward.weights]
     elif isinstance(layer, layers.TimeDistributed):
         known(layer.layer, features)
     else:
@@ -32,7 +31,7 @@ def known(layer: layers.Layer, features: int = 0) -> layers.Layer:
 
 
 def both(kind: type, units: int, merge: str = "concat", **options) -> layers.Bidirectional:
-    return layers.Bidirectional(kind(units, **options), kind(units, go_backwards=True, **options), merge)  # type: ignore[arg-type]
+    return layers.Bidirectional(kind(units, **options), merge, backward_layer=kind(units, go_backwards=True, **options))  # type: ignore[arg-type]
 
 
 def sentiment(x: Tensor) -> Tensor:

@@ -729,7 +729,7 @@ TURNED = Node("turned", "Transpose", ("s",), ("t",), {"perm": (1, 0, 2)})
 REFUSED: dict[str, tuple[Callable[[], fastlstm.Model], str]] = {
     "reverse": (lambda: sequential(lstm(go_backwards=True, name="back")), "node 'back' runs backwards"),
     "Bidirectional": (
-        lambda: sequential(of(layers.Bidirectional(gru(name="ahead"), gru(go_backwards=True, name="back")), *[(I, 21), (7, 21), (2, 21)] * 2)),
+        lambda: sequential(of(layers.Bidirectional(gru(name="ahead"), backward_layer=gru(go_backwards=True, name="back")), *[(I, 21), (7, 21), (2, 21)] * 2)),
         "node 'back' runs backwards",
     ),
     "Flatten": (lambda: sequential(lstm(), layers.Flatten("flat"), dense(T * H, 2), steps=T), "node 'flat'"),

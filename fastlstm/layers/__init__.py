@@ -3,7 +3,7 @@
 from fastlstm.layers.attention import AdditiveAttention, Attention
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.convolution import Conv1D
-from fastlstm.layers.core import ELU, Activation, Dense, Embedding, Identity, LeakyReLU, Masking, ReLU, Softmax
+from fastlstm.layers.core import ELU, Activation, Dense, Embedding, Identity, Lambda, LeakyReLU, Masking, ReLU, Softmax
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.normalisation import BatchNormalization, LayerNormalization
 from fastlstm.layers.pooling import AveragePooling1D, GlobalAveragePooling1D, GlobalMaxPooling1D, MaxPooling1D
@@ -59,6 +59,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "Lambda",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",

@@ -47,21 +47,6 @@ class Conv1D(Layer):
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "bias") if self.use_bias else ("kernel",)
 
-    def _pads(self, steps: object) -> tuple[int, int]:
-        span = (self.kernel_size - 1) * self.dilation
-        if self.padding == "valid":
-            return 0, 0
-        if self.padding == "causal":
-            return span, 0
-        if self.stride == 1:
-            return span // 2, span - span // 2
-        if not isinstance(steps, int):
-            raise UnsupportedError(
-                f"layer {self.name!r}: padding 'same' with strides {self.stride} needs a known number of steps"
-            )
-        total = max(0, (-(-steps // self.stride) - 1) * self.stride + span + 1 - steps)
-        return total // 2, total - total // 2
-
     def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
         channels = x[-1] if x else None
         inputs = channels // self.groups if isinstance(channels, int) else channels
@@ -74,12 +59,31 @@ class Conv1D(Layer):
             "stride": self.stride,
             "dilation": self.dilation,
             "groups": self.groups,
-            "pads": self._pads(x.shape[1]),
+            "pads": window_pads(self, self.padding, x.shape[1], self.kernel_size, self.stride, self.dilation),
         }
         op, alpha, beta = self.activation
         if self.activation == SOFTMAX:
             return activate(x.build.node(self.name, "Conv1D", [x, W, b], **attributes), f"{self.name}/softmax", SOFTMAX)
         return x.build.node(self.name, "Conv1D", [x, W, b], **attributes, activation=op, alpha=alpha, beta=beta)
+
+
+def window_pads(
+    layer: Layer, padding: str, steps: object, size: int, stride: int, dilation: int = 1
+) -> tuple[int, int]:
+    """Return how many steps are added before and after for windows of `size`, as TensorFlow pads."""
+    span = (size - 1) * dilation
+    if padding == "valid":
+        return 0, 0
+    if padding == "causal":
+        return span, 0
+    if stride == 1:
+        return span // 2, span - span // 2
+    if not isinstance(steps, int):
+        raise UnsupportedError(
+            f"layer {layer.name!r}: padding 'same' with strides {stride} needs a known number of steps"
+        )
+    total = max(0, (-(-steps // stride) - 1) * stride + span + 1 - steps)
+    return total // 2, total - total // 2
 
 
 def _one(value: Any) -> int:

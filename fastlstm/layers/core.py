@@ -104,6 +104,15 @@ class Identity(Layer):
         return x
 
 
+class Lambda(Layer):
+    """Refused: a function of yours cannot be saved, loaded or differentiated."""
+
+    def __init__(self, function: Any = None, *_: Any, name: str | None = None, **__: Any):
+        raise UnsupportedError(
+            f"layer {name or 'lambda'!r}: Lambda is not supported; use layers, or +, -, *, / and [...] on what Input and layers return"
+        )
+
+
 class Masking(Layer):
     """Mask the steps whose features all equal mask_value, and zero them."""
 

@@ -26,6 +26,7 @@ class Layer:
     """
 
     supports_masking = False
+    settled = False  # whether a model has given it a name among its layers
     several = False  # whether it is called on a list of inputs
     initial: Mapping[str, str] = {}  # the roles of weights that it may have, and Keras's default initializers
     statistics: tuple[str, ...] = ()  # roles of weights that no gradient moves
@@ -271,7 +272,7 @@ class Layer:
     ) -> Any:
         """Add the layer's nodes and return the output, with its mask."""
         x = with_masks(x, mask)
-        first = leaves(x)[0]
+        first = next(leaf for leaf in leaves(x) if isinstance(leaf, Tensor))
         if not self.built:
             dtype = first.value.dtype.name if first.value.dtype.kind == "f" else "float32"
             shapes = [t.shape for t in x] if isinstance(x, list | tuple) else x.shape

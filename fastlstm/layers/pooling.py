@@ -1,9 +1,12 @@
-"""Pooling over time, of everything or of windows that do not overlap."""
+"""Pooling over time, of everything or of windows."""
 
 from typing import Any
 
+import numpy as np
+
 from fastlstm.errors import ShapeError, UnsupportedError
 from fastlstm.layers.build import Tensor
+from fastlstm.layers.convolution import window_pads
 from fastlstm.layers.layer import Layer, size_of
 
 
@@ -50,9 +53,9 @@ class GlobalMaxPooling1D(GlobalPooling):
 
 
 class Pooling1D(Layer):
-    """What MaxPooling1D and AveragePooling1D share: windows side by side, what is left over dropped or (padding="same") a last, shorter one."""
+    """What MaxPooling1D and AveragePooling1D share: windows of `pool_size` steps, `strides` apart; padding "valid" or "same"."""
 
-    op = ""
+    fill = "zero"
 
     def __init__(
         self,
@@ -67,52 +70,48 @@ class Pooling1D(Layer):
         _channels_last(self, data_format)
         size, stride = (v[0] if isinstance(v, tuple | list) else v for v in (pool_size, strides))
         self.pool_size = size_of(self, "pool_size", size)
-        if stride not in (None, self.pool_size) or padding not in ("valid", "same"):
-            raise self.fault(
-                UnsupportedError,
-                f"strides={strides!r}, padding={padding!r} with pool_size={pool_size!r} is not supported",
-            )
+        self.stride = self.pool_size if stride is None else size_of(self, "strides", stride)
+        if padding not in ("valid", "same"):
+            raise self.fault(UnsupportedError, f"padding={padding!r} is not supported, only 'valid' and 'same'")
         self.padding = padding
 
     def call(self, x: Tensor) -> Tensor:
         if len(x.shape) != 3:
             raise self.fault(ShapeError, f"takes inputs (batch, steps, features), got shape {x.shape}")
-        build, name, size = x.build, self.name, self.pool_size
-        steps, features = x.shape[1:]
-        if not isinstance(steps, int) or not isinstance(features, int):
-            raise self.fault(UnsupportedError, f"needs a known number of steps, got shape {x.shape}")
-        build.steps_matter = True
-        whole = steps // size
-        parts = []
-        if whole:
-            window = self._part(x, 0, whole * size)
-            window = build.node(
-                f"{name}/windows", "Reshape", [window, build.ints(f"{name}.shape", 0, whole, size, features)]
-            )
-            parts.append(build.node(name, self.op, [window], axes=(2,)))
-        if self.padding == "same" and steps % size:
-            parts.append(build.node(name, self.op, [self._part(x, whole * size, steps)], axes=(1,), keepdims=True))
-        if not parts:
-            raise self.fault(ShapeError, f"pools {size} steps at once, its input has {steps}")
-        return parts[0] if len(parts) == 1 else build.node(name, "Concat", parts, axis=1)
+        x.build.steps_matter |= self.padding == "same" and self.stride > 1
+        pads = window_pads(self, self.padding, x.shape[1], self.pool_size, self.stride)
+        options = {"size": self.pool_size, "stride": self.stride, "pads": pads, "fill": self.fill}
+        return self.reduced(x, x.build.node(f"{self.name}/windows", "Windows", [x], **options), pads)
 
-    def _part(self, x: Tensor, start: int, stop: int) -> Tensor:
-        if (start, stop) == (0, x.shape[1]):
-            return x
-        bounds = [x.build.ints(f"{self.name}.slice", v) for v in (start, stop, 1)]
-        return x.build.node(f"{self.name}/slice", "Slice", [x, *bounds])
+    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
+        """Add what is left of windows (B, steps, size, C) of x."""
+        raise NotImplementedError
 
 
 class MaxPooling1D(Pooling1D):
     """The largest of each window."""
 
-    op = "ReduceMax"
+    fill = "lowest"
+
+    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
+        return x.build.node(self.name, "ReduceMax", [windows], axes=(2,))
 
 
 class AveragePooling1D(Pooling1D):
-    """The mean of each window."""
+    """The mean of each window, of the steps that padding did not add."""
 
-    op = "ReduceMean"
+    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
+        if pads == (0, 0):
+            return x.build.node(self.name, "ReduceMean", [windows], axes=(2,))
+        steps = x.shape[1]
+        if not isinstance(steps, int):
+            raise self.fault(UnsupportedError, "padding='same' needs a known number of steps")
+        x.build.steps_matter = True
+        starts = np.arange(0, sum(pads) + steps - self.pool_size + 1, self.stride) - pads[0]
+        counts = np.minimum(starts + self.pool_size, steps) - np.maximum(starts, 0)
+        count = x.build.weight(f"{self.name}.counts", counts[:, None].astype(x.value.dtype))
+        total = x.build.node(f"{self.name}/sum", "ReduceSum", [windows], axes=(2,))
+        return x.build.node(self.name, "Div", [total, count])
 
 
 def _channels_last(layer: Layer, data_format: str | None) -> None:

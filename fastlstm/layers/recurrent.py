@@ -75,6 +75,7 @@ class Recurrent(Layer):
         """Return a layer of the same configuration that runs the other way, with weights of its own."""
         other = copy(self)
         other._arrays = {}
+        other.__dict__.pop("_sessions", None)
         other.go_backwards = not self.go_backwards
         other.name = f"backward_{self.name}"
         return other

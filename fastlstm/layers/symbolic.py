@@ -61,6 +61,39 @@ class Symbol:
     def __bool__(self) -> bool:
         raise InputError(f"{self!r} stands for the values of a model and is neither true nor false")
 
+    # ---- Python's operators, as layers without weights ----------------------------------------------
+    def __add__(self, other: Any) -> "Symbol":
+        return _operated("Add", self, other)
+
+    def __radd__(self, other: Any) -> "Symbol":
+        return _operated("Add", other, self)
+
+    def __sub__(self, other: Any) -> "Symbol":
+        return _operated("Sub", self, other)
+
+    def __rsub__(self, other: Any) -> "Symbol":
+        return _operated("Sub", other, self)
+
+    def __mul__(self, other: Any) -> "Symbol":
+        return _operated("Mul", self, other)
+
+    def __rmul__(self, other: Any) -> "Symbol":
+        return _operated("Mul", other, self)
+
+    def __truediv__(self, other: Any) -> "Symbol":
+        return _operated("Div", self, other)
+
+    def __rtruediv__(self, other: Any) -> "Symbol":
+        return _operated("Div", other, self)
+
+    def __neg__(self) -> "Symbol":
+        return _operated("Neg", self)
+
+    def __getitem__(self, key: Any) -> "Symbol":
+        from fastlstm.layers.operations import GetItem
+
+        return record(GetItem(key), self, None, None, {})
+
     def stand_in(self, build: Build) -> Tensor:
         """Add an input to a graph that stands for this value, and one for its mask if it has one."""
         tensor = build.input(self.name, self.dtype, self.dims)
@@ -92,8 +125,16 @@ def record(layer: Any, x: Any, mask: Any, training: bool | None, arguments: Mapp
     return mapped(call.replay(fill), named)
 
 
+def _operated(op: str, *operands: Any) -> Symbol:
+    from fastlstm.layers.operations import Operation
+
+    return record(Operation(op), list(operands), None, None, {})
+
+
 class InputLayer:
     """The place of an input in a model: a layer without weights that is not called."""
+
+    settled = False
 
     def __init__(
         self,

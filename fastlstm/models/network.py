@@ -10,6 +10,7 @@ from fastlstm.errors import InputError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.layer import Layer
+from fastlstm.layers.operations import Operator
 from fastlstm.layers.symbolic import Call, InputLayer, Symbol, leaves
 from fastlstm.model import Model as SavedModel
 from fastlstm.models.order import ordered
@@ -44,8 +45,8 @@ class Network(Layer):
     # ---- what it is made of -------------------------------------------------------------------------
     @property
     def layers(self) -> list[Any]:
-        """The layers, each once, inputs among them, in Keras's order."""
-        return list(self._layers)
+        """The layers, each once, inputs among them, in Keras's order; operators are none."""
+        return [layer for layer in self._layers if not isinstance(layer, Operator)]
 
     @property
     def parts(self) -> tuple[Layer, ...]:
@@ -204,19 +205,24 @@ def _shape_of(symbol: Symbol) -> tuple[int | None, ...]:
 
 
 def _name_apart(layers: Sequence[Any]) -> None:
-    """Number layers that were not named by hand, where others of the model bear their names. Raise InputError for two names by hand."""
-    taken: set[str] = set()
+    """Number layers that were not named by hand, where others of the model bear their names; a name that a model gave stays.
+
+    Raise InputError for two names by hand that are one.
+    """
+    by_hand = [layer.name for layer in layers if not layer.auto_named]
+    repeated = [name for k, name in enumerate(by_hand) if name in by_hand[:k]]
+    if repeated:
+        raise InputError(f"two layers are named {repeated[0]!r}")
+    taken = set(by_hand)
+    settled = [layer for layer in layers if layer.auto_named and layer.settled and layer.name not in taken]
+    taken |= {layer.name for layer in settled}
     for layer in layers:
-        if not layer.auto_named:
-            if layer.name in taken:
-                raise InputError(f"two layers are named {layer.name!r}")
-            taken.add(layer.name)
-    for layer in layers:
-        if layer.auto_named:
-            name, k = layer.name, 0
-            while name in taken:
-                k += 1
-                name = f"{layer.name}_{k}"
-            taken.add(name)
-            if name != layer.name:
-                layer.rename(name)
+        if not layer.auto_named or layer in settled:
+            continue
+        name, k = layer.name, 0
+        while name in taken:
+            k += 1
+            name = f"{layer.name}_{k}"
+        taken.add(name)
+        layer.rename(name)
+        layer.settled = True

@@ -20,7 +20,8 @@ CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 class Layout(Protocol):
     """Where the weights of each name lie in a flat array."""
 
-    slices: Mapping[str, slice]
+    @property
+    def slices(self) -> Mapping[str, slice]: ...
 
     def new(self) -> np.ndarray:
         """Return a flat array of zeros."""
@@ -57,7 +58,7 @@ class Optimizer:
         self.weight_decay = weight_decay
         self.iterations = 0
         self.state: dict[str, np.ndarray] = {}
-        self._rate: float | LearningRateSchedule | Callable[[], float] = 0.0
+        self._rate: Any = 0.0
         self._set_rate(learning_rate)
         self._layout: Layout | None = None
         self._scratch: list[np.ndarray] = []
@@ -66,10 +67,10 @@ class Optimizer:
     @property
     def learning_rate(self) -> float:
         """The learning rate of the next step."""
-        rate = self._rate
-        if isinstance(rate, LearningRateSchedule):
-            return float(rate(self.iterations))
-        return float(rate()) if callable(rate) else float(rate)
+        if isinstance(self._rate, LearningRateSchedule):
+            return float(self._rate(self.iterations))
+        rate: Any = self._rate() if callable(self._rate) else self._rate
+        return float(rate)
 
     @learning_rate.setter
     def learning_rate(self, rate: "float | LearningRateSchedule | Callable[[], float]") -> None:
@@ -104,7 +105,7 @@ class Optimizer:
         for slot in self.slots:
             if slot not in self.state:
                 self.state[slot] = self.start(slot, layout)
-            elif self.state[slot].shape != zeros.shape:
+            elif self.state[slot].shape != self.start(slot, layout).shape:
                 raise ShapeError(
                     f"optimizer {self.name!r} was made for other weights: it keeps {self.state[slot].size} numbers, the network has {zeros.size}"
                 )
@@ -154,7 +155,7 @@ class Optimizer:
     # ---- checkpoints ---------------------------------------------------------------------------------
     def get_state(self) -> dict[str, np.ndarray]:
         """Return copies of all that a step depends on beside weights and gradient, by name."""
-        numbers = {"iterations": np.array(self.iterations, np.int64)}
+        numbers: dict[str, np.ndarray] = {"iterations": np.array(self.iterations, np.int64)}
         if not callable(self._rate):
             numbers["learning_rate"] = np.array(self._rate, np.float64)
         return numbers | {slot: array.copy() for slot, array in self.state.items()}

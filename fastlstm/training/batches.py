@@ -311,8 +311,8 @@ class Samples:
 
         def cut(start: int, stop: int | None) -> Samples:
             weights = [None if one is None else one[start:stop] for one in self.weights]
-            parts = ([one.cut(start, stop) for one in many] for many in (self.inputs, self.targets))
-            return Samples(*parts, weights, self.batch_size)
+            inputs, targets = ([one.cut(start, stop) for one in many] for many in (self.inputs, self.targets))
+            return Samples(inputs, targets, weights, self.batch_size)
 
         return cut(0, at), cut(at, None)
 
@@ -367,7 +367,7 @@ class Reader:
 
     def batch(self, item: Any, class_weight: Mapping[int, float] | None = None) -> Batch:
         """Return what an iterable of batches yields, (x,), (x, y) or (x, y, sample_weight), as a batch."""
-        parts = tuple(item) if isinstance(item, tuple | list) and isinstance(item, tuple) else (item,)
+        parts = item if isinstance(item, tuple) else (item,)
         if len(parts) > 3:
             raise InputError(f"a batch has {len(parts)} parts, expected (x, y) or (x, y, sample_weight)")
         x, y, weight = (*parts, None, None)[:3]

@@ -16,7 +16,7 @@ import numpy as np
 from fastlstm.errors import TrainingError, UnsupportedError
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
 from fastlstm.layers.build import Build, Tensor
-from fastlstm.plan import Plan
+from fastlstm.plan import KEPT_SHAPES, Plan
 from fastlstm.training.flat import Layout
 from fastlstm.training.gradient import gradients
 from fastlstm.training.network import Network
@@ -76,10 +76,10 @@ class Step:
         masked: Sequence[bool] = (),
         threads: int = 1,
     ):
-        self._network, self._objectives = network, list(objectives)
+        self._specs = network.input_specs
         self._parameters, self._statistics = parameters, statistics
         build = TrainingBuild() if training else EvaluationBuild()
-        inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in network.input_specs]
+        inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in self._specs]
         for k, has_mask in enumerate(masked):
             if has_mask:
                 mask = build.input(f"mask of {inputs[k].name}", "bool", inputs[k].shape[:2])
@@ -136,7 +136,7 @@ class Step:
 
         `targets` and `weights` belong to the outputs that have a loss, in order; weights (B,) or (B, T) default to 1.
         """
-        arrays = self._arrays(inputs, masks, targets, weights, random) + [parameters, statistics]
+        arrays = [*self._arrays(inputs, masks, targets, weights, random), parameters, statistics]
         shapes = tuple([array.shape for array in arrays])
         plan = self._plan
         frame = plan.borrow(shapes)
@@ -180,8 +180,9 @@ class Step:
         """Return the arrays for the plan's inputs but the last two: the batch, the draws, targets with their weights."""
         arrays = [*inputs, *(mask for mask in masks if mask is not None)]
         sizes: dict[str, int] = {}
-        for spec, array in zip(self._network.input_specs, inputs, strict=True):
-            sizes.update((d, n) for d, n in zip(spec.shape or (), array.shape, strict=True) if isinstance(d, str))
+        if self.draws:
+            for spec, array in zip(self._specs, inputs, strict=True):
+                sizes.update((d, n) for d, n in zip(spec.shape or (), array.shape, strict=True) if isinstance(d, str))
         for draw in self.draws:
             assert random is not None
             arrays.append(drawn(draw, sizes, self._parameters.dtype, random))
@@ -269,8 +270,19 @@ def reduced(build: Build, prediction: Tensor, objective: Objective) -> tuple[Ten
     mean = reduction in ("sum_over_batch_size", "mean")
     mask_rank = 0 if mask is None else len(mask.shape)
 
+    even: dict[tuple[int, ...], list[np.ndarray]] = {}  # of shapes seen last, where no weights are given
+
     def arrays(target: np.ndarray, given: np.ndarray | None) -> list[np.ndarray]:
+        if given is not None:
+            return weighted(target.shape[:rank], given)
         shape = target.shape[:rank]
+        if shape not in even:
+            if len(even) >= KEPT_SHAPES:
+                even.clear()
+            even[shape] = weighted(shape, None)
+        return even[shape]
+
+    def weighted(shape: tuple[int, ...], given: np.ndarray | None) -> list[np.ndarray]:
         size = np.prod(shape)
         each = dtype.type(1 / size if mean and size else 1)
         if given is None:
@@ -347,7 +359,7 @@ def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[No
 def drawn(draw: Draw, sizes: Mapping[str, int], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
     """Return a mask of a dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
     shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in draw.shape)
-    if getattr(draw, "stddev", None) is not None:
+    if draw.stddev is not None:
         return random.normal(0.0, draw.stddev, shape).astype(dtype)
     kept = random.random(shape, np.float32) >= draw.rate
     return kept.astype(dtype) * dtype.type(1 / (1 - draw.rate))

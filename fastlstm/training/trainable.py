@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm import losses, optimizers
-from fastlstm.callbacks import CallbackList, History, TerminateOnNaN
+from fastlstm.callbacks import BackupAndRestore, CallbackList, History, TerminateOnNaN
 from fastlstm.errors import InputError, TrainingError, UnsupportedError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.losses import Loss
@@ -24,6 +24,7 @@ from fastlstm.training.watch import Watch
 
 SHUFFLING, DRAWING = 1, 2  # what a stream of random numbers is for
 SEED_BITS = 63
+KNOWN_SHAPES = 256  # shapes of batches whose step is found at once
 
 
 def random_stream(seed: int, purpose: int, index: int) -> np.random.Generator:
@@ -72,7 +73,9 @@ class Trainable:
     _compiled: _Compiled | None = None
     _weights_held: Weights | None = None
     _loss_list: list[tuple[Loss | None, float]] | None = None
-    _steps: dict[tuple, Step]
+    _steps: dict[tuple, Step]  # by what makes a graph
+    _seen: dict[tuple, Step]  # by the shapes of a batch
+    _readers: dict[bool, Reader]
     _resumed: checkpoint.Checkpoint | None = None
     _seed: int | None = None
     _threads = 1
@@ -110,7 +113,7 @@ class Trainable:
     def reset_training(self) -> None:
         """Forget what was built for training, as after a change of the network's layers."""
         self._weights_held = self._loss_list = self._held_watch = None
-        self._steps = {}
+        self._steps, self._seen, self._readers = {}, {}, {}
 
     @property
     def compiled(self) -> bool:
@@ -134,7 +137,7 @@ class Trainable:
     @property
     def _weights(self) -> Weights:
         if self._weights_held is None:
-            self._steps = {}
+            self._steps, self._seen, self._readers = {}, {}, {}
             self._weights_held = Weights(self)  # type: ignore[arg-type]
         return self._weights_held
 
@@ -158,6 +161,13 @@ class Trainable:
         with_loss = [k for k, (loss, _) in enumerate(self._objectives()) if loss is not None]
         return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics)
 
+    def _fresh_watch(self) -> Watch:
+        """Return the watch of training, at its start."""
+        if self._held_watch is None:
+            self._held_watch = self._watch()
+        self._held_watch.reset()
+        return self._held_watch
+
     def _targets(self) -> list[Target]:
         weights = self._weights
         return [
@@ -169,11 +179,26 @@ class Trainable:
         ]
 
     def _reader(self, targets: bool = True) -> Reader:
-        return Reader(self.input_specs, self._targets() if targets else [], list(self.output_names))
+        self._weights  # noqa: B018  where they are made anew, readers are too
+        if targets not in self._readers:
+            self._readers[targets] = Reader(
+                self.input_specs, self._targets() if targets else [], list(self.output_names)
+            )
+        return self._readers[targets]
 
     # ---- one step ------------------------------------------------------------------------------------
     def _step(self, batch: Batch, training: bool, outputs: bool, with_loss: bool = True) -> Step:
         """Return the step for batches like this one, made when first needed."""
+        masked = tuple([mask is not None for mask in batch.masks])
+        seen = (
+            training,
+            outputs,
+            with_loss,
+            masked,
+            tuple([(target.shape[1:], target.dtype) for target in batch.targets]),
+        )
+        if seen in self._seen:
+            return self._seen[seen]
         weights = self._weights
         objectives: list[Objective | None] = [None] * len(weights.output_shapes)
         shapes: list[Any] = []
@@ -187,7 +212,6 @@ class Trainable:
                 spec = TensorSpec(f"target of {self.output_names[k]}", target.dtype.name, shape)
                 objectives[k] = Objective(loss.call, spec, share, loss.reduction)
                 shapes.append(shape)
-        masked = tuple(mask is not None for mask in batch.masks)
         key = training, outputs, with_loss, masked, tuple(shapes)
         if key not in self._steps:
             self._steps[key] = Step(
@@ -200,6 +224,9 @@ class Trainable:
                 masked=masked,
                 threads=self._threads,
             )
+        if len(self._seen) > KNOWN_SHAPES:
+            self._seen.clear()
+        self._seen[seen] = self._steps[key]
         return self._steps[key]
 
     def _train(self, batch: Batch, seed: int, outputs: bool, where: Callable[[], str]) -> Results:
@@ -269,9 +296,10 @@ class Trainable:
         self._seed = _checked_seed(seed) if seed is not None else self._own_seed
         given = _as_list(callbacks)
         bar = [ProgressBar(_verbosity(verbose), epochs, data.steps)] if _verbosity(verbose) else []
+        late = [callback for callback in given if isinstance(callback, BackupAndRestore)]
         called = CallbackList(
-            # History comes last: it is to have what other callbacks add to the logs
-            [*bar, *given, self.history],
+            # History comes after those that add to the logs, a backup after History, which is part of it
+            [*bar, *(callback for callback in given if callback not in late), self.history, *late],
             self,
             {"verbose": _verbosity(verbose), "epochs": epochs, "steps": data.steps},
         )
@@ -355,8 +383,7 @@ class Trainable:
     def _fit_epoch(
         self, epoch: int, data: "_Cycle", shuffle: bool, called: CallbackList, lenient: bool
     ) -> dict[str, Any]:
-        watch = self._held_watch = self._watch() if self._held_watch is None else self._held_watch
-        watch.reset()
+        watch = self._fresh_watch()
         seed, outputs = self._own_seed, watch.any_metrics
         told = called.hears("on_train_batch_end")
         seen = -1
@@ -430,7 +457,7 @@ class Trainable:
         data = self._read(self._reader(targets=False), x, None, None, None, batch_size, steps)
         called = self._called(callbacks, verbose, data.steps)
         parts: list[list[np.ndarray]] = []
-        rows: list[list[np.ndarray] | None] = []
+        rows: list[list[int] | None] = []
         called.on_predict_begin()
         for at, batch in enumerate(_first(data.batches(), steps)):
             called.on_predict_batch_begin(at)
@@ -457,7 +484,7 @@ class Trainable:
         self._need_compiled("train_on_batch")
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
-        watch = self._watch()
+        watch = self._fresh_watch()
         results = self._train(batch, self._own_seed, watch.any_metrics, lambda: f"step {self.optimizer.iterations + 1}")
         watch.update(batch, results)
         return _listed(watch.results(), return_dict)

@@ -3,12 +3,28 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from fastlstm import metrics
 from fastlstm.errors import InputError, one_of
 from fastlstm.training.batches import Batch
 from fastlstm.training.step import Results
+
+
+class Tally:
+    """A mean of losses of batches, each weighted by its samples: `metrics.Mean` without arrays, as every step adds to it."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.reset_state()
+
+    def reset_state(self) -> None:
+        self.total = self.count = 0.0
+
+    def add(self, loss: float, samples: int) -> None:
+        self.total += loss * samples
+        self.count += samples
+
+    def result(self) -> float:
+        return self.total / self.count if self.count else 0.0
 
 
 class Watch:
@@ -21,8 +37,8 @@ class Watch:
     def __init__(self, names: Sequence[str], with_loss: Sequence[int], wanted: Any = None, weighted: Any = None):
         self._names, self._with_loss = list(names), list(with_loss)
         self._several = len(names) > 1
-        self.loss = metrics.Mean("loss")
-        self._losses = [metrics.Mean(f"{names[k]}_loss") for k in with_loss] if self._several else []
+        self.loss = Tally("loss")
+        self._losses = [Tally(f"{names[k]}_loss") for k in with_loss] if self._several else []
         self._wanted = [
             (self._by_output(wanted, "metrics"), False),
             (self._by_output(weighted, "weighted_metrics"), True),
@@ -70,10 +86,9 @@ class Watch:
 
     def update(self, batch: Batch, results: Results) -> None:
         """Take what a step leaves of a batch."""
-        size = np.full(1, batch.size)
-        self.loss.add(np.full(1, results.loss), size)
-        for tracker, loss in zip(self._losses, results.losses, strict=False):
-            tracker.add(np.full(1, loss), size)
+        self.loss.add(results.loss, batch.size)
+        for tally, loss in zip(self._losses, results.losses, strict=False):
+            tally.add(loss, batch.size)
         if not self.any_metrics:
             return
         if self._metrics is None:
@@ -87,32 +102,10 @@ class Watch:
 
     def results(self) -> dict[str, float]:
         """Return the means so far, the loss first."""
-        found = {"loss": self.loss.result()}
-        found |= {tracker.name: tracker.result() for tracker in self._losses}
+        found = {tally.name: tally.result() for tally in (self.loss, *self._losses)}
         return found | {name: metric.result() for name, (_, metric, _) in (self._metrics or {}).items()}
 
     def reset(self) -> None:
         """Start an epoch."""
-        for metric in self._all().values():
-            metric.reset_state()
-
-    def _all(self) -> dict[str, metrics.Metric]:
-        found: dict[str, metrics.Metric] = {"loss": self.loss}
-        found |= {tracker.name: tracker for tracker in self._losses}
-        return found | {name: metric for name, (_, metric, _) in (self._metrics or {}).items()}
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Return the sums so far, for a checkpoint within an epoch."""
-        return {
-            f"{name}.{key}": array.copy() for name, metric in self._all().items() for key, array in metric.state.items()
-        }
-
-    def set_state(self, state: Mapping[str, np.ndarray], batch: Batch, results: Results) -> None:
-        """Go on from sums of an earlier run; the batch and results say of which shapes targets and outputs are."""
-        if self._metrics is None and self.any_metrics:
-            self._metrics = self._made(batch, results)
-        for name, metric in self._all().items():
-            metric.reset_state()
-            for key, array in metric.state.items():
-                if f"{name}.{key}" in state:
-                    array[...] = state[f"{name}.{key}"]
+        for one in (self.loss, *self._losses, *(metric for _, metric, _ in (self._metrics or {}).values())):
+            one.reset_state()

@@ -303,7 +303,7 @@ class TestLossesThatAreNotFinite:
     def test_weights_that_an_update_spoilt_are_named(self):
         x, y = _data(np.random.default_rng(17))
         network = _compiled(optimizer=fastlstm.optimizers.SGD(1e200))
-        with pytest.raises(TrainingError, match="epoch 1, batch [23]: the loss is"), np.errstate(all="ignore"):
+        with pytest.raises(TrainingError, match=r"epoch 1, batch [23]: the loss is"), np.errstate(all="ignore"):
             network.fit(x, y, batch_size=8, verbose=0)
 
     def test_terminate_on_nan_ends_instead(self):

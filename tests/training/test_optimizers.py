@@ -109,7 +109,7 @@ def test_a_schedule_moves_the_learning_rate_of_each_step():
         optimizer.iterations = step
         rates.append(optimizer.learning_rate)
     assert rates == pytest.approx([0.1, 0.1 * 0.5**0.5, 0.05, 0.1 * 0.5**1.5])
-    with pytest.raises(InputError, match="follows ExponentialDecay: it cannot be set to 0.3"):
+    with pytest.raises(InputError, match=r"follows ExponentialDecay: it cannot be set to 0\.3"):
         optimizer.learning_rate = 0.3
 
 
