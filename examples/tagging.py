@@ -1,7 +1,7 @@
 """Tag the names of people, places and times in sentences: a bidirectional LSTM with a softmax at every word, padded and masked.
 
-The sentences are synthetic, from patterns; every name of the held-out sentences' slots can be two things ("Paris" came, or came to Paris),
-so that the words around it decide.
+The sentences are synthetic, from patterns. Every name is now a person's, now a place's ("Sydney flew to Paris on Monday"), so that only
+the words around it tell.
 
     python examples/tagging.py
 """
@@ -62,7 +62,9 @@ def main(sentences: int = 2000, epochs: int = 8, folder: str | Path = "example-o
     found = model.predict(x[:held_out], verbose=0).argmax(axis=-1)
     is_word = x[:held_out] > 0
     for text, row in zip(texts[:3], found, strict=False):
-        print(" ".join(word if TAGS[k] == "other" else f"[{word}: {TAGS[k]}]" for word, k in zip(text, row)))  # noqa: B905
+        print(
+            " ".join(word if TAGS[k] == "other" else f"[{word}: {TAGS[k]}]" for word, k in zip(text, row, strict=False))
+        )
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
