@@ -27,7 +27,7 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastlstm import initializers, layers, models, regularizers
+    from fastlstm import callbacks, data, initializers, layers, losses, metrics, models, optimizers, regularizers
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
+    from fastlstm.training.trainable import value_and_grad
 
 __version__ = VERSION
 
@@ -57,7 +58,17 @@ _LATER = {
     "set_random_seed": "fastlstm.randomness",
     "warmup": "fastlstm.ahead",
 }
-_NAMESPACES = ("initializers", "layers", "models", "regularizers")
+_NAMESPACES = (
+    "callbacks",
+    "data",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+)
 
 
 def __getattr__(name: str) -> "Any":
@@ -93,15 +104,21 @@ __all__ = [
     "TrainingError",
     "UnsupportedError",
     "VerificationError",
+    "callbacks",
     "convert",
+    "data",
     "gru",
     "initializers",
     "layers",
     "load",
+    "losses",
     "lstm",
+    "metrics",
     "models",
+    "optimizers",
     "regularizers",
     "rnn",
     "set_random_seed",
+    "value_and_grad",
     "warmup",
 ]
