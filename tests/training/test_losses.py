@@ -168,7 +168,9 @@ class TestRefusals:
     def test_targets_of_another_shape(self):
         network = networks.dense(np.random.default_rng(0))
         network.compile("sgd", "mse")
-        with pytest.raises(ShapeError, match=r"output 'out': targets have shape \(4, 2\), loss 'mse' expects \(batch, 3\)"):
+        with pytest.raises(
+            ShapeError, match=r"output 'out': targets have shape \(4, 2\), loss 'mse' expects \(batch, 3\)"
+        ):
             network.train_on_batch(np.zeros((4, 5)), np.zeros((4, 2)))
 
     def test_class_indices_for_a_loss_of_one_hot_targets(self):
@@ -180,7 +182,9 @@ class TestRefusals:
     def test_classes_out_of_range(self):
         network = networks.dense(np.random.default_rng(0), activation="softmax")
         network.compile("sgd", "sparse_categorical_crossentropy")
-        with pytest.raises(InputError, match=r"the target at \(2,\) is 3, expected a class from 0 to 2: the output has 3"):
+        with pytest.raises(
+            InputError, match=r"the target at \(2,\) is 3, expected a class from 0 to 2: the output has 3"
+        ):
             network.fit(np.zeros((4, 5)), [0, 1, 3, 2], verbose=0)
 
     def test_a_reduction_that_gives_no_number(self):

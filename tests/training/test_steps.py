@@ -130,6 +130,12 @@ class Configuration:
         outputs, wrt, feeds = _recurrence(
             build, self.kind, rng, *self.sizes, self.options, dtype, self.states, self.masked, "float32"
         )
+        for name in (
+            "W",
+            "U",
+        ):  # as in networks that are trained: with larger ones a recurrence is chaotic, and so are its gradients
+            scaled = feeds[name].astype("float64") * 2 / np.sqrt(len(feeds[name]))
+            feeds[name] = scaled.astype("float32").astype(dtype)
         if self.masked:
             mask = feeds["mask"] if self.options["batch_first"] else feeds["mask"].T
             mask[rng.integers(len(mask))] = False
