@@ -88,8 +88,14 @@ def test_narrow_weights_are_widened():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: models.trainable(net(), ["encoder*"]), r"'encoder\*' names no weight and no node; weights: .*'lstm.W'"),
-        (lambda: models.trainable(models.Sequential()), "takes a fastlstm.Model, as load and convert give, got Sequential"),
+        (
+            lambda: models.trainable(net(), ["encoder*"]),
+            r"'encoder\*' names no weight and no node; weights: .*'lstm.W'",
+        ),
+        (
+            lambda: models.trainable(models.Sequential()),
+            "takes a fastlstm.Model, as load and convert give, got Sequential",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, words):

@@ -51,3 +51,22 @@ def dense_of_keras(network: fastlstm.Sequential, dtype: str, outputs: int = 3, a
 def worst(a: Any, b: Any) -> float:
     """Return the largest distance between weights of two networks."""
     return max(float(np.abs(x - y).max()) for x, y in zip(a.get_weights(), b.get_weights(), strict=True))
+
+
+# Keras on TensorFlow rounds constants to float32 in float64 too, so settings are numbers that float32 holds
+CONSTANTS = {
+    "SGD": {},
+    "RMSprop": {"rho": 0.9},
+    "Adam": {"beta_1": 0.9, "beta_2": 0.999},
+    "AdamW": {"beta_1": 0.9, "beta_2": 0.999},
+    "Nadam": {"beta_1": 0.9, "beta_2": 0.999},
+    "Adamax": {"beta_1": 0.9, "beta_2": 0.999},
+    "Adagrad": {"initial_accumulator_value": 0.1},
+    "Adadelta": {"rho": 0.95},
+}
+
+
+def rounded(kind: str, options: dict) -> dict:
+    """Return settings of an optimizer, defaults included, as numbers that float32 holds."""
+    settings = {"epsilon": 1e-7} | CONSTANTS[kind] | options if kind != "SGD" else options
+    return {key: float(np.float32(value)) if type(value) is float else value for key, value in settings.items()}

@@ -29,27 +29,9 @@ OPTIMIZERS = {
 }
 
 
-# Keras on TensorFlow rounds constants to float32 in float64 too, so settings are numbers that float32 holds
-CONSTANTS = {
-    "SGD": {},
-    "RMSprop": {"rho": 0.9},
-    "Adam": {"beta_1": 0.9, "beta_2": 0.999},
-    "AdamW": {"beta_1": 0.9, "beta_2": 0.999},
-    "Nadam": {"beta_1": 0.9, "beta_2": 0.999},
-    "Adamax": {"beta_1": 0.9, "beta_2": 0.999},
-    "Adagrad": {"initial_accumulator_value": 0.1},
-    "Adadelta": {"rho": 0.95},
-}
-
-
-def _rounded(kind: str, options: dict) -> dict:
-    settings = {"epsilon": 1e-7} | CONSTANTS[kind] | options if kind != "SGD" else options
-    return {key: float(np.float32(value)) if type(value) is float else value for key, value in settings.items()}
-
-
 def _trained(dtype: str, kind: str, options: dict) -> float:
     """Return how far weights are from Keras's after some steps."""
-    options = _rounded(kind, options)
+    options = networks.rounded(kind, options)
     rng = np.random.default_rng(3)
     network = networks.dense(rng, dtype)
     twin = networks.dense_of_keras(network, dtype)

@@ -1,4 +1,10 @@
-"""Recurrent nodes in graphs that are trained: outputs as in inference, adjoints against central differences in float64."""
+"""Recurrent nodes in graphs that are trained: outputs as in inference, adjoints against central differences in float64.
+
+CI runs a seeded sample of random configurations; FASTLSTM_FULL=1 runs 256 of them.
+"""
+
+import os
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,15 +12,21 @@ from training import differences
 
 from fastlstm import Session
 from fastlstm.layers.build import Build
+from fastlstm.team import available_threads
+from fastlstm.training.gradient import gradients
 from fastlstm.training.unfused import TrainingBuild
 
+FULL = os.environ.get("FASTLSTM_FULL") == "1"
 TOLERANCE = 1e-6
+TOLERANCE_OF_FLOAT32 = 1e-5
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STATES = {"LSTM": ("h0", "c0"), "GRU": ("h0",), "RNN": ("h0",)}
 
 
-def _recurrence(build, kind, rng, T, B, I, H, options, dtype="float64", states=True, masked=False, peepholes=False):
-    """Add a recurrent node; return its outputs, its differentiable inputs, and feeds for all inputs."""
+def _recurrence(
+    build, kind, rng, T, B, I, H, options, dtype="float64", states=True, masked=False, peepholes=False, rounded=None
+):
+    """Add a recurrent node; return its outputs, its differentiable inputs, and feeds for all inputs, `rounded` to a dtype first."""
     G = GATES[kind] * H
     shape = (B, T, I) if options.get("batch_first") else (T, B, I)
     shapes = {"x": shape, "W": (I, G), "U": (H, G), "b": (G,)}
@@ -25,7 +37,9 @@ def _recurrence(build, kind, rng, T, B, I, H, options, dtype="float64", states=T
     if states:
         shapes |= dict.fromkeys(STATES[kind], (B, H))
     tensors = {name: build.input(name, dtype, size) for name, size in shapes.items()}
-    feeds = {name: (rng.standard_normal(size) * 0.5).astype(dtype) for name, size in shapes.items()}
+    feeds = {
+        name: (rng.standard_normal(size) * 0.5).astype(rounded or dtype).astype(dtype) for name, size in shapes.items()
+    }
     given = [tensors[name] for name in ("x", "W", "U", "b", "bn") if name in tensors]
     given += [tensors.get(name) for name in STATES[kind]]
     if kind == "LSTM":
@@ -104,3 +118,91 @@ def test_outputs_are_those_of_inference(kind, dtype, sizes, case):
     for expected, got in zip(*results, strict=True):
         bound = 2e-6 if dtype == "float32" else 1e-13
         np.testing.assert_allclose(got, expected, rtol=bound, atol=bound)
+
+
+# ---- random configurations -------------------------------------------------------------------------------
+LANES = 16  # the most of any kind and machine: every remainder of it is every remainder of 8 and 4 too
+READ = ("all", "Y", "h", "last", "c")  # what the loss reads
+
+
+@dataclass
+class Configuration:
+    """A recurrent node at random: kind, reset and H by number, so that the first 64 have each kind with each remainder of H."""
+
+    number: int
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng([7, self.number])
+        self.kind, reset = (("LSTM", ""), ("GRU", "after"), ("RNN", ""), ("GRU", "before"))[self.number % 4]
+        T, B, tiles = int(rng.integers(1, 9)), int(rng.integers(1, 8)), int(rng.integers(0, 4))
+        H = self.number // 4 % LANES + LANES * tiles
+        self.sizes = T, B, int(rng.integers(1, 40)), H or LANES
+        self.options = {
+            "batch_first": bool(rng.integers(2)),
+            "direction": ("forward", "reverse")[rng.integers(2)],
+            "masked_output": ("zero", "carry")[rng.integers(2)],
+        }
+        if reset:
+            self.options["reset"] = reset
+        self.states, self.masked = bool(rng.integers(2)), bool(rng.integers(3))
+        carries = self.masked and self.options["masked_output"] == "carry"
+        self.read = str(
+            rng.choice([name for name in READ if (name != "last" or carries) and (name != "c" or self.kind == "LSTM")])
+        )
+
+    def build(self, dtype: str):
+        """Return a graph, its loss, what it is differentiated by, and feeds: the same numbers for every dtype, rows without a valid step too."""
+        rng, build = np.random.default_rng([8, self.number]), TrainingBuild()
+        outputs, wrt, feeds = _recurrence(
+            build, self.kind, rng, *self.sizes, self.options, dtype, self.states, self.masked, rounded="float32"
+        )
+        for name in (
+            "W",
+            "U",
+        ):  # as in networks that are trained: with larger ones a recurrence is chaotic, and so are its gradients
+            scaled = feeds[name].astype("float64") * 2 / np.sqrt(len(feeds[name]))
+            feeds[name] = scaled.astype("float32").astype(dtype)
+        if self.masked:
+            mask = feeds["mask"] if self.options["batch_first"] else feeds["mask"].T
+            mask[rng.integers(len(mask))] = False
+        names = ["Y", "h", *(["c"] if self.kind == "LSTM" else []), "last"]
+        read = [y for name, y in zip(names, outputs, strict=False) if self.read in ("all", name)]
+        weights = [rng.standard_normal(y.shape).astype("float32").astype(dtype) for y in read]
+        loss = None
+        for y, w in zip(read, weights, strict=True):
+            part = differences.projected(build, y, build.weight("w", w))
+            loss = part if loss is None else loss + part
+        return build, loss, wrt, feeds
+
+    def gradients(self, dtype: str, threads: int = 1) -> list[np.ndarray]:
+        """Return the gradients of all inputs."""
+        build, loss, wrt, feeds = self.build(dtype)
+        return differences.run(build, gradients(build, loss, wrt), feeds, threads)
+
+
+@pytest.mark.parametrize("number", range(256 if FULL else 64))
+def test_float32_gives_the_gradients_of_float64(number):
+    configuration = Configuration(number)
+    for got, expected in zip(configuration.gradients("float32"), configuration.gradients("float64"), strict=True):
+        assert got.dtype == np.float32
+        scale = max(float(np.linalg.norm(expected)), 1e-3)
+        assert np.linalg.norm(got - expected) < TOLERANCE_OF_FLOAT32 * scale, configuration
+
+
+@pytest.mark.parametrize("number", range(0, 256 if FULL else 64, 5))
+def test_adjoint_of_random_configurations_agrees_with_central_differences(number):
+    configuration = Configuration(number)
+    configuration.sizes = tuple(min(n, most) for n, most in zip(configuration.sizes, (5, 3, 4, 19), strict=True))
+    build, loss, wrt, feeds = configuration.build("float64")
+    assert differences.error(build, loss, feeds, wrt) < TOLERANCE
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="one thread")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("number", range(0, 256 if FULL else 64, 8 if FULL else 9))
+def test_two_threads_give_the_bits_of_one(number, dtype):
+    configuration = Configuration(number)
+    T, B, I, H = configuration.sizes
+    configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
+    for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
+        np.testing.assert_array_equal(one, two)
