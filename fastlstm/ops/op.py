@@ -427,10 +427,10 @@ class ViewOp(HostOp):
 _registry: dict[str, Op] = {}
 
 
-Kind = TypeVar("Kind", bound=type[Op])
+Kind = TypeVar("Kind", bound=Op)
 
 
-def register(kind: Kind) -> Kind:
+def register(kind: type[Kind]) -> type[Kind]:
     """Class decorator: add one instance of an op to the registry."""
     if kind.name in _registry:
         raise GraphError(f"op {kind.name!r} is registered twice")
