@@ -30,15 +30,16 @@ def write(model: Sequential, alphabet: str, start: str, count: int, temperature:
     """
     rng = np.random.default_rng(seed)
     stream = Session(model.to_model()).stream(batch=1)
+    after = lambda k: np.asarray(stream.step(np.array([k], np.int32)), np.float64)[0]
     for character in start:
-        chances = stream.step(np.array([alphabet.index(character)], np.int32))
+        chances = after(alphabet.index(character))
     written = ""
     for _ in range(count):
-        scaled = np.log(np.maximum(chances[0].astype(np.float64), 1e-12)) / temperature
+        scaled = np.log(np.maximum(chances, 1e-12)) / temperature
         weights = np.exp(scaled - scaled.max())
         k = rng.choice(len(alphabet), p=weights / weights.sum())
         written += alphabet[k]
-        chances = stream.step(np.array([k], np.int32))
+        chances = after(k)
     return written
 
 

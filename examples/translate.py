@@ -76,7 +76,7 @@ def main(epochs: int = 40, units: int = 64) -> dict[str, float]:
 
     def translate(rows: np.ndarray) -> list[list[str]]:
         """Return the words that are likeliest one by one, each given those before it."""
-        h, c = encoder.run(rows).values()
+        h, c = encoder.run({"source": rows}).values()
         words = np.full((len(rows), 1), target_words.word_index[START], np.int32)
         written = []
         for _ in range(y.shape[1]):
