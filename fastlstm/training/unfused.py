@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.build import Shape as SymbolicShape
 from fastlstm.ops.op import find
@@ -90,7 +91,10 @@ class TrainingBuild(Build):
 
     def _recurrent(self, name: str, op: str, inputs: list, outputs: int | Sequence[bool], attributes: dict) -> Any:
         """Add the projection of x and the steps; b of an LSTM or RNN, and b of a GRU, go into the projection."""
-        x, W, U, b, *rest = [*inputs, *[None] * (4 - len(inputs))]
+        slots = len(find(op).inputs)
+        if any(tensor is not None for tensor in inputs[slots:]):
+            raise UnsupportedError(f"layer {name!r}: recurrent_dropout cannot be trained yet; dropout= can")
+        x, W, U, b, *rest = [*inputs[:slots], *[None] * (4 - len(inputs))]
         if op == "GRU" and attributes.get("reset") == "before" and rest and rest[0] is not None:
             # the recurrent bias of the candidate is added outside the reset there: it is one with b
             bn, rest[0] = rest[0], None

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from training import differences
 
-from fastlstm import Session
+from fastlstm import Sequential, Session, layers
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Build
 from fastlstm.team import available_threads
 from fastlstm.training.gradient import gradients
@@ -206,3 +207,10 @@ def test_two_threads_give_the_bits_of_one(number, dtype):
     configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
     for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
         np.testing.assert_array_equal(one, two)
+
+
+def test_recurrent_dropout_is_refused_by_layer():
+    network = Sequential([layers.Input((5, 2)), layers.LSTM(3, recurrent_dropout=0.2, name="dropping")])
+    network.compile("sgd", "mse")
+    with pytest.raises(UnsupportedError, match="'dropping': recurrent_dropout"):
+        network.fit(np.zeros((4, 5, 2)), np.zeros((4, 3)), verbose=0)
