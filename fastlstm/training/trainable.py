@@ -695,13 +695,14 @@ def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict
 
     bare = Bare()
     bare.compile(loss=loss)
-    held = getattr(model, "_weights_held", None)
-    if held is not None:  # the network's weights already lie in flat arrays: those that its own training moves
-        bare._weights_held = held
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0
     ) -> tuple[float, dict[str, np.ndarray]]:
+        if isinstance(model, Trainable) and model._weights is not bare._weights_held:
+            # the weights that the network's own training moves, made anew since the last call
+            bare.reset_training()
+            bare._weights_held = model._weights
         batch = bare._reader().samples(x, y, sample_weight).take(slice(None))
         weights, step = bare._weights, bare._step(batch, True, False)
         random = random_stream(seed, DRAWING, 0) if step.draws else None

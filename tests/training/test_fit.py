@@ -418,6 +418,19 @@ def test_value_and_grad_agrees_with_central_differences():
     assert call(x, y)[0] == loss
 
 
+def test_value_and_grad_sees_the_weights_as_they_are():
+    rng = np.random.default_rng(24)
+    network = networks.dense(rng)
+    x, y = _data(rng, 8)
+    call = fastlstm.value_and_grad(network, "mse")
+    before = call(x, y)[0]
+    network.compile("adam", "mse")
+    network.fit(x, y, epochs=5, verbose=0)
+    after = call(x, y)[0]
+    assert after < before
+    assert after == pytest.approx(network.evaluate(x, y, verbose=0), rel=1e-12)
+
+
 def test_train_on_batch_is_a_step_of_fit():
     rng = np.random.default_rng(21)
     x, y = _data(rng, 12)
