@@ -132,7 +132,8 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> No
     width = 4 * emit.lanes(dtype)
     panels, depth = -(-N // width), min(emit.depth, max(K, 1))
     workers = len(emit.workspace(dtype))
-    z = emit.scratch((workers if outer else 1, panels * M * width), dtype)
+    # a worker that does a product by itself has a place of its own
+    z = emit.scratch((workers, panels * M * width), dtype)
     packed = emit.scratch((workers, depth * width * min(panels, emit.panels_together)), dtype)
     steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
     # pairs along the last of the axes before are one step of the program
