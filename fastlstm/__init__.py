@@ -51,6 +51,7 @@ _LATER = {
     "convert": "fastlstm.converters",
     "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
+    "value_and_grad": "fastlstm.training.trainable",
     "lstm": "fastlstm.models.functions",
     "rnn": "fastlstm.models.functions",
     "set_random_seed": "fastlstm.randomness",

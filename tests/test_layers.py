@@ -256,7 +256,9 @@ def test_cells_of_one_layer_are_stacked_step_by_step():
 )
 def test_conv1d_pads_strides_and_groups_as_keras(padding, kernel, stride, dilation, groups):
     x, W, b = RNG.standard_normal((B, 11, 4)).astype("f4"), weights(kernel, 4 // groups, 8), weights(8)
-    layer = of(layers.Conv1D(8, kernel, stride, padding, dilation_rate=dilation, groups=groups, activation="relu"), W, b)
+    layer = of(
+        layers.Conv1D(8, kernel, stride, padding, dilation_rate=dilation, groups=groups, activation="relu"), W, b
+    )
     (got,) = run(layer, x, ("batch", 11, 4))
     want = naive.conv1d(x, W, b, stride=stride, dilation=dilation, groups=groups, padding=padding)
     close(got, np.maximum(want, 0))

@@ -8,12 +8,17 @@ steps: hs and cs (T + 1, B, S) begin with the state before the first step. Steps
 
 import numpy as np
 
+from fastlstm.kernels.activations import activate, from_output, slope
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.simd import lanes, load, load_part, splat, store, write_units
+from fastlstm.kernels.simd import absolute, clamp, lanes, load, load_part, splat, store, where_less, write_units
 from fastlstm.kernels.target import BLOCK
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, is_tail, next_panels, no_source, panels_at_once
 
-UNMASKED, ZERO, CARRY = -1, 0, 1  # the output of a masked step: none are masked, zeros, or that of the step processed before it
+UNMASKED, ZERO, CARRY = (
+    -1,
+    0,
+    1,
+)  # the output of a masked step: none are masked, zeros, or that of the step processed before it
 
 
 @inline
@@ -101,6 +106,25 @@ def pass_output(place, about, t, row, unit, H, S):
     at = row * S + unit
     if about[3] == CARRY and has_dy:
         store(dy_last, at, load(dy_last, at) + load_units(dy, t * y_t + row * y_b + unit, H - unit))
+
+
+@inline
+def activated(x, which, clipped, bound):
+    """An activation, its input bounded first where the model says so. which: code, alpha, beta."""
+    code, alpha, beta = which
+    return activate(code, alpha, beta, clamp(x, -bound, bound) if clipped else x)
+
+
+@inline
+def activation_slope(x, y, which, clipped, bound):
+    """Its derivative at x, where it is y; 0 where the bound holds."""
+    code, alpha, beta = which
+    inside = clamp(x, -bound, bound) if clipped else x
+    found = slope(code, alpha, beta, y if from_output(code) else inside)
+    if clipped:
+        zero = splat(x, 0.0)
+        found = where_less(absolute(x), splat(x, bound), found, zero)
+    return found
 
 
 @routine

@@ -142,6 +142,8 @@ def _matching(patterns: Sequence[str], weights: Mapping[str, np.ndarray], graph:
         matched = {name for name in weights if any(fnmatchcase(n, pattern) for n in (name, *readers[name]))}
         if not matched:
             nodes = sorted({node for names in readers.values() for node in names})
-            raise InputError(f"freeze: {pattern!r} names no weight and no node; weights: {one_of(weights)}; nodes: {one_of(nodes)}")
+            raise InputError(
+                f"freeze: {pattern!r} names no weight and no node; weights: {one_of(weights)}; nodes: {one_of(nodes)}"
+            )
         found |= matched
     return found

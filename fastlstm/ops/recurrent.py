@@ -57,7 +57,26 @@ class Form(NamedTuple):
     tail: int
 
 
-class Recurrent(Op):
+class Activated(Op):
+    """An op whose activations are attributes."""
+
+    def activations(self, node: Node) -> list[Activation]:
+        """Return (name, alpha, beta) of each activation."""
+        names = self.get(node, "activations")
+        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
+        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
+        return list(zip(names, alphas, betas, strict=True))
+
+    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
+        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
+        activations = self.activations(node)
+        codes = tuple(emit.activation(name) for name, _, _ in activations)
+        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
+        clip = float(self.get(node, "clip"))
+        return codes, numbers, int(clip > 0), clip
+
+
+class Recurrent(Activated):
     """What the three kinds of recurrence share. Subclasses name their slots, gates and kernel."""
 
     changes_state = True
@@ -120,13 +139,6 @@ class Recurrent(Op):
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         T, B, I, H = self.dims(node, args)
         return int(T) * int(B) * (2 * self.gates * int(H) * (int(I) + int(H)) + 10 * self.gates * int(H))
-
-    def activations(self, node: Node) -> list[Activation]:
-        """Return (name, alpha, beta) of each activation."""
-        names = self.get(node, "activations")
-        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
-        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
-        return list(zip(names, alphas, betas, strict=True))
 
     def check(self, node: Node) -> None:
         super().check(node)
@@ -345,14 +357,6 @@ class Recurrent(Op):
             return build(*(None if part is None else next(given).astype(dtype) for part in parts))
 
         return emit.packed((key, tuple(part is None for part in parts), dtype.str), present, pack)
-
-    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
-        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
-        activations = self.activations(node)
-        codes = tuple(emit.activation(name) for name, _, _ in activations)
-        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
-        clip = float(self.get(node, "clip"))
-        return codes, numbers, int(clip > 0), clip
 
 
 def strides_of(array: np.ndarray, time: int) -> tuple[int, int]:

@@ -16,10 +16,8 @@ from fastlstm.graph import Node
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, expect_shape, register, required, shape_error
-from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, tail_of_columns, tail_of_gates
-from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, common_attributes, steps_in_place, strides_of
-
-STEPS_ATTRIBUTES = {name: common_attributes()[name] for name in ("direction", "batch_first", "masked_output")}
+from fastlstm.ops.packing import pack_bias, pack_columns, pack_panels, pad_units, tail_of_columns, tail_of_gates
+from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, Activated, common_attributes, steps_in_place, strides_of
 
 
 @dataclass
@@ -80,7 +78,7 @@ def mask_of(args: Sequence[Value | None], slot: int, time: int, nothing: np.ndar
     return array, *strides_of(array, time)
 
 
-class Steps(Op):
+class Steps(Activated):
     """What the three kinds share. Subclasses name their slots, gates, states, what else is kept of each step, and bring their kernels."""
 
     gates: int
@@ -174,14 +172,8 @@ class Steps(Op):
         count = len(self.states)
         gates, kept = back.y[count + 2], back.y[count + 3 :]
         mask = back.x[self.mask_slot] if self.mask_slot < len(back.x) else None
-        attributes = {name: node.attributes[name] for name in STEPS_ATTRIBUTES if name in node.attributes}
-        attributes |= {name: node.attributes[name] for name in self.own_attributes if name in node.attributes}
-        dz, *others = back.node(
-            f"{self.name}Adjoint",
-            [back.x[1], gates, *kept, mask, *back.dy[: count + 2]],
-            1 + count + len(self.kept),
-            **attributes,
-        )
+        inputs = [back.x[1], gates, *kept, mask, *back.dy[: count + 2], *self.read_again(back)]
+        dz, *others = back.node(f"{self.name}Adjoint", inputs, 1 + count + len(self.kept), **node.attributes)
         results = [None] * len(back.x)
         results[0] = dz
         for k in range(count):
@@ -190,7 +182,9 @@ class Steps(Op):
         self.gradients_of_weights(node, back, kept, dz, others[count:], results)
         return results
 
-    own_attributes: tuple[str, ...] = ()
+    def read_again(self, back: Back) -> list:
+        """Return further inputs that the adjoint reads."""
+        return []
 
     def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
         """Fill in dU = h' dZ, summed over all steps and rows."""
@@ -212,11 +206,10 @@ def summed_product(back: Back, a, b):
     return back.node("MatMul", [rows, back.node("Reshape", [b, back.ints(-1, b.shape[-1])])])
 
 
-class StepsAdjoint(Op):
+class StepsAdjoint(Activated):
     """dZ, the gradients of the first states and of what else was kept, from U, the gates, the states that steps began from, what else was kept, the
     mask, and the gradients of Y, the final states and the last output."""
 
-    attributes = STEPS_ATTRIBUTES
     steps: type[Steps]
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
@@ -264,13 +257,13 @@ class StepsAdjoint(Op):
             emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept[:count], kept[count:], last, given, d_strides,  # type: ignore[arg-type]
             int(dy is not None), mask_of(args, mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"),
         )  # fmt: skip
-        self.run(node, required(args, 0), states, run)
+        self.run(node, args, states, run)
         values = [gates, *(state[:, :H] for state in states), *kept[count:]]
         for out, array in zip(outs, values, strict=False):
             if out is not None:
                 emit.alias(out, array)  # type: ignore[arg-type]
 
-    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+    def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         """Emit the kernel."""
         raise AssertionError("each kind has its own")
 
@@ -301,8 +294,49 @@ class LSTMSteps(Steps):
         b = emit.packed(("steps zeros", L, H, run.dtype.str), [], lambda: np.zeros(-(-H // L) * 4 * L, run.dtype))
         emit.kernel(
             "lstm_steps_forward", run.gates, run.gates_strides, U, b, run.y, run.y_strides, tuple(run.kept), run.last, workspace,
-            workspace.shape[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, tail, kind=run.dtype,
+            workspace.shape[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, tail, *lstm_options(self, node, at(args, 4), run),
+            kind=run.dtype,
         )  # fmt: skip
+
+    def read_again(self, back: Back) -> list:
+        return [back.x[4] if len(back.x) > 4 else None]
+
+    def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
+        super().gradients_of_weights(node, back, kept, dz, more, results)
+        if len(back.x) > 4 and back.wants[4]:
+            results[4] = self.gradient_of_P(node, back, kept[1], dz)
+
+    def gradient_of_P(self, node: Node, back: Back, read_c, dz):
+        """Return the sums of dz_i c, dz_f c and dz_o c' over all steps and rows, (3, H)."""
+        H = back.x[1].shape[0]
+        end = np.iinfo(np.int64).max
+        later = back.node("Slice", [read_c, back.ints(1), back.ints(end), back.ints(0)])
+        final = back.node("Unsqueeze", [back.y[2], back.ints(0)])
+        states = [read_c, read_c, back.node("Concat", [later, final], axis=0)]
+        d_i, d_f, _, d_o = back.node("Split", [dz, back.ints(H, H, H, H)], 4, axis=-1)
+        rows = []
+        for d, c in zip((d_i, d_f, d_o), states, strict=True):
+            if self.get(node, "direction") == "reverse":
+                c = back.node("Reverse", [c], axis=0)
+            if self.get(node, "batch_first"):
+                c = back.node("Transpose", [c], perm=(1, 0, 2))
+            total = back.node("ReduceSum", [back.node("Mul", [d, c])], axes=(0, 1))
+            rows.append(back.node("Unsqueeze", [total, back.ints(0)]))
+        return back.node("Concat", rows, axis=0)
+
+
+def lstm_options(op: Activated, node: Node, P: Value | None, run: Run) -> tuple:
+    """Return what the cell computes, in the order of the kernels."""
+    codes, numbers, clipped, bound = op.coefficients(node, run.emit)
+    coupled = int(op.get(node, "input_forget"))
+    usual = codes == tuple(run.emit.activation(name) for name in ("Sigmoid", "Tanh", "Tanh"))
+    plain = int(usual and not clipped and not coupled and P is None)
+    peepholes = (
+        run.last
+        if P is None
+        else run.emit.packed(("units", run.S), [P], lambda p: pad_units(run.S, p.astype(run.dtype)))
+    )
+    return plain, peepholes, codes, (clipped, coupled, int(P is not None)), numbers, bound
 
 
 @register
@@ -319,13 +353,16 @@ class LSTMStepsAdjoint(StepsAdjoint):
         Slot("dh", optional=True),
         Slot("dc", optional=True),
         Slot("d_last", optional=True),
+        Slot("P", optional=True),
     )
     outputs = ("dZ", "dh0", "dc0")
+    attributes = LSTMSteps.attributes
 
-    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+    def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         run.emit.kernel(
-            "lstm_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", U, lambda u: u.T), run.y, run.y_strides, run.kept[1],
-            run.last, states[0], run.width, states[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+            "lstm_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", required(args, 0), lambda u: u.T), run.y, run.y_strides, run.kept[1],
+            run.last, states[0], run.width, states[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y,
+            *lstm_options(self, node, at(args, 9), run), kind=run.dtype,
         )  # fmt: skip
 
 
@@ -344,7 +381,7 @@ class GRUSteps(Steps):
     )
     outputs = ("Y", "h", "last", "gates", "read", "q")
     attributes = common_attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
-    h_slot, mask_slot, own_attributes = 3, 4, ("reset",)
+    h_slot, mask_slot = 3, 4
 
     def check(self, node: Node) -> None:
         super().check(node)
@@ -363,7 +400,7 @@ class GRUSteps(Steps):
             sums, n_sums = emit.scratch((run.B, width), run.dtype), emit.scratch((run.B, run.width), run.dtype)
             emit.kernel(
                 "gru_before_steps_forward", run.gates, run.gates_strides, gates, candidate, tail, n_tail, sums, n_sums, width, run.width, run.y,
-                run.y_strides, run.kept[0], run.last, *places, run.more[0], kind=run.dtype,
+                run.y_strides, run.kept[0], run.last, *places, run.more[0], *gru_options(self, node, run), kind=run.dtype,
             )  # fmt: skip
             return
         tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
@@ -379,7 +416,7 @@ class GRUSteps(Steps):
         start = emit.packed(("steps bn", L, H, tail, run.dtype.str), [] if bn is None else [bn], pack_start)
         emit.kernel(
             "gru_after_steps_forward", run.gates, run.gates_strides, panels, start, run.y, run.y_strides, run.kept[0], run.last, workspace,
-            workspace.shape[1], *places, tail, run.more[0], kind=run.dtype,
+            workspace.shape[1], *places, tail, run.more[0], *gru_options(self, node, run), kind=run.dtype,
         )  # fmt: skip
 
     def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
@@ -394,6 +431,13 @@ class GRUSteps(Steps):
             results[1] = back.node("Concat", [self.product(node, back, read, d_gates), last], axis=1)
         if len(back.x) > 2 and back.wants[2]:
             results[2] = back.node("ReduceSum", [dq], axes=(0, 1))
+
+
+def gru_options(op: Activated, node: Node, run: Run) -> tuple:
+    """Return what the cell computes, in the order of the kernels."""
+    codes, numbers, clipped, bound = op.coefficients(node, run.emit)
+    usual = codes == tuple(run.emit.activation(name) for name in ("Sigmoid", "Tanh"))
+    return int(usual and not clipped), codes, clipped, numbers, bound
 
 
 @register
@@ -411,16 +455,18 @@ class GRUStepsAdjoint(StepsAdjoint):
         Slot("d_last", optional=True),
     )
     outputs = ("dZ", "dh0", "dq")
-    attributes = STEPS_ATTRIBUTES | {"reset": GRUSteps.attributes["reset"]}
+    attributes = GRUSteps.attributes
 
-    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+    def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         H, before = run.H, self.get(node, "reset") == "before"
+        U = required(args, 0)
         gates, tail = run.columns("steps U zr'", U, lambda u: u[:, : 2 * H].T)
         candidate, _ = run.columns("steps U n'", U, lambda u: u[:, 2 * H :].T)
         more = [zeroed(run.emit, states[0].shape, run.dtype)] if before else []
         run.emit.kernel(
             f"gru_{self.get(node, 'reset')}_steps_adjoint", run.gates, run.gates_strides, gates, candidate, tail, run.y, run.y_strides, run.kept[0],
-            run.last, states[0], run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, run.more[0], *more, kind=run.dtype,
+            run.last, states[0], run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, run.more[0], *more,
+            *gru_options(self, node, run), kind=run.dtype,
         )  # fmt: skip
 
 
@@ -439,8 +485,15 @@ class RNNSteps(Steps):
         sums = run.emit.scratch((run.B, run.width), run.dtype)
         run.emit.kernel(
             "rnn_steps_forward", run.gates, run.gates_strides, *run.columns("steps U", required(args, 1), lambda u: u), sums, run.width, run.y,
-            run.y_strides, run.kept[0], run.last, run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+            run.y_strides, run.kept[0], run.last, run.mask, run.masked, run.sizes, run.reverse, run.has_y, *rnn_options(self, node, run),
+            kind=run.dtype,
         )  # fmt: skip
+
+
+def rnn_options(op: Activated, node: Node, run: Run) -> tuple:
+    """Return what the cell computes, in the order of the kernels."""
+    (code,), numbers, clipped, bound = op.coefficients(node, run.emit)
+    return code, clipped, numbers, bound
 
 
 @register
@@ -457,9 +510,10 @@ class RNNStepsAdjoint(StepsAdjoint):
         Slot("d_last", optional=True),
     )
     outputs = ("dZ", "dh0")
+    attributes = RNNSteps.attributes
 
-    def run(self, node: Node, U: Value, states: list[np.ndarray], run: Run) -> None:
+    def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         run.emit.kernel(
-            "rnn_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", U, lambda u: u.T), run.y, run.y_strides, run.last, states[0],
-            run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, kind=run.dtype,
+            "rnn_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", required(args, 0), lambda u: u.T), run.y, run.y_strides, run.last, states[0],
+            run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, *rnn_options(self, node, run), kind=run.dtype,
         )  # fmt: skip

@@ -1,8 +1,8 @@
 """Optimizer: what all of them share. They work on flat arrays, all weights at once: a step costs few calls of NumPy.
 
-    g = clip(gradient)         clipvalue: element by element; clipnorm: each weight by its norm; global_clipnorm: all by the norm of all
-    w = w (1 - decay lr)       where weight_decay is given
-    w = w - update(g)          the rule of the optimizer
+g = clip(gradient)         clipvalue: element by element; clipnorm: each weight by its norm; global_clipnorm: all by the norm of all
+w = w (1 - decay lr)       where weight_decay is given
+w = w - update(g)          the rule of the optimizer
 """
 
 import re

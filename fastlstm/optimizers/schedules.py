@@ -24,7 +24,12 @@ class ExponentialDecay(_Decay):
     """initial * rate^(s / n), s / n rounded down if `staircase`"""
 
     def __init__(
-        self, initial_learning_rate: float, decay_steps: float, decay_rate: float, staircase: bool = False, name: str = ""
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "",
     ):
         super().__init__(initial_learning_rate, decay_steps)
         self.decay_rate, self.staircase = decay_rate, staircase
@@ -38,7 +43,12 @@ class InverseTimeDecay(_Decay):
     """initial / (1 + rate s / n), s / n rounded down if `staircase`"""
 
     def __init__(
-        self, initial_learning_rate: float, decay_steps: float, decay_rate: float, staircase: bool = False, name: str = ""
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str = "",
     ):
         super().__init__(initial_learning_rate, decay_steps)
         self.decay_rate, self.staircase = decay_rate, staircase

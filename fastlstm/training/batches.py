@@ -53,7 +53,11 @@ class Target:
 
 def is_batches(x: Any) -> bool:
     """Tell whether data are an iterable of batches, not the samples themselves."""
-    return not isinstance(x, list | tuple | Mapping | np.ndarray) and not hasattr(x, "__array__") and hasattr(x, "__iter__")
+    return (
+        not isinstance(x, list | tuple | Mapping | np.ndarray)
+        and not hasattr(x, "__array__")
+        and hasattr(x, "__iter__")
+    )
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -138,7 +142,9 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             if dtype.kind in "iu" and "f" in kinds:
                 raise DTypeError(f"input {spec.name!r} has sequences of floats, expected {dtype}")
             if spec.shape is not None and isinstance(spec.shape[1], int):
-                raise ShapeError(f"input {spec.name!r} has sequences of different lengths, expected {spec.shape[1]} steps")
+                raise ShapeError(
+                    f"input {spec.name!r} has sequences of different lengths, expected {spec.shape[1]} steps"
+                )
             rows.append(Rows(ragged, dtype))
             _check_rest(ragged[0].shape[1:], spec)
             continue
@@ -186,7 +192,9 @@ def by_output(value: Any, targets: Sequence[Target], names: Sequence[str], what:
         if len(value) == len(targets):
             return list(value)
         return [value[list(names).index(target.name)] for target in targets]
-    raise InputError(f"the network has {len(names)} outputs: pass {what} as a list of {len(names)}, or a dict with {one_of(names)}")
+    raise InputError(
+        f"the network has {len(names)} outputs: pass {what} as a list of {len(names)}, or a dict with {one_of(names)}"
+    )
 
 
 def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbols: Mapping[str, int]) -> list[Rows]:
@@ -371,7 +379,11 @@ class Stream:
     """Batches of an iterable: of one that can start again, or of a generator, which goes on where it was."""
 
     def __init__(
-        self, iterable: Iterable[Any], reader: Reader, steps: int | None, class_weight: Mapping[int, float] | None = None
+        self,
+        iterable: Iterable[Any],
+        reader: Reader,
+        steps: int | None,
+        class_weight: Mapping[int, float] | None = None,
     ):
         self._iterable, self._reader, self._class_weight = iterable, reader, class_weight
         self._once = iter(iterable) if iter(iterable) is iterable else None

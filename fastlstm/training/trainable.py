@@ -352,7 +352,9 @@ class Trainable:
             raise InputError("x is an iterable of batches (x, y): y, sample_weight and batch_size are part of it")
         return Stream(x, reader, steps, class_weight)
 
-    def _fit_epoch(self, epoch: int, data: "_Cycle", shuffle: bool, called: CallbackList, lenient: bool) -> dict[str, Any]:
+    def _fit_epoch(
+        self, epoch: int, data: "_Cycle", shuffle: bool, called: CallbackList, lenient: bool
+    ) -> dict[str, Any]:
         watch = self._held_watch = self._watch() if self._held_watch is None else self._held_watch
         watch.reset()
         seed, outputs = self._own_seed, watch.any_metrics
@@ -373,7 +375,9 @@ class Trainable:
             if self.stop_training:
                 break
         if seen < 0:
-            raise InputError(f"epoch {epoch + 1}: there are no batches; a generator that has ended does not start again")
+            raise InputError(
+                f"epoch {epoch + 1}: there are no batches; a generator that has ended does not start again"
+            )
         return watch.results()
 
     _held_watch: Watch | None = None
@@ -454,9 +458,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._watch()
-        results = self._train(
-            batch, self._own_seed, watch.any_metrics, lambda: f"step {self.optimizer.iterations + 1}"
-        )
+        results = self._train(batch, self._own_seed, watch.any_metrics, lambda: f"step {self.optimizer.iterations + 1}")
         watch.update(batch, results)
         return _listed(watch.results(), return_dict)
 
@@ -636,10 +638,17 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
     arrays = [outputs[k] for outputs in parts]
     if all(length is None for length in lengths):
         return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
-    stepped = all(a.ndim > 2 and length is not None and a.shape[1] == max(length) for a, length in zip(arrays, lengths, strict=True))
+    stepped = all(
+        a.ndim > 2 and length is not None and a.shape[1] == max(length)
+        for a, length in zip(arrays, lengths, strict=True)
+    )
     if not stepped:
         return np.concatenate(arrays)
-    return [row[:n] for array, length in zip(arrays, lengths, strict=True) for row, n in zip(array, length or [], strict=True)]
+    return [
+        row[:n]
+        for array, length in zip(arrays, lengths, strict=True)
+        for row, n in zip(array, length or [], strict=True)
+    ]
 
 
 def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
@@ -663,7 +672,9 @@ def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict
     if held is not None:  # the network's weights already lie in flat arrays: those that its own training moves
         bare._weights_held = held
 
-    def value_and_gradient(x: Any, y: Any, sample_weight: Any = None, seed: int = 0) -> tuple[float, dict[str, np.ndarray]]:
+    def value_and_gradient(
+        x: Any, y: Any, sample_weight: Any = None, seed: int = 0
+    ) -> tuple[float, dict[str, np.ndarray]]:
         batch = bare._reader().samples(x, y, sample_weight).take(slice(None))
         weights, step = bare._weights, bare._step(batch, True, False)
         random = random_stream(seed, DRAWING, 0) if step.draws else None

@@ -23,7 +23,10 @@ class Watch:
         self._several = len(names) > 1
         self.loss = metrics.Mean("loss")
         self._losses = [metrics.Mean(f"{names[k]}_loss") for k in with_loss] if self._several else []
-        self._wanted = [(self._by_output(wanted, "metrics"), False), (self._by_output(weighted, "weighted_metrics"), True)]
+        self._wanted = [
+            (self._by_output(wanted, "metrics"), False),
+            (self._by_output(weighted, "weighted_metrics"), True),
+        ]
         self._metrics: dict[str, tuple[int, metrics.Metric, bool]] | None = None
 
     @property
@@ -100,7 +103,9 @@ class Watch:
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Return the sums so far, for a checkpoint within an epoch."""
-        return {f"{name}.{key}": array.copy() for name, metric in self._all().items() for key, array in metric.state.items()}
+        return {
+            f"{name}.{key}": array.copy() for name, metric in self._all().items() for key, array in metric.state.items()
+        }
 
     def set_state(self, state: Mapping[str, np.ndarray], batch: Batch, results: Results) -> None:
         """Go on from sums of an earlier run; the batch and results say of which shapes targets and outputs are."""
