@@ -346,6 +346,7 @@ class Reader:
             [("x", len(inputs[0]))]
             + [(f"the target of output {t.name!r}", len(r)) for t, r in zip(self.targets, samples.targets, strict=True)]
         )
+        self._check_steps(inputs, samples.targets)
         if class_weight is not None:
             if sample_weight is not None:
                 raise InputError("class_weight and sample_weight: pass one of them")
@@ -355,6 +356,19 @@ class Reader:
         else:
             samples.weights = weights_rows(sample_weight, self.targets, self.names, len(samples))
         return samples
+
+    def _check_steps(self, inputs: Sequence[Rows], targets: Sequence[Rows]) -> None:
+        """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length."""
+        for target, rows in zip(self.targets, targets, strict=True):
+            for spec, given in zip(self.specs, inputs, strict=True):
+                steps = (spec.shape or ())[1:2]
+                if not isinstance(rows.rows, list) or not isinstance(given.rows, list) or steps != target.shape[1:2]:
+                    continue
+                for row, (x, y) in enumerate(zip(given.rows, rows.rows, strict=True)):
+                    if len(x) != len(y):
+                        raise ShapeError(
+                            f"output {target.name!r}: target {row} has {len(y)} steps, its sequence of input {spec.name!r} {len(x)}"
+                        )
 
     def _symbols(self, inputs: Sequence[Rows]) -> dict[str, int]:
         """Return the sizes that symbols of the inputs have in these data, but that of the batch."""

@@ -432,11 +432,14 @@ class Trainable:
         watch = self._watch()
         called.on_test_begin()
         told = called.hears("on_test_batch_end")
+        at = -1
         for at, batch in enumerate(_first(data.batches(), steps)):
             called.on_test_batch_begin(at)
             watch.update(batch, self._test(batch, watch.any_metrics))
             if told:
                 called.on_test_batch_end(at, watch.results())
+        if at < 0:
+            raise InputError("there are no batches to evaluate; a generator that has ended does not start again")
         logs = watch.results()
         called.on_test_end(logs)
         return logs

@@ -157,10 +157,8 @@ class Configuration:
         outputs, wrt, feeds = _recurrence(
             build, self.kind, rng, *self.sizes, self.options, dtype, self.states, self.masked, rounded="float32"
         )
-        for name in (
-            "W",
-            "U",
-        ):  # as in networks that are trained: with larger ones a recurrence is chaotic, and so are its gradients
+        # as in networks that are trained: with larger weights a recurrence is chaotic, and so are its gradients
+        for name in ("W", "U"):
             scaled = feeds[name].astype("float64") * 2 / np.sqrt(len(feeds[name]))
             feeds[name] = scaled.astype("float32").astype(dtype)
         if self.masked:
@@ -207,6 +205,7 @@ def test_two_threads_give_the_bits_of_one(number, dtype):
     configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
     for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
         np.testing.assert_array_equal(one, two)
+<<<<<<< HEAD
 
 
 def test_recurrent_dropout_is_refused_by_layer():
@@ -214,3 +213,5 @@ def test_recurrent_dropout_is_refused_by_layer():
     network.compile("sgd", "mse")
     with pytest.raises(UnsupportedError, match="'dropping': recurrent_dropout"):
         network.fit(np.zeros((4, 5, 2)), np.zeros((4, 3)), verbose=0)
+=======
+>>>>>>> t_check
