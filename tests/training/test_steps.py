@@ -205,7 +205,6 @@ def test_two_threads_give_the_bits_of_one(number, dtype):
     configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
     for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
         np.testing.assert_array_equal(one, two)
-<<<<<<< HEAD
 
 
 def test_recurrent_dropout_is_refused_by_layer():
@@ -213,5 +212,3 @@ def test_recurrent_dropout_is_refused_by_layer():
     network.compile("sgd", "mse")
     with pytest.raises(UnsupportedError, match="'dropping': recurrent_dropout"):
         network.fit(np.zeros((4, 5, 2)), np.zeros((4, 3)), verbose=0)
-=======
->>>>>>> t_check
