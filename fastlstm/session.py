@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,13 @@ class _Filled:
 
     shape: tuple[int, ...]
     write: Callable[[Array], None]
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What becomes a model: a Sequential or functional network, with its weights as they are now."""
+
+    def to_model(self) -> Model: ...
 
 
 class _Ready:
@@ -76,7 +83,9 @@ class Session:
     >>> y = session.run(x)
     """
 
-    def __init__(self, model: Model, threads: int | None = None, max_scratch: int = MAX_SCRATCH):
+    def __init__(self, model: "Model | Network", threads: int | None = None, max_scratch: int = MAX_SCRATCH):
+        if isinstance(model, Network):
+            model = model.to_model()
         if not isinstance(model, Model):
             raise InputError(
                 f"Session takes a Model, got {type(model).__name__}; fastlstm.load(path) or fastlstm.convert(path) give one"
