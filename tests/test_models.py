@@ -526,6 +526,27 @@ def test_dropout_draws_what_keras_draws():
         model.layers[0](features(), training=True)
 
 
+@needs("ReduceMean")
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_normalization_in_training_is_keras_s(keras, masked):
+    x = features()
+    x[1, 2:] = 0
+    ours, theirs = (
+        K.Sequential([K.Input((T, I)), *([L.Masking()] if masked else []), L.BatchNormalization(momentum=0.8)])
+        for K, L in ((models, layers), (keras, keras.layers))
+    )
+    want = np.asarray(theirs(x, training=True))
+    build = TrainingBuild()
+    (y,) = ours.forward(build, [build.input("x", "float32", ("batch", T, I))])
+    names = ["batch_normalization.moving_mean", "batch_normalization.moving_variance"]
+    session = fastlstm.Session(build.model([y, *(build.updates[name] for name in names)]))
+    feeds = {**build.parameters, **build.statistics, "x": x}
+    results = session.run({spec.name: feeds[spec.name] for spec in session.inputs})
+    np.testing.assert_allclose(results[y.name], want, atol=2e-6)
+    for name, moved in zip(names, theirs.get_weights()[2:], strict=True):
+        np.testing.assert_allclose(results[build.updates[name].name], moved, atol=1e-6)
+
+
 @pytest.mark.parametrize("cell", ["LSTM", "GRU", "SimpleRNN"])
 def test_a_recurrent_layer_draws_one_mask_for_all_steps(cell):
     steps = find(f"{'RNN' if cell == 'SimpleRNN' else cell}Steps")
