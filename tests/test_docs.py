@@ -40,7 +40,7 @@ def _classes(module: ModuleType, base: type) -> set[str]:
         ("Built from: ", {name for name in layers.__all__ if name not in NO_LAYERS}),
         ("Operators: ", set(onnx_graph.handlers)),
         ("The ops of a fastlstm file: ", set(registered())),
-        ("Layers to train: ", _classes(layers, layers.Layer)),
+        ("Layers to train: ", _classes(layers, layers.Layer) - {"Lambda"}),
         ("Optimizers: ", _classes(optimizers, optimizers.Optimizer)),
         ("Schedules: ", _classes(schedules, schedules.LearningRateSchedule)),
         ("Losses: ", _classes(losses, losses.Loss)),
