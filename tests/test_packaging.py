@@ -23,7 +23,7 @@ pytest.importorskip("build")
 pytest.importorskip("pyfive")
 
 TOP = {
-    "pyproject.toml", "setup.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in",
+    "pyproject.toml", "setup.py", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "examples",
     "docs", "fastlstm", "converters", "tests", "bench",
 }  # fmt: skip
 UNTRACKED = (

@@ -127,9 +127,9 @@ class _TwoStatesCell(layers.SimpleRNN):
         build, n = x.build, self.units
         K, R1, R2 = (self.weight(role) for role in self.roles)
         zero = np.zeros_like(R1)
-        W = self.add_weight(build, "W", np.concatenate([K, K], axis=1))
-        U = self.add_weight(build, "U", np.block([[R1, zero], [zero, R2]]))
-        both = self.add_weight(build, "both", np.concatenate([np.eye(n, dtype=K.dtype)] * 2))
+        W = build.weight(f"{self.name}.W", np.concatenate([K, K], axis=1))
+        U = build.weight(f"{self.name}.U", np.block([[R1, zero], [zero, R2]]))
+        both = build.weight(f"{self.name}.both", np.concatenate([np.eye(n, dtype=K.dtype)] * 2))
         start = build.node(f"{self.name}/start", "Concat", initial, axis=-1) if initial else None
         options = {"batch_first": True, "activations": ("Identity",)}
         y, h = build.node(f"{self.name}/pair", "RNN", [x, W, U, None, start, x.mask], 2, **options)
