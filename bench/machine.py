@@ -3,7 +3,6 @@
 import os
 import platform
 import time
-from functools import cache
 from pathlib import Path
 
 import numba

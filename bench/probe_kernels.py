@@ -79,17 +79,33 @@ def _multiply(typingctx, tile, array):
 
 @intrinsic
 def _tile_step(typingctx, tile, array, offset, k):
-    """One step of a tile of rows x 4: four loads of weights and a broadcast a row, as the kernels' tile does."""
+    """One step of a tile of rows x 4: four loads of weights and a broadcast a row, the fewer of them held, as the kernels' tile does."""
     vector = tile.dtype
 
     def codegen(context, builder, sig, args):
         values = [builder.extract_value(args[0], n) for n in range(len(tile))]
-        weights = [_at(builder, vector, args[1], args[2], g * vector.lanes) for g in range(4)]
-        for m in range(len(tile) // 4):
+        rows = range(len(tile) // 4)
+        weight = lambda g: _at(builder, vector, args[1], args[2], g * vector.lanes)
+
+        def element(m):
             place = builder.add(args[3], ir.Constant(args[3].type, m * 64))
-            x = simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [place])))
+            return simd.emit_splat(builder, vector, builder.load(builder.gep(args[1], [place])))
+
+        def add(m, g, x, w):
+            values[4 * m + g] = simd.call(builder, "fma", x, w, values[4 * m + g])
+
+        if len(rows) < 4:
+            held = [element(m) for m in rows]
             for g in range(4):
-                values[4 * m + g] = simd.call(builder, "fma", x, weights[g], values[4 * m + g])
+                w = weight(g)
+                for m in rows:
+                    add(m, g, held[m], w)
+        else:
+            held = [weight(g) for g in range(4)]
+            for m in rows:
+                x = element(m)
+                for g in range(4):
+                    add(m, g, x, held[g])
         return context.make_tuple(builder, sig.args[0], values)
 
     return tile(tile, array, types.intp, types.intp), codegen

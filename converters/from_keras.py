@@ -38,7 +38,7 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
             raise
         raise ModelFileError(f"the file's configuration is malformed: {type(error).__name__}: {error}") from error
     model = build.model(
-        _distinct(build, outputs),
+        build.distinct(outputs),
         {"source": "keras", "source_format": file.format, "keras_version": file.keras_version},
     )
     return model if build.steps_matter else with_free_time(model)
@@ -77,17 +77,6 @@ def with_free_time(model: Model) -> Model:
     # the source engine still wants the steps that the file fixes
     metadata = {**model.metadata, "source_steps": canonical(fixed)}
     return replace(model, graph=Graph(graph.nodes, free, outputs), metadata=metadata)
-
-
-def _distinct(build: Build, outputs: Sequence[Tensor]) -> list[Tensor]:
-    """Give a name of its own to an output that is given twice, or that is an input."""
-    seen = {spec.name for spec in build.inputs}
-    distinct = []
-    for tensor in outputs:
-        again = build.node(f"{tensor.name}/output", "Identity", [tensor]) if tensor.name in seen else tensor
-        seen.add(again.name)
-        distinct.append(again)
-    return distinct
 
 
 class _Reader:

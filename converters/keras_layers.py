@@ -281,7 +281,9 @@ def _bidirectional(keys: Keys, context: Context) -> layers.Layer:
             raise UnsupportedError(f"layer {keys.name!r}: Bidirectional({type(part).__name__}) is not supported")
         part.name = f"{keys.name}/{direction}"
         parts.append(part)
-    return layers.Bidirectional(*parts, merge_mode=keys.take("merge_mode", "concat"), name=keys.name)
+    ahead, back = parts
+    mode = keys.take("merge_mode", "concat")
+    return layers.Bidirectional(ahead, mode, backward_layer=back, name=keys.name)
 
 
 @handler("TimeDistributed")

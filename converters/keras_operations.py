@@ -124,6 +124,16 @@ def _expand_dims(it: Operation) -> Tensor:
     return it.emit("Unsqueeze", [x, it.build.ints(f"{it.name}.axes", int(it.option("axis")))])
 
 
+@handler("OneHot")
+def _one_hot(it: Operation) -> Tensor:
+    (x,) = it.tensors(1)
+    if it.option("sparse"):
+        raise it.refuse("sparse=True")
+    depth = it.build.weight(f"{it.name}.depth", np.array(it.option("num_classes"), np.int64))
+    values = it.build.weight(f"{it.name}.values", np.array([0, 1], it.option("dtype") or "float32"))
+    return it.emit("OneHot", [x, depth, values], axis=int(it.option("axis", -1)), from_end=False)
+
+
 @handler("Any")
 def _any(it: Operation) -> Tensor:
     (x,) = it.tensors(1)

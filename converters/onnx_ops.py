@@ -268,6 +268,11 @@ def _gather(node: OnnxNode):
     return _same(node, axis=int(node.attribute("axis", 0)))
 
 
+@handler("OneHot")
+def _one_hot(node: OnnxNode):
+    return _same(node, axis=int(node.attribute("axis", -1)), from_end=node.opset >= 11)
+
+
 @handler("Expand")
 def _expand(node: OnnxNode):
     return _same(node)

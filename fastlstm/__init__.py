@@ -17,6 +17,7 @@ from fastlstm.errors import (
     ModelFileError,
     ShapeError,
     StreamError,
+    TrainingError,
     UnsupportedError,
     VerificationError,
 )
@@ -26,29 +27,53 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
+    from fastlstm import callbacks, data, initializers, layers, losses, metrics, models, optimizers, regularizers
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
+    from fastlstm.models import Input, Sequential, gru, lstm, rnn
+    from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
+    from fastlstm.training.trainable import value_and_grad
 
 __version__ = VERSION
 
 # Everything but the errors is imported when it is first used: NumPy and the file format, converters, kernels.
 _LATER = {
     "Example": "fastlstm.format",
+    "Input": "fastlstm.layers.symbolic",
     "Model": "fastlstm.model",
+    "Sequential": "fastlstm.models.model",
     "Session": "fastlstm.session",
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
+    "value_and_grad": "fastlstm.training.trainable",
+    "lstm": "fastlstm.models.functions",
+    "rnn": "fastlstm.models.functions",
+    "set_random_seed": "fastlstm.randomness",
     "warmup": "fastlstm.ahead",
 }
+_NAMESPACES = (
+    "callbacks",
+    "data",
+    "initializers",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+)
 
 
 def __getattr__(name: str) -> "Any":
+    if name in _NAMESPACES:
+        return import_module(f"fastlstm.{name}")
     if name not in _LATER:
         raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LATER[name]), name)
@@ -64,19 +89,36 @@ __all__ = [
     "Example",
     "FastLSTMError",
     "GraphError",
+    "Input",
     "InputError",
     "LimitError",
     "MissingExtraError",
     "Model",
     "ModelFileError",
+    "Sequential",
     "Session",
     "ShapeError",
     "State",
     "Stream",
     "StreamError",
+    "TrainingError",
     "UnsupportedError",
     "VerificationError",
+    "callbacks",
     "convert",
+    "data",
+    "gru",
+    "initializers",
+    "layers",
     "load",
+    "losses",
+    "lstm",
+    "metrics",
+    "models",
+    "optimizers",
+    "regularizers",
+    "rnn",
+    "set_random_seed",
+    "value_and_grad",
     "warmup",
 ]

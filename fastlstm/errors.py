@@ -8,6 +8,7 @@
     ├── DTypeError          an array of the wrong dtype (also a TypeError)
     ├── InputError          a wrong name, value or argument of a call (also a ValueError)
     ├── StreamError         a model that cannot stream, or a stream used wrongly
+    ├── TrainingError       training that cannot go on: a loss that is not finite
     ├── LimitError          a cap on memory or work that would be exceeded, known before allocation
     ├── MissingExtraError   an optional package that is needed and absent (also an ImportError)
     └── VerificationError   outputs that do not agree with the reference
@@ -48,6 +49,14 @@ class InputError(FastLSTMError, ValueError):
 
 class StreamError(FastLSTMError):
     """A model cannot stream, or a stream is used wrongly."""
+
+
+class TrainingError(FastLSTMError):
+    """Training cannot go on: the loss is NaN or infinite."""
+
+    def __init__(self, message: str, loss: float = float("nan")):
+        super().__init__(message)
+        self.loss = loss
 
 
 class LimitError(FastLSTMError):

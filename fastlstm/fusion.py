@@ -5,6 +5,7 @@
 | an Identity disappears | the same |
 | a MatMul by a constant matrix, and the Add of a constant row after it, are one Dense | the bias begins the sum instead of ending it |
 | an activation whose only input is a Dense or Conv1D, read by nothing else, belongs to it | the same |
+| a Cast after a OneHot casts its two values instead | the same |
 | a Transpose of batch and time after a look-up transposes the ids instead | the same |
 | a look-up that only recurrent nodes read, as X, gives them numbers of rows projected once | the same |
 | nodes that refuse inputs stand in front | the same |
@@ -16,6 +17,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,22 +39,26 @@ class Fused:
     graph: Graph
     first: frozenset[str] = frozenset()  # nodes that stand before every change of a state
     looked_up: frozenset[str] = frozenset()  # nodes whose output is numbers of rows
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)  # weights that the passes made
     notes: dict[str, list[str]] = field(default_factory=dict)  # by node: what became part of it
 
 
 def fuse(graph: Graph, weights: Mapping[str, Weight]) -> Fused:
     """Apply every rule."""
     notes: dict[str, list[str]] = {}
+    constants: dict[str, np.ndarray] = {}
     graph = without_identities(graph)
     graph = dense_of_matmul(graph, weights, notes)
     graph = activations_joined(graph, notes)
+    graph = one_hots_cast(graph, weights, constants, notes)
+    weights = {**weights, **constants}
     graph = lookups_transposed(graph, weights, notes)
     graph, first = checks_first(graph)
     known = looked_up(graph, weights)
     for node in graph.nodes:
         if node.name in known:
             notes.setdefault(node.name, []).append("numbers of rows alone: their projections are looked up")
-    return Fused(graph, first, known, notes)
+    return Fused(graph, first, known, constants, notes)
 
 
 def _uses(graph: Graph) -> Counter[str]:
@@ -62,6 +68,19 @@ def _uses(graph: Graph) -> Counter[str]:
 
 def _producers(nodes: list[Node]) -> dict[str, Node]:
     return {name: node for node in nodes for name in node.outputs if name}
+
+
+def _taken(graph: Graph, weights: Mapping[str, Weight]) -> set[str]:
+    """Return the names of all values."""
+    return set(weights) | {spec.name for spec in graph.inputs} | {name for node in graph.nodes for name in node.outputs}
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """Return a name that no value has, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def _with(graph: Graph, nodes: list[Node]) -> Graph:
@@ -144,36 +163,72 @@ def activations_joined(graph: Graph, notes: dict[str, list[str]]) -> Graph:
     return _with(graph, nodes)
 
 
-def _table_of(node: Node, weights: Mapping[str, Weight]) -> tuple[str, str] | None:
-    """Return the ids and the constant table (rows, E) of a node that looks rows up, None if it is none."""
+def one_hots_cast(
+    graph: Graph, weights: Mapping[str, Weight], constants: dict[str, np.ndarray], notes: dict[str, list[str]]
+) -> Graph:
+    """Return the graph with the two values of a OneHot cast, and added to `constants`, instead of all that is made of them."""
+    uses, nodes, taken = _uses(graph), [], _taken(graph, weights)
+    hot: dict[str, int] = {}  # where the OneHot of constant values stands that computes a value
+    for node in graph.nodes:
+        place = hot.get(node.inputs[0]) if node.op == "Cast" else None
+        if place is not None and uses[node.inputs[0]] == 1:
+            before = nodes[place]
+            ids, depth, values = before.inputs
+            name = _fresh(f"{node.name}/values", taken)
+            (constants[name],) = find("Cast").evaluate(node, [weights[values]])  # type: ignore[list-item, misc]
+            nodes[place] = Node(before.name, before.op, (ids, depth, name), node.outputs, before.attributes)
+            notes.setdefault(before.name, []).append(f"+ Cast {node.name!r}, of its two values")
+            continue
+        if node.op == "OneHot" and isinstance(weights.get(node.inputs[2]), np.ndarray):
+            hot[node.outputs[0]] = len(nodes)
+        nodes.append(node)
+    return _with(graph, nodes)
+
+
+class Lookup(NamedTuple):
+    """What a node looks up: rows of a constant table (rows, size), a weight or what a OneHot of constant values gives."""
+
+    ids: str
+    rows: int
+    size: int
+
+
+def _lookup(node: Node, weights: Mapping[str, Weight]) -> Lookup | None:
+    """Return what a node looks up, None if it is no look-up or gives its rows along another axis than the last of three."""
+    if node.op == "OneHot":
+        ids, depth, values = node.inputs
+        size = weights.get(depth)
+        whole = isinstance(size, np.ndarray) and size.size == 1 and _is_float(weights.get(values), 1)
+        if not whole or ids in weights or find("OneHot").get(node, "axis") not in (-1, 2):
+            return None
+        return Lookup(ids, int(size.item()) + 1, int(size.item()))  # type: ignore[union-attr]
     if node.op == "Embedding":
         ids, table = node.inputs
     elif node.op == "Gather" and find("Gather").get(node, "axis") == 0:
         table, ids = node.inputs
     else:
         return None
-    return (ids, table) if _is_float(weights.get(table), 2) and ids not in weights else None
+    if not _is_float(weights.get(table), 2) or ids in weights:
+        return None
+    return Lookup(ids, *(int(size) for size in weights[table].shape))
 
 
 def lookups_transposed(graph: Graph, weights: Mapping[str, Weight], notes: dict[str, list[str]]) -> Graph:
     """Return the graph with ids transposed instead of the rows they stand for: ids are small, and recurrent nodes then see a look-up."""
     uses, nodes = _uses(graph), []
     producers = _producers(list(graph.nodes))
-    taken = set(weights) | {spec.name for spec in graph.inputs} | set(producers)
+    taken = _taken(graph, weights)
     dropped: dict[str, Node] = {}  # by the name of a look-up: the Transpose that becomes part of it
     for node in graph.nodes:
         before = producers.get(node.inputs[0]) if node.op == "Transpose" else None
         swaps = before is not None and find("Transpose").get(node, "perm") == (1, 0, 2)
-        if swaps and before is not None and uses[node.inputs[0]] == 1 and _table_of(before, weights):
+        if swaps and before is not None and uses[node.inputs[0]] == 1 and _lookup(before, weights):
             dropped[before.name] = node
     for node in graph.nodes:
         if node.name in dropped:
             turn = dropped[node.name]
-            ids = next(value for value in node.inputs if value not in weights)
-            turned = f"{turn.name}/ids"
-            while turned in taken:
-                turned += "_"
-            taken.add(turned)
+            ids = _lookup(node, weights).ids  # type: ignore[union-attr]
+            turned = _fresh(f"{turn.name}/ids", taken)
             nodes.append(Node(turn.name, "Transpose", (ids,), (turned,), {"perm": (1, 0)}))
             inputs = tuple(turned if value == ids else value for value in node.inputs)
             nodes.append(Node(node.name, node.op, inputs, turn.outputs, node.attributes))
@@ -191,12 +246,11 @@ def looked_up(graph: Graph, weights: Mapping[str, Weight]) -> frozenset[str]:
             readers.setdefault(name, []).append(node)
     outputs, found = {spec.name for spec in graph.outputs}, set()
     for node in graph.nodes:
-        known = _table_of(node, weights)
+        known = _lookup(node, weights)
         value = node.outputs[0]
         if known is None or value in outputs or not readers.get(value):
             continue
-        rows, size = weights[known[1]].shape
-        if all(_projects(reader, value, int(rows), int(size), weights) for reader in readers[value]):
+        if all(_projects(reader, value, known.rows, known.size, weights) for reader in readers[value]):
             found.add(node.name)
     return frozenset(found)
 

@@ -4,7 +4,7 @@ Possible where every other node treats each step by itself or looks back only: t
 a row's end, and a row of the batch is computed as if it were alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -23,6 +23,7 @@ def with_lengths(axes: Axes) -> Graph:
     if not axes.time or not axes.rows_are_apart:
         raise UnsupportedError("rows cannot have lengths of their own: the model has no time axis, or mixes rows")
     nodes, masks = [], set()
+    names = {node.name for node in axes.graph.nodes}
     for node in axes.graph.nodes:
         op = find(node.op)
         # backwards from its own end, a row depends on its own steps alone
@@ -42,7 +43,7 @@ def with_lengths(axes: Axes) -> Graph:
             )
         mask = ROWS_FIRST if op.time_axis(node) == 1 else STEPS_FIRST
         masks.add(mask)
-        nodes.append(_masked(op, node, mask))
+        nodes += _masked(op, node, mask, names)
     if not masks:
         raise UnsupportedError("rows cannot have lengths of their own: the model has no recurrent node over its steps")
     shapes = {STEPS_FIRST: (TIME, BATCH), ROWS_FIRST: (BATCH, TIME)}
@@ -50,14 +51,24 @@ def with_lengths(axes: Axes) -> Graph:
     return replace(axes.graph, nodes=tuple(nodes), inputs=(*axes.graph.inputs, *specs))
 
 
-def _masked(op: Recurrent, node: Node, mask: str) -> Node:
+def _masked(op: Recurrent, node: Node, mask: str, names: Container[str]) -> list[Node]:
+    """Return what stands for a recurrent node whose rows have lengths; `names` are those of nodes."""
     inputs = [*node.inputs, *("" for _ in range(op.mask_slot + 1 - len(node.inputs)))]
     inputs[op.mask_slot] = mask
-    # the output `last` is that of the last valid step, which it is under masks that carry
-    wants_last = len(node.outputs) == len(op.outputs) and bool(node.outputs[-1])
-    outputs = {"masked_output": "carry"} if wants_last else {}
     # a row without steps ends with the states it starts with, as a call of no steps does
-    return replace(node, inputs=tuple(inputs), attributes={**node.attributes, "empty_state": "carry", **outputs})
+    attributes = {**node.attributes, "empty_state": "carry"}
+    outputs, also = list(node.outputs), []
+    if len(outputs) == len(op.outputs) and outputs[-1]:
+        # so the output of the last step is the final h: under the mask of a model it would be zeros for such a row
+        last, outputs[-1] = outputs[-1], ""
+        if outputs[1]:
+            name = f"{node.name}/last"
+            while name in names:
+                name += "_"
+            also = [Node(name, "Identity", (outputs[1],), (last,))]
+        else:
+            outputs[1] = last
+    return [replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attributes=attributes), *also]
 
 
 def masks_of(graph: Graph, lengths: np.ndarray, steps: int) -> Mapping[str, np.ndarray]:

@@ -32,7 +32,7 @@ from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, 
 FLOAT32 = np.dtype(np.float32)
 TEAM_WORK = 600_000  # floating-point operations from which a team may pay
 BLOCK_VECTORS = target.WIDTH * target.BLOCK
-KEPT_SHAPES = 16
+KEPT_SHAPES = 32
 KEPT_VALUES = 16
 KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
 MAX_SCRATCH = 4 << 30  # bytes of buffers of one call
@@ -80,6 +80,7 @@ class Frame:
     program: Program = field(default_factory=Program)
     outputs: dict[str, Port] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
+    carried: np.ndarray | None = None  # words that tell where a stream keeps the states (kernels/carrying.py)
     scratch_bytes: int = 0
     packed_bytes: int = 0  # of weights as kernels read them
     lowered: list[Lowered] = field(default_factory=list)
@@ -95,17 +96,15 @@ class Frame:
     output: np.ndarray = field(default_factory=lambda: np.empty(0))
     program_address: int = 0
 
-    def run(self, load_states: "Callable[[Frame], None] | None" = None) -> "Frame":
+    def run(self, resume: bool = False) -> "Frame":
         """Run the steps; return the frame in which the outputs and states are (this one, or its continuation).
 
-        States begin at their starts, or as `load_states` leaves them.
+        States begin at their starts; `resume` takes them from where they are carried, or leaves them as they are.
         """
         frame = self
         while True:
-            if load_states is not None:
-                load_states(frame)
             try:
-                frame._run(load_states is not None)
+                frame._run(resume)
             except FastLSTMError:
                 raise
             except Exception as error:  # NumPy's own, of inputs that make no sense to a step
@@ -148,6 +147,7 @@ class Plan:
     """A model's weights, packed, and its frames."""
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
+        self._given = weights
         self.fused = fuse(graph, weights)
         self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
@@ -157,6 +157,7 @@ class Plan:
             for name in node.inputs:
                 self.readers.setdefault(name, []).append(node)
         self.ancestors = _ancestors(graph)
+        weights = {**weights, **self.fused.constants}
         self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
         # buffers of weights by address, so that a view of a weight is known as that weight
         self._addresses = {
@@ -171,32 +172,34 @@ class Plan:
 
     def of_twin(self, graph: Graph) -> "Plan":
         """Return the plan of another graph of the same weights, which shares what is packed."""
-        twin = Plan(graph, {}, self.max_scratch, self.threads)
-        twin.weights, twin._addresses, twin._packed = self.weights, self._addresses, self._packed
+        twin = Plan(graph, self._given, self.max_scratch, self.threads)  # fused as this one is: to the same bits
+        twin.weights |= self.weights
+        twin._addresses, twin._packed = self._addresses, self._packed
         return twin
 
-    def borrow(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
+    def borrow(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:
         """Return a frame for inputs of these shapes that no other call uses; `give_back` it."""
-        kept = self._frames.get(shapes)
+        kept = self._frames.get((shapes, carries))
         try:
             frame = kept.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
-            return self.bind(shapes)
+            return self.bind(shapes, carries)
         self._kept_bytes -= frame.scratch_bytes
         return frame
 
     def kept(self, shapes: tuple[tuple[int, ...], ...]) -> deque[Frame]:
         """Return the frames that wait for a call of these shapes; it is emptied where they give way to others."""
-        return self._frames.setdefault(shapes, deque())
+        return self._frames.setdefault((shapes, False), deque())
 
     def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
         """Keep a frame for the next call of these shapes; where too much is kept, the oldest shapes give way."""
-        self._frames.setdefault(shapes, deque()).append(frame)
+        key = shapes, frame.carried is not None
+        self._frames.setdefault(key, deque()).append(frame)
         self._kept_bytes += frame.scratch_bytes
         if self._kept_bytes <= KEPT_BYTES and len(self._frames) <= KEPT_SHAPES:
             return
         try:
-            self._frames.move_to_end(shapes)
+            self._frames.move_to_end(key)
             # counted afresh: threads that borrow meanwhile leave the running count a little off
             self._kept_bytes = sum(one.scratch_bytes for kept in list(self._frames.values()) for one in list(kept))
             while len(self._frames) > 1 and (self._kept_bytes > KEPT_BYTES or len(self._frames) > KEPT_SHAPES):
@@ -206,11 +209,11 @@ class Plan:
         except (KeyError, RuntimeError):
             pass  # another thread dropped it, or appends to it
 
-    def bind(self, shapes: tuple[tuple[int, ...], ...]) -> Frame:
-        """Return a new frame for inputs of these shapes. Raise ShapeError, LimitError."""
+    def bind(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:
+        """Return a new frame for inputs of these shapes; one that `carries` moves states from and to a stream. Raise ShapeError, LimitError."""
         values = dict(self.weights)
         inputs = {}
-        binder = _Binder(self, 0)
+        binder = _Binder(self, 0, carries)
         for spec, shape in zip(self.graph.inputs, shapes, strict=True):
             array = binder.scratch(shape, np.dtype(spec.dtype))
             inputs[spec.name] = Port(array)
@@ -284,8 +287,8 @@ def _ancestors(graph: Graph) -> dict[str, frozenset[str]]:
 class _Binder:
     """The Emit that ops lower themselves to: collects the program, buffers and states of one frame."""
 
-    def __init__(self, plan: Plan, scratch_bytes: int):
-        self._plan = plan
+    def __init__(self, plan: Plan, scratch_bytes: int, carries: bool = False):
+        self._plan, self._carries = plan, carries
         self._program = Program(plan.threads)
         self._steps: list = self._program.steps
         self._work: dict[str, int] = {}
@@ -328,6 +331,8 @@ class _Binder:
             self.copy(state.array, start)
         if self._plan.threads > 1:
             schedule(self._program.steps, self._plan.ancestors, self._work, self._plan.threads)
+        if self._carries:
+            frame.carried = self._carry()
         self._program.seal([*frame.inputs.values(), *frame.outputs.values()])
         frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
         frame.packed_bytes, frame.lowered = sum(self._packed.values()), self._lowered
@@ -335,6 +340,24 @@ class _Binder:
         if self._plan.threads > 1 and frame.work > TEAM_WORK:
             frame.pace = Pace()
         frame.get_ready()
+
+    def _carry(self) -> np.ndarray:
+        """Let the program begin by taking the states from where they are carried, and end by bringing them there.
+
+        Return the words that say where.
+        """
+        carried = np.zeros(layout.CARRIED + 2 * len(self._states), np.int64)
+
+        def moves(out: bool) -> list[KernelStep]:
+            steps = []
+            for place, state in enumerate(self._states):
+                buffer, row = state.array, state.array[:1, ..., : state.width]
+                args = [carried, place, buffer, buffer.strides[0], row.nbytes, len(buffer), int(out)]
+                steps.append(KernelStep("", "carry_forward", FLOAT32, FLOAT32, args, waits=out and place == 0))
+            return steps
+
+        self._program.steps = [*moves(out=False), *self._program.steps, *moves(out=True)]
+        return carried
 
     # ---- steps --------------------------------------------------------------------------------------
     def kernel(
@@ -538,9 +561,8 @@ class _Binder:
     def row_bytes(self, K: int, parts: int) -> int:
         return layout.row_bytes(K, parts)
 
-    @property
-    def group(self) -> int:
-        return layout.GROUP
+    def group(self, state: bool) -> int:
+        return layout.STATE_GROUP if state else layout.GROUP
 
     def activation(self, name: str) -> int:
         return codes.ACTIVATIONS[name]

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 
@@ -31,6 +31,13 @@ class _Filled:
 
     shape: tuple[int, ...]
     write: Callable[[Array], None]
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What becomes a model: a Sequential or functional network, with its weights as they are now."""
+
+    def to_model(self) -> Model: ...
 
 
 class _Ready:
@@ -76,7 +83,9 @@ class Session:
     >>> y = session.run(x)
     """
 
-    def __init__(self, model: Model, threads: int | None = None, max_scratch: int = MAX_SCRATCH):
+    def __init__(self, model: "Model | Network", threads: int | None = None, max_scratch: int = MAX_SCRATCH):
+        if isinstance(model, Network):
+            model = model.to_model()
         if not isinstance(model, Model):
             raise InputError(
                 f"Session takes a Model, got {type(model).__name__}; fastlstm.load(path) or fastlstm.convert(path) give one"
@@ -332,57 +341,61 @@ class Session:
         spec = self.inputs[0]
         if name not in self.axes.batch:
             raise InputError(f"input {spec} has no batch axis that is known: pass arrays of its shape, one by one")
-        batch = self.axes.batch[name]
-        rows = [as_input(sequence, spec) for sequence in sequences]
+        batch, dtype = self.axes.batch[name], np.dtype(spec.dtype)
+        rows = [row if type(row) is np.ndarray and row.dtype is dtype else as_input(row, spec) for row in sequences]
         wanted = (len(spec.shape) - 1) if spec.shape is not None else None
         for k, row in enumerate(rows):
             if wanted is not None and row.ndim != wanted:
                 raise ShapeError(f"sequence {k} has shape {row.shape}, expected {wanted} axes: one row of {spec}")
-        groups: dict[tuple[int, ...], list[int]] = {}
         together = self.axes.rows_are_apart
-        for k, row in enumerate(rows):
-            groups.setdefault(row.shape if together else (k,), []).append(k)
-        if len(groups) > 1:
+        if together and len({row.shape for row in rows}) > 1:
             try:
-                return self._run_padded_rows(rows, name)
+                return self._run_padded_rows(rows, spec)
             except (UnsupportedError, LimitError):
                 pass  # a node mixes steps, or one row is so long that all cannot be padded to it
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for k, row in enumerate(rows):
+            groups.setdefault(row.shape if together else (k,), []).append(k)
         results: list = [None] * len(rows)
         for members in groups.values():
-            stacked = np.stack([rows[k] for k in members], axis=batch, dtype=spec.dtype, casting="unsafe")
+            stacked = np.stack([rows[k] for k in members], axis=batch, dtype=dtype, casting="unsafe")
             outputs = self._run_once(self._checked({name: stacked}, frozenset([name])), {})
             for row, k in zip(self._by_row(outputs, len(members)), members, strict=True):
                 results[k] = row
         return results
 
-    def _run_padded_rows(self, rows: list[Array], name: str) -> list:
+    def _run_padded_rows(self, rows: list[Array], spec: TensorSpec) -> list:
         """Run sequences of different lengths as one padded batch; each result is a view of its row. Raise UnsupportedError."""
-        assert self._lengths_plan is not None
-        batch, time = self.axes.batch[name], self.axes.time[name]
+        plan = self._lengths_plan
+        batch, time = self.axes.batch[spec.name], self.axes.time[spec.name]
         axis = time - (time > batch)  # of a row
-        lengths = np.array([row.shape[axis] for row in rows])
-        order = np.argsort(-lengths, kind="stable")  # the order that kernels take rows in: none is moved again
-        steps = int(lengths.max())
-        apart = list(rows[0].shape)
+        before, after = rows[0].shape[:axis], rows[0].shape[axis + 1 :]
         for k, row in enumerate(rows):
-            apart[axis] = row.shape[axis]
-            if list(row.shape) != apart:
-                self._checked({name: np.expand_dims(row, batch)}, frozenset([name]))
-                raise ShapeError(f"sequence {k} has shape {row.shape}, expected {tuple(apart)}")
-        self._checked({name: np.expand_dims(rows[0], batch)}, frozenset([name]))
-        apart[axis] = steps
+            alike = row.shape[:axis] == before and row.shape[axis + 1 :] == after
+            if k == 0 or not alike:
+                check_shape(np.expand_dims(row, batch), spec, {}, time)
+            if not alike:
+                wanted = (*before, row.shape[axis], *after)
+                raise ShapeError(f"sequence {k} has shape {row.shape}, expected {wanted}")
+        lengths = [row.shape[axis] for row in rows]
+        # the order that kernels take rows in: none is moved again
+        order = sorted(range(len(rows)), key=lengths.__getitem__, reverse=True)
+        longest_first = np.array([lengths[k] for k in order])
 
         def write(buffer: Array) -> None:
             # what lies past a row's end reaches no step before it
-            for place, k in zip(np.moveaxis(buffer, batch, 0), order, strict=True):
-                place[(slice(None),) * axis + (slice(lengths[k]),)] = rows[k]
-            if self._lengths_plan.fused.first:
-                buffer[...] = _padded_with_valid(buffer, lengths[order], batch, time)
+            index: list = [slice(None)] * buffer.ndim
+            for place, k in enumerate(order):
+                index[batch], index[time] = place, slice(lengths[k])
+                buffer[tuple(index)] = rows[k]
+            if plan.fused.first:
+                buffer[...] = _padded_with_valid(buffer, longest_first, batch, time)
 
-        filled = _Filled((*apart[:batch], len(rows), *apart[batch:]), write)
-        outputs = self._run_padded([filled], lengths[order], steps, {})
+        shape = list(rows[order[0]].shape)
+        shape.insert(batch, len(rows))
+        outputs = self._run_padded([_Filled(tuple(shape), write)], longest_first, shape[time], {})
         results: list = [None] * len(rows)
-        for row, k in zip(self._by_row(outputs, len(rows), lengths[order].tolist()), order.tolist(), strict=True):
+        for row, k in zip(self._by_row(outputs, len(rows), [lengths[k] for k in order]), order, strict=True):
             results[k] = row
         return results
 
@@ -391,10 +404,14 @@ class Session:
         columns = []
         for name, y in outputs.items():
             time, batch = self.axes.axis(name, TIME), self.axes.axis(name, BATCH)
-            rows = [y] * count if batch is None else list(np.moveaxis(y, batch, 0))
-            if time is not None and lengths is not None:
-                before = (slice(None),) * (time - (batch is not None and time > batch))
-                rows = [row[(*before, slice(length))] for row, length in zip(rows, lengths, strict=True)]
+            index: list = [*(slice(None) for _ in y.shape), ...]
+            rows = []
+            for k in range(count):
+                if batch is not None:
+                    index[batch] = k
+                if time is not None and lengths is not None:
+                    index[time] = slice(lengths[k])
+                rows.append(y[tuple(index)])
             columns.append(rows)
         if len(columns) == 1:
             return columns[0]

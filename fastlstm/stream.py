@@ -20,9 +20,11 @@ from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one
 from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan
 from fastlstm.program import SOLO, calls
+from fastlstm.row_numbers import RowNumbers
 
 VERSION = 1
 KNOWN_CALLS = 256  # kinds of calls that are checked once
+WAITS = "the model cannot stream: a shape depends on the contents of a value"
 IN_USE = "this stream is in use by another thread: give each thread its own, or take turns"
 
 
@@ -83,11 +85,16 @@ class State(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class _Call:
-    """One kind of call: the shapes it runs with, and the part of each buffer that is passed (one step has no time axis)."""
+    """One kind of call: the shapes it runs with, and the part of each buffer that is passed (one step has no time axis).
+
+    A frame with room for more rows than are passed computes the first of them in the others too.
+    """
 
     shapes: tuple[tuple[int, ...], ...]
     places: tuple[tuple, ...]
     picks: dict[str, tuple]
+    room: int
+    others: tuple[tuple[tuple, tuple], ...]  # by input: where those others lie, and the first
 
 
 @dataclass(frozen=True)
@@ -95,6 +102,7 @@ class _Own:
     """The frame whose state buffers are a stream's states; for the short way of a step, its views by the input's shape."""
 
     frame: Frame
+    shapes: tuple[tuple[int, ...], ...]
     views: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
     dtype: np.dtype
     call: tuple[int, int]
@@ -116,15 +124,17 @@ class Stream:
         self._plan, self._axes, self._inputs, self._outputs = plan, axes, tuple(inputs), tuple(outputs)
         self._busy = threading.Lock()
         self._calls: dict[tuple, _Call] = {}
+        self._by_rows = all(axes.axis(spec.name, BATCH) is not None for spec in self._outputs)
         # bind one step to learn which states there are, and their starts
         frame = plan.bind(self._shapes(1, 1))
         if frame.waits_for is not None:
-            raise StreamError("the model cannot stream: a shape depends on the contents of a value")
+            raise StreamError(WAITS)
         size = batch * sum(state.array.nbytes for state in frame.states)
         if size > plan.max_scratch:
             raise LimitError(
                 f"batch={batch}: the states take {size >> 20} MiB, more than {plan.max_scratch >> 20} MiB; pass fewer, or a larger max_scratch to Session"
             )
+        self._rows = RowNumbers(batch)
         self._arrays: dict[str, np.ndarray] = {}
         self._starts: dict[str, np.ndarray] = {}
         self._own: _Own | None = None
@@ -138,6 +148,12 @@ class Stream:
             else:
                 self._arrays[state.key][...] = start
         plan.give_back(self._shapes(1, 1), frame)
+        places = [(array.ctypes.data, array.strides[0]) for array in self._arrays.values()]
+        # of all rows, and of the rows that a call names
+        self._carried, self._carried_rows = (
+            np.array([numbers, *(word for place in places for word in place)], np.int64)
+            for numbers in (0, self._rows.address)
+        )
 
     def _own_states(self, frame: Frame) -> None:
         """Where a step is one call into compiled code, let the states be the buffers of a frame that only this stream uses."""
@@ -151,13 +167,13 @@ class Stream:
             time, time_out = self._axes.time[given.name], self._axes.axis(made.name, TIME)
             views = {frame.input.shape: (frame.input, frame.output)}
             if time is not None:
-                single = frame.input[_part(time, True)]
-                views[single.shape] = single, frame.output[_part(time_out, True)]
+                single = frame.input[_part({time: 0})]
+                views[single.shape] = single, frame.output[_part({time_out: 0})]
             call = frame.program.only_call
             assert call is not None
-            self._own = _Own(frame, views, frame.input.dtype, call)
+            self._own = _Own(frame, shapes, views, frame.input.dtype, call)
         else:
-            self._own = _Own(frame, {}, np.dtype(bool), (0, 0))
+            self._own = _Own(frame, shapes, {}, np.dtype(bool), (0, 0))
 
     def _shapes(self, rows: int, steps: int) -> tuple[tuple[int, ...], ...]:
         shapes = []
@@ -203,20 +219,29 @@ class Stream:
                 f"the model has {len(self._inputs)} inputs: pass a dict with {one_of(s.name for s in self._inputs)}"
             )
         given = inputs if by_name else {self._inputs[0].name: inputs}
-        index = None if rows is None else self._row_index(rows)
-        call, arrays = self._call(given, self.batch if index is None else len(index))
-        frame = self._plan.borrow(call.shapes)
+        count = self.batch if rows is None else len(self._rows.take(rows))
+        call, arrays = self._call(given, count)
+        own = self._own.frame if self._own and rows is None and call.shapes == self._own.shapes else None
+        frame = own or self._plan.borrow(call.shapes, carries=True)
         try:
+            if frame.waits_for is not None:
+                raise StreamError(WAITS)
             for port, place, array in zip(frame.inputs.values(), call.places, arrays, strict=True):
                 port.point_home()
-                np.copyto(port.buffer[place], array, casting="unsafe")
+                port.buffer[place] = array
+            if call.others:
+                self._rows.repeat_first(count, call.room)
+                for port, (others, first) in zip(frame.inputs.values(), call.others, strict=True):
+                    port.buffer[others] = port.buffer[first]
+            if frame.carried is not None:
+                frame.carried[...] = self._carried if rows is None else self._carried_rows
             for port in frame.outputs.values():
                 port.point_home()
-            last = frame.run(lambda f: self._load(f, index))
-            self._keep(last, index)
-            results = {name: port.buffer[call.picks[name]].copy() for name, port in last.outputs.items()}
+            frame.run(resume=True)
+            results = {name: port.buffer[call.picks[name]].copy() for name, port in frame.outputs.items()}
         finally:
-            self._plan.give_back(call.shapes, frame)
+            if own is None:
+                self._plan.give_back(call.shapes, frame)
         return results if by_name or len(results) > 1 else next(iter(results.values()))
 
     def _call(self, given: Mapping[str, np.ndarray], rows: int) -> "tuple[_Call, list[np.ndarray]]":
@@ -234,36 +259,13 @@ class Stream:
             self._calls[key] = call
         return call, arrays
 
-    def _load(self, frame: Frame, index: np.ndarray | None) -> None:
-        for state in frame.states:
-            carried = self._arrays[state.key]
-            np.copyto(state.array[..., : state.width], carried if index is None else carried[index])
-
-    def _keep(self, frame: Frame, index: np.ndarray | None) -> None:
-        for state in frame.states:
-            self._arrays[state.key][slice(None) if index is None else index] = state.array[..., : state.width]
-
-    def _row_index(self, rows: Sequence[int]) -> np.ndarray:
-        try:
-            index = np.asarray(rows)
-        except ValueError as error:
-            raise InputError(f"rows={rows!r}: expected a list of stream numbers") from error
-        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-            raise InputError(f"rows={rows!r}: expected a list of stream numbers")
-        index = index.astype(np.int64)
-        if index.size and (index.min() < 0 or index.max() >= self.batch):
-            bad = index[(index < 0) | (index >= self.batch)][0]
-            raise InputError(f"row {bad} is out of range: this stream has rows 0 to {self.batch - 1}")
-        if len(np.unique(index)) != len(index):
-            raise InputError(f"rows={rows!r}: a stream appears twice; pass its steps as a chunk, or in two calls")
-        return index
-
     def _checked(self, given: Mapping[str, np.ndarray], rows: int) -> "tuple[_Call, list[np.ndarray]]":
         names = [spec.name for spec in self._inputs]
         for name in given:
             if name not in names:
                 raise InputError(f"unknown input {name!r}; the model has {one_of(names)}")
         arrays, shapes, singles, symbols = [], [], [], {}
+        room = min(self.batch, _room(rows)) if self._by_rows else rows
         for spec in self._inputs:
             if spec.name not in given:
                 raise InputError(f"input {spec.name!r} is missing; the model has {one_of(names)}")
@@ -278,13 +280,21 @@ class Stream:
                     f"input {spec.name!r} has {whole.shape[time]} steps where another has {symbols['steps of a chunk']}"
                 )
             arrays.append(array)
-            shapes.append(whole.shape)
+            shapes.append(tuple(room if k == batch else size for k, size in enumerate(whole.shape)))
         if len(set(singles)) > 1:
             raise ShapeError("some inputs are single steps and others chunks: pass all with the time axis, or none")
-        single = singles[0]
-        places = tuple(_part(self._axes.time[spec.name], single) for spec in self._inputs)
-        picks = {spec.name: _part(self._axes.axis(spec.name, TIME), single) for spec in self._outputs}
-        return _Call(tuple(shapes), places, picks), arrays
+        step = 0 if singles[0] else slice(None)
+        batches = [self._axes.batch[spec.name] for spec in self._inputs]
+        places = [
+            _part({batch: slice(rows), self._axes.time[spec.name]: step})
+            for spec, batch in zip(self._inputs, batches, strict=True)
+        ]
+        others = [(_part({batch: slice(rows, None)}), _part({batch: slice(1)})) for batch in batches if room > rows]
+        picks = {
+            spec.name: _part({self._axes.axis(spec.name, BATCH): slice(rows), self._axes.axis(spec.name, TIME): step})
+            for spec in self._outputs
+        }
+        return _Call(tuple(shapes), tuple(places), picks, room, tuple(others)), arrays
 
     # ---- states -------------------------------------------------------------------------------------
     @property
@@ -315,15 +325,22 @@ class Stream:
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Put the states of these rows (default: all) back to their start."""
-        index = slice(None) if rows is None else self._row_index(rows)
         self._begin()
         try:
+            index = slice(None) if rows is None else self._rows.take(rows)
             for key, array in self._arrays.items():
                 array[index] = self._starts[key]
         finally:
             self._busy.release()
 
 
-def _part(time: int | None, single: bool) -> tuple:
-    """Return the index of the one step of a buffer, or of all of it."""
-    return (slice(None),) * time + (0,) if single and time is not None else (Ellipsis,)
+def _part(places: Mapping[int | None, int | slice]) -> tuple:
+    """Return the index of these places on their axes, and of all on the others; None is the axis that an array does not have."""
+    axes = [axis for axis in places if axis is not None]
+    return (*(places.get(axis, slice(None)) for axis in range(max(axes, default=-1) + 1)), ...)
+
+
+def _room(rows: int) -> int:
+    """Return the rows of the frame that takes so many: sixteen sizes between two powers of two, so that few frames serve any number."""
+    step = 1 << max(0, (rows - 1).bit_length() - 5)
+    return -(-rows // step) * step

@@ -151,13 +151,16 @@ def random_inputs(
 
 
 def _id_limit(graph: Graph, weights: Mapping[str, Weight], name: str) -> int | None:
-    """Return the number of entries of the table that an input indexes, None if it indexes none."""
+    """Return the number of entries of what an input indexes, None if it indexes nothing."""
     for node in graph.nodes:
         if name not in node.inputs:
             continue
         table = {"Embedding": (0, 1), "Gather": (1, 0)}.get(node.op)
         if table and node.inputs[table[0]] == name and node.inputs[table[1]] in weights:
             return int(weights[node.inputs[table[1]]].shape[int(node.attributes.get("axis", 0))])  # type: ignore[arg-type]
+        depth = weights.get(node.inputs[1]) if node.op == "OneHot" and node.inputs[0] == name else None
+        if isinstance(depth, np.ndarray):
+            return int(depth.item())
         if node.op in ("Cast", "Identity", "Transpose", "Reshape"):
             found = _id_limit(graph, weights, node.outputs[0])
             if found is not None:

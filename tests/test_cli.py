@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 
 import command
+import models
 import numpy as np
 import pytest
 from model_files import small_model
 
 import fastlstm
 from fastlstm import Example, engines
-from fastlstm.cli import commands, main
+from fastlstm.cli import commands, main, suite
+from fastlstm.graph import Node
 
 pytest.importorskip("pyfive")
 pytest.importorskip("onnx")
@@ -188,6 +190,22 @@ def test_info_shows_the_program_of_a_call_and_what_was_fused(here, capsys):
     assert "writes for Flatten '/Flatten'" in out
 
 
+def test_info_shows_that_a_one_hot_is_numbers_of_rows(here, capsys):
+    ws = models.weights(np.random.default_rng(0), "GRU", 9, 5) | {
+        "depth": np.array(9),
+        "values": np.array([0, 1], "f4"),
+    }
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("x",)),
+        Node("net", "GRU", ("x", "W", "U", "b", "bn"), ("y",), {"batch_first": True}),
+    ]
+    models.model(nodes, [("ids", "int64", ("B", "T"))], ["y"], ws).save("hot")
+    out = gave(capsys, "info", "hot", "--plan", "--batch", 2, "--steps", 3)
+    assert "1 call into compiled code: 2 kernels, 0 NumPy steps" in out
+    assert "rows_forward" in out and "numbers of rows alone" in out and "look-up of 10 projections" in out
+    assert "GRU, OneHot" in gave(capsys, "info", "hot")
+
+
 def test_names_in_a_file_cannot_steer_the_terminal(here, capsys):
     model = fastlstm.load("model.safetensors")
     fastlstm.Model(model.graph, model.weights, {"note": "\x1b[2J\nexample        verified", "b\x07ell": "1"}).save(
@@ -226,6 +244,26 @@ def test_bench_compares_with_its_peer_before_timing(here, capsys, monkeypatch):
     peer = ["--peer", "onnxruntime", "--source", "co2_season.onnx", "--steps", 5]
     gave(capsys, "bench", "small.safetensors", *peer)
     assert "not timed" in refused(capsys, "bench", "tampered.safetensors", *peer)
+
+
+@pytest.mark.skipif(not (suite.HOME / "bench").is_dir(), reason="the package lies beside no benchmarks")
+def test_the_suite_takes_all_that_follows_and_measures_this_package(here):
+    (here / "bench").mkdir()
+    (here / "bench" / "__init__.py").write_text("raise SystemExit('not this one')")
+    kept = here / "results.json"
+    arguments = ("--rows", "step-64", "--threads", "1", "--peers", "--quick", "--json", kept)
+    done = command.run(command.fastlstm_command("bench", "--suite", *arguments), here)
+    assert done.returncode == 0, done.stderr
+    assert "step 64 (1, 1, 64, 64)" in done.stdout
+    assert json.loads(kept.read_text())["threads"]["1"]["rows"][0]["us"]["fastlstm"] > 0
+    wrong = command.run(command.fastlstm_command("bench", "--suite", "--rows", "stepp"), here)
+    assert wrong.returncode == 2 and "--rows stepp: expected one of" in wrong.stderr
+
+
+def test_the_suite_is_of_a_clone_and_says_so(here, capsys, monkeypatch):
+    monkeypatch.setattr(suite, "HOME", here)  # an installed package lies beside no benchmarks
+    assert "clone the project and run `python -m bench` there" in refused(capsys, "bench", "--suite", "--threads", "1")
+    assert "takes its arguments after it" in refused(capsys, "bench", "--threads", "2", "--suite")
 
 
 # ---- refusals ---------------------------------------------------------------------------------------
@@ -428,6 +466,8 @@ def test_too_little_memory_is_one_line(here, capsys, monkeypatch):
         (["bench", "model.safetensors", "--batch", "many"], "invalid int value: 'many'"),
         (["bench", "model.safetensors", "--bat", "2"], "unrecognized arguments: --bat"),
         (["info", "model.safetensors", "x.npy"], "unrecognized arguments: x.npy"),
+        (["bench", "--steps", "2"], "one of the arguments --suite model is required"),
+        (["bench", "model.safetensors", "--suite"], "not allowed with argument"),
     ],
 )
 def test_wrong_usage_exits_2_with_the_usage(arguments, said, here, capsys):

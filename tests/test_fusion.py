@@ -37,13 +37,19 @@ def kernels(one: fastlstm.Session, feeds: dict[str, np.ndarray]) -> list[str]:
 # ---- look-ups of projections --------------------------------------------------------------------------
 def embedded(
     kind: str, H: int, I: int = 9, mask: str = "", both: bool = False, apart: bool = False, dtype: str = "float32",
-    time_first: bool = False, **options: Any,
+    time_first: bool = False, values: Sequence[float] | None = None, **options: Any,
 ) -> fastlstm.Session:  # fmt: skip
-    """Return an embedding before one recurrent node or two; `apart`: the rows are an output too, so they are looked up."""
+    """Return an embedding before one recurrent node or two; `apart`: the rows are an output too, so they are looked up.
+
+    With `values`, off and on, a OneHot of I elements stands in the embedding's place.
+    """
     rng = np.random.default_rng(H)
     op = kind.split()[0]
     ws: dict[str, Any] = {"table": rng.standard_normal((VOCABULARY, I)).astype(dtype), "zero": np.array(0, "int32")}
     nodes = [Node("embedding", "Embedding", ("ids", "table"), ("rows",))]
+    if values is not None:
+        ws |= {"depth": np.array(I), "values": np.array(values, dtype)}
+        nodes = [Node("hot", "OneHot", ("ids", "depth", "values"), ("rows",))]
     inputs = [("ids", "int32", ("B", "T"))]
     if mask == "zero":
         nodes.append(Node("mask", "NotEqual", ("ids", "zero"), ("m",)))
@@ -92,9 +98,125 @@ def test_a_look_up_of_projections_gives_the_bits_of_projecting(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_of_ids_gives_the_bits_of_a_run(kind):
+def test_a_look_up_in_place_of_a_one_hot_gives_the_bits_of_projecting(kind):
+    """Ids beyond the depth, of which nothing is on, and below 0 among them; I of one, few, and more than a table makes at once."""
+    for number, (I, H) in enumerate(((1, 1), (9, 3), (30, 8), (5, 16), (520, 19), (64, 33), (27, 70))):
+        rng = np.random.default_rng(number)
+        mask = ("", "zero", "holes")[number % 3]
+        options = {"I": I, "mask": mask, "both": number % 2 == 1, "dtype": "float64" if number == 3 else "float32"}
+        options |= {"time_first": number in (2, 5), "values": ((0, 1), (-0.3, 0.7))[number % 4 // 3]}
+        fused, twin = embedded(kind, H, **options), embedded(kind, H, apart=True, **options)
+        for B, T in ((1, 1), (1, 40), (2, 7), (5, 1), (13, 9), (33, 4)):
+            ids = rng.integers(-I - 2, I + 3, (B, T), "int32")
+            if mask == "zero":
+                ids[np.arange(T) >= rng.integers(0, T + 1, (B, 1))] = 0  # padded
+            feeds = {"ids": ids} | ({"m": rng.random((B, T)) < 0.6} if mask == "holes" else {})
+            got, want = fused.run(feeds), twin.run(feeds)
+            for name in got:
+                assert models.same_bits(got[name], want[name]), (I, H, B, T, name)
+        assert "one_hot_forward" not in kernels(fused, feeds)
+        assert "one_hot_forward" in kernels(twin, feeds)
+        assert programs.is_one_call(fused, feeds)
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8"])
+def test_a_one_hot_before_narrow_weights_is_looked_up_alike(storage, tmp_path):
     rng = np.random.default_rng(0)
-    one = embedded(kind, 19, mask="zero")
+    ids = rng.integers(-2, 40, (5, 9), "int32")
+    for kind in ("LSTM", "GRU", "GRU before", "RNN"):
+        got, want = (
+            fastlstm.Session(_narrow(embedded(kind, 48, 37, values=(0, 1), apart=apart).model, storage, tmp_path))
+            for apart in (False, True)
+        )
+        assert "one_hot_forward" not in kernels(got, {"ids": ids})
+        assert models.same_bits(got.run({"ids": ids})["f.y"], want.run({"ids": ids})["f.y"])
+
+
+def _narrow(model: fastlstm.Model, storage: str, folder) -> fastlstm.Model:
+    """Return a model with its weights as they are stored."""
+    model.save(folder / "model.safetensors", weights=storage)
+    return fastlstm.load(folder / "model.safetensors")
+
+
+def test_zeros_of_either_sign_and_weights_that_are_no_numbers_are_looked_up_alike():
+    """0 W is -0, or NaN where W is infinite: Identity shows the bits of b + x W."""
+    weird = np.array([0.0, -0.0, 1.5, -1.5, np.inf, -np.inf, np.nan, 1e-40, -1e-40], "f4")
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        finite = weird[[0, 1, 2, 3, 7, 8] if seed % 3 else [1, 3, 8]]
+        W = rng.choice(weird if seed % 2 else finite, (6, 11))
+        ws = {"W": W, "U": np.zeros((11, 11), "f4"), "b": rng.choice(finite, 11)}
+        ws |= {"depth": np.array(6), "values": np.array([0, 1], "f4")}
+        nodes = [
+            Node("hot", "OneHot", ("ids", "depth", "values"), ("x",)),
+            Node("net", "RNN", ("x", "W", "U", "b"), ("y",), {"batch_first": True, "activations": ("Identity",)}),
+        ]
+        inputs = [("ids", "int64", ("B", "T"))]
+        ids = np.arange(-8, 8)[:, None]
+        got = session(nodes, inputs, ["y"], ws).run({"ids": ids})["y"]
+        want = session(nodes, inputs, ["y", "x"], ws).run({"ids": ids})["y"]
+        assert models.same_bits(got, want), seed
+
+
+def test_an_index_that_is_out_of_range_gives_the_bias():
+    rng = np.random.default_rng(0)
+    ws = models.weights(rng, "RNN", 5, 7) | {"depth": np.array(5), "values": np.array([0, 1], "f4")}
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("x",)),
+        Node("net", "RNN", ("x", "W", "U", "b"), ("y",), {"batch_first": True, "activations": ("Identity",)}),
+    ]
+    y = session(nodes, [("ids", "int64", ("B", "T"))], ["y"], ws).run(np.array([[5], [-6], [4], [-1]]))
+    assert models.same_bits(y[:2, 0], np.stack([ws["b"], ws["b"]]))
+    np.testing.assert_allclose(y[2:, 0], np.stack(2 * [ws["b"] + ws["W"][4]]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_cast_after_a_one_hot_casts_its_values(turned):
+    """As PyTorch exports one_hot(x, n).float(): the numbers 0 and 1 as int64, cast, and turned to steps and rows."""
+    rng = np.random.default_rng(0)
+    ws = models.weights(rng, "GRU", 9, 13) | {"depth": np.array(9), "values": np.array([0, 1])}
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("n",)),
+        Node("cast", "Cast", ("n",), ("x",), {"to": "float32"}),
+        *([Node("turn", "Transpose", ("x",), ("xt",), {"perm": (1, 0, 2)})] if turned else []),
+        Node("net", "GRU", ("xt" if turned else "x", "W", "U", "b", "bn"), ("y",), {"batch_first": not turned}),
+    ]
+    inputs, feeds = [("ids", "int64", ("B", "T"))], {"ids": rng.integers(-10, 10, (4, 6))}
+    fused, twin = session(nodes, inputs, ["y"], ws), session(nodes, inputs, ["y", "n"], ws)
+    assert models.same_bits(fused.run(feeds)["y"], twin.run(feeds)["y"])
+    assert kernels(fused, feeds) == ["rows_forward", "gru_after_forward"]
+    assert kernels(twin, feeds) == ["rows_forward", "one_hot_forward", "convert_forward", "gru_after_forward"]
+
+
+@pytest.mark.parametrize(
+    ("axis", "held", "pays"),
+    [(-1, True, True), (2, True, True), (1, True, False), (0, True, False), (-1, False, False), (-1, None, False)],
+)
+def test_a_one_hot_is_looked_up_along_the_last_axis_and_where_it_is_constant(axis, held, pays):
+    ws = {
+        "W": np.zeros((4, 20), "f4"),
+        "U": np.zeros((5, 20), "f4"),
+        "values": np.array([0, 1], "f4"),
+        "depth": np.array(4),
+    }
+    inputs = [("ids", "int64", (4, 4))]
+    for name, dtype, shape in (("depth", "int64", ()), ("values", "float32", (2,))):
+        if held is False or (held is None and name == "values"):
+            inputs.append((name, dtype, shape))
+            ws.pop(name)
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("x",), {"axis": axis}),
+        Node("net", "LSTM", ("x", "W", "U"), ("y",)),
+    ]
+    net = models.model(nodes, inputs, ["y"], ws)
+    assert fusion.fuse(net.graph, net.weights).looked_up == (frozenset({"hot"}) if pays else frozenset())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("values", [None, (0, 1)])
+def test_a_stream_of_ids_gives_the_bits_of_a_run(kind, values):
+    rng = np.random.default_rng(0)
+    one = embedded(kind, 19, mask="zero", values=values)
     ids = rng.integers(0, VOCABULARY, (3, 12), "int32")
     want = one.run({"ids": ids})["f.y"]
     stream = one.stream(3)

@@ -101,3 +101,9 @@ def test_every_public_name_is_there():
     assert dir(fastlstm) == sorted(fastlstm.__all__)
     with pytest.raises(AttributeError, match="no attribute 'sesion'"):
         fastlstm.sesion  # noqa: B018
+
+
+def test_every_public_name_is_there_after_importing_fastlstm_alone(tmp_path):
+    assert {"callbacks", "data", "losses", "metrics", "optimizers", "value_and_grad"} <= set(fastlstm.__all__)
+    done = run(python("import fastlstm\nfor name in fastlstm.__all__: getattr(fastlstm, name)"), tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -216,7 +216,9 @@ def test_bidirectional_joins_both_directions_in_the_order_of_time(mode, sequence
     x, mask = masked_steps()
     ahead, back = recurrent_weights("LSTM"), recurrent_weights("GRU", seed=1)
     both = layers.Bidirectional(
-        layers.LSTM(H, return_sequences=sequences), layers.GRU(H, return_sequences=sequences, go_backwards=True), mode
+        layers.LSTM(H, return_sequences=sequences),
+        mode,
+        backward_layer=layers.GRU(H, return_sequences=sequences, go_backwards=True),
     )
     got = run(lambda t: of(both, *ahead, *back)(layers.Masking()(t) if masked else t), x)
     parts = [
@@ -254,7 +256,9 @@ def test_cells_of_one_layer_are_stacked_step_by_step():
 )
 def test_conv1d_pads_strides_and_groups_as_keras(padding, kernel, stride, dilation, groups):
     x, W, b = RNG.standard_normal((B, 11, 4)).astype("f4"), weights(kernel, 4 // groups, 8), weights(8)
-    layer = of(layers.Conv1D(8, kernel, stride, padding, dilation, groups, activation="relu"), W, b)
+    layer = of(
+        layers.Conv1D(8, kernel, stride, padding, dilation_rate=dilation, groups=groups, activation="relu"), W, b
+    )
     (got,) = run(layer, x, ("batch", 11, 4))
     want = naive.conv1d(x, W, b, stride=stride, dilation=dilation, groups=groups, padding=padding)
     close(got, np.maximum(want, 0))
@@ -403,7 +407,6 @@ def call_on(*shape: object, dtype: str = "float32") -> Callable:
 on = call_on("time", I)
 NAMED = {"name": "mine"}
 REFUSED: dict[str, tuple[Callable[[], object], type, str]] = {
-    "no weights": (lambda: on(layers.Dense(2, **NAMED)), fastlstm.InputError, "layer 'mine' has no weights yet: set_weights first"),
     "too few weights": (
         lambda: of(layers.LSTM(H, **NAMED), *recurrent_weights("LSTM")[:2]), fastlstm.ShapeError,
         r"layer 'mine' \(LSTM\) takes 3 weights \['kernel', 'recurrent_kernel', 'bias'\], got 2",
@@ -432,9 +435,9 @@ REFUSED: dict[str, tuple[Callable[[], object], type, str]] = {
         lambda: on(of(layers.Conv1D(2, 3, 2, "same", **NAMED), weights(3, I, 2), weights(2))), fastlstm.UnsupportedError, "layer 'mine': padding 'same' with strides 2",
     ),
     "groups": (lambda: on(of(layers.Conv1D(2, 3, groups=2, **NAMED), weights(3, I, 2), weights(2))), fastlstm.ShapeError, "node 'mine': input X"),
-    "one direction twice": (lambda: layers.Bidirectional(layers.LSTM(H), layers.LSTM(H), **NAMED), fastlstm.UnsupportedError, "layer 'mine': both layers"),
+    "one direction twice": (lambda: layers.Bidirectional(layers.LSTM(H), backward_layer=layers.LSTM(H), **NAMED), fastlstm.UnsupportedError, "layer 'mine': both layers"),
     "merge mode": (
-        lambda: layers.Bidirectional(layers.LSTM(H), layers.LSTM(H, go_backwards=True), "max", **NAMED), fastlstm.UnsupportedError, "layer 'mine': merge_mode 'max'",
+        lambda: layers.Bidirectional(layers.LSTM(H), "max", **NAMED), fastlstm.UnsupportedError, "layer 'mine': merge_mode 'max'",
     ),
     "normalised over an axis between": (
         lambda: on(of(layers.LayerNormalization(1, **NAMED), weights(T), weights(T))), fastlstm.UnsupportedError, r"layer 'mine': LayerNormalization over axes \[1\]",

@@ -49,6 +49,27 @@ def test_a_row_with_a_length_is_computed_as_if_alone(name, threads):
                 assert bits(listed[b][key], want[0]), (k, b, n, key)
 
 
+def test_what_joins_before_a_recurrent_node_joins_where_rows_have_lengths_too():
+    """A MatMul and an Add are one Dense, whose bias begins the sum; a OneHot stands for numbers of rows."""
+    node, ws = rnn("net", "s", "y", I=6)
+    nodes = [Node("m", "MatMul", ("x", "V"), ("z",)), Node("add", "Add", ("z", "v"), ("s",)), node]
+    dense = models.model(nodes, [("x", "float32", ("B", "T", 5))], ["y"], ws | {"V": weights(5, 6), "v": weights(6)})
+    node, ws = rnn("net", "s", "y", I=9, kind="LSTM")
+    ws |= {"depth": np.array(9), "values": np.array([0, 1])}
+    nodes = [
+        Node("hot", "OneHot", ("x", "depth", "values"), ("n",)),
+        Node("cast", "Cast", ("n",), ("s",), {"to": "float32"}),
+        node,
+    ]
+    hot = models.model(nodes, [("x", "int32", ("B", "T"))], ["y"], ws)
+    for net, x in ((dense, RNG.standard_normal((4, 7, 5)).astype("f4")), (hot, RNG.integers(-9, 9, (4, 7), "int32"))):
+        session, lengths = fastlstm.Session(net), [7, 3, 0, 6]
+        want = [session.run(x[b : b + 1, :n])[0] for b, n in enumerate(lengths)]
+        together, listed = session.run(x, lengths=lengths), session.run([x[b, :n] for b, n in enumerate(lengths)])
+        for b, n in enumerate(lengths):
+            assert bits(together[b, :n], want[b]) and bits(listed[b], want[b])
+
+
 def test_a_list_of_ids_is_not_refused_for_what_a_buffer_held_before():
     nodes = [Node("look", "Embedding", ("x", "table"), ("e",))]
     node, ws = rnn("net", "e", "y", I=3)
@@ -77,6 +98,31 @@ def test_a_row_without_steps_ends_with_the_states_it_starts_with(kind, reverse):
             assert bits(got[role][[1, 3]], feeds[f"{role}0"][[1, 3]])
 
 
+@pytest.mark.parametrize("kind", models.GATES)
+@pytest.mark.parametrize("named", ["last alone", "h and last"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_row_without_steps_has_the_state_it_starts_with_as_its_last_output(kind, named, backwards):
+    """`last` is what Keras's layers give; as of a row alone, not the zeros of a row that a model's own mask leaves no step."""
+    states = tuple(f"{role}0" for role in models.STATES[kind])
+    outputs = ("", "h" if named == "h and last" else "", *("" for _ in states[1:]), "last")
+    gates = 4 * models.GATES[kind]
+    slots = ("x", "W", "U", "", *([""] if kind == "GRU" else []), *states)
+    attributes = {"batch_first": True, "direction": "reverse" if backwards else "forward"}
+    net = models.model(
+        [Node("net", kind, slots, outputs, attributes)],
+        [("x", "float32", ("B", "T", 3)), *((state, "float32", ("B", 4)) for state in states)],
+        [name for name in outputs if name],
+        {"W": weights(3, gates), "U": weights(4, gates)},
+    )
+    session, x, lengths = fastlstm.Session(net), weights(5, 6, 3), [6, 0, 2, 0, 1]
+    given = {state: weights(5, 4) + k for k, state in enumerate(states)}
+    got = session.run({"x": x, **given}, lengths=lengths)
+    assert bits(got["last"][[1, 3]], given["h0"][[1, 3]])
+    for b, n in enumerate(lengths):
+        alone = session.run({"x": x[b : b + 1, :n], **{name: value[b : b + 1] for name, value in given.items()}})
+        assert all(bits(got[name][b], alone[name][0]) for name in got), b
+
+
 def test_keras_layers_that_give_final_states_only():
     build = layers.Build()
     x, parts = build.input("x", "float32", ("batch", "time", 3)), []
@@ -84,7 +130,7 @@ def test_keras_layers_that_give_final_states_only():
         part = layers.LSTM(4, go_backwards=backwards)
         part.set_weights([weights(3, 16), weights(4, 16), weights(16)])
         parts.append(part)
-    session = fastlstm.Session(build.model([layers.Bidirectional(*parts)(x)]))
+    session = fastlstm.Session(build.model([layers.Bidirectional(parts[0], backward_layer=parts[1])(x)]))
     rows = [RNG.standard_normal((n, 3)).astype("f4") for n in (5, 1, 7, 5)]
     want = [session.run(row[None])[0] for row in rows]
     padded = np.full((4, 7, 3), np.inf, "f4")

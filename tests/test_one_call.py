@@ -18,12 +18,11 @@ FEATURES, WORDS = 5, 40
 
 def known(layer: layers.Layer, features: int = 0) -> layers.Layer:
     """Give a layer random weights; `features` are those of its input, where its weights' shapes do not say."""
-    shapes = layer.weight_shapes
+    shapes = layer.weight_shapes()
     draw = lambda role: np.abs(RNG.standard_normal([d or features for d in shapes.get(role, (features,))])).astype("f4")
     if isinstance(layer, layers.Bidirectional):
         for part in (layer.forward, layer.backward):
             known(part, features)  # type: ignore[arg-type]
-        layer.weights = [*layer.forward.weights, *layer.backward.weights]
     elif isinstance(layer, layers.TimeDistributed):
         known(layer.layer, features)
     else:
@@ -32,7 +31,7 @@ def known(layer: layers.Layer, features: int = 0) -> layers.Layer:
 
 
 def both(kind: type, units: int, merge: str = "concat", **options) -> layers.Bidirectional:
-    return layers.Bidirectional(kind(units, **options), kind(units, go_backwards=True, **options), merge)  # type: ignore[arg-type]
+    return layers.Bidirectional(kind(units, **options), merge, backward_layer=kind(units, go_backwards=True, **options))  # type: ignore[arg-type]
 
 
 def sentiment(x: Tensor) -> Tensor:
@@ -149,7 +148,28 @@ def _lengths_as_floats() -> fastlstm.Model:
     return models.model(nodes, inputs, ["y", "h"], ws)
 
 
-GRAPHS = {"a cell by hand": _cell_by_hand, "lengths that are computed": _lengths_as_floats}
+def _characters(values: np.ndarray, *cast: Node) -> fastlstm.Model:
+    """A text generator of single characters, one hot."""
+    ws = models.weights(RNG, "LSTM", WORDS, 24) | {"depth": np.array([WORDS]), "values": values}
+    ws |= {"V": RNG.standard_normal((24, WORDS)).astype("f4"), "c": RNG.standard_normal(WORDS).astype("f4")}
+    nodes = [
+        Node("hot", "OneHot", ("ids", "depth", "values"), ("n" if cast else "x",)),
+        *cast,
+        Node("net", "LSTM", ("x", "W", "U", "b"), ("y",), {"batch_first": True}),
+        Node("logits", "Dense", ("y", "V", "c"), ("z",)),
+        Node("p", "Softmax", ("z",), ("p",)),
+    ]
+    return models.model(nodes, [("ids", "int64", ("B", "T"))], ["p"], ws)
+
+
+GRAPHS = {
+    "a cell by hand": _cell_by_hand,
+    "lengths that are computed": _lengths_as_floats,
+    "characters, one hot": lambda: _characters(np.array([0, 1], "f4")),
+    "characters, one hot and cast": lambda: _characters(
+        np.array([0, 1]), Node("f", "Cast", ("n",), ("x",), {"to": "float32"})
+    ),
+}
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -162,6 +182,13 @@ def test_a_run_of_an_exported_graph_is_one_call(name):
     assert programs.numpy_steps(session, feeds) == []
     assert programs.is_one_call(session, feeds)
     session.run(feeds)
+
+
+@pytest.mark.parametrize("name", [name for name in GRAPHS if "one hot" in name])
+def test_a_model_of_characters_looks_up_what_a_one_hot_would_project(name):
+    session = fastlstm.Session(GRAPHS[name]())
+    steps = programs.program(session, {"ids": np.zeros((3, 7), int)}).steps
+    assert [step.kernel for step in steps] == ["rows_forward", "lstm_forward", "dense_forward", "softmax_forward"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("name", models.NETWORKS)

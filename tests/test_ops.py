@@ -30,3 +30,10 @@ def test_integers_divide_towards_zero_without_passing_through_floats():
         got = _run(Node("share", "Div", ("x", "by"), ("y",)), x, {"by": np.array(divisor, np.int64)})
         exact = [abs(v) // abs(divisor) * (1 if (v < 0) == (divisor < 0) else -1) for v in x.tolist()]
         assert got.tolist() == exact
+
+
+def test_what_reads_a_filled_array_whose_shape_is_an_input_knows_its_dtype():
+    nodes = [Node("fill", "ConstantOfShape", ("x",), ("v",), {"value": 0.5}), Node("act", "Tanh", ("v",), ("y",))]
+    net = models.model(nodes, [("x", "int64", (2,))], ["y"], {})
+    got = fastlstm.Session(net).run({"x": np.array([2, 3])})["y"]
+    np.testing.assert_allclose(got, np.full((2, 3), np.tanh(0.5)), atol=1e-6)

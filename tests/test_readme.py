@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import run
 
@@ -84,8 +85,15 @@ def test_the_python_blocks_run_in_order(tmp_path, demo_models, monkeypatch, caps
     assert len(blocks("python")) >= 3
     names: dict = {}
     for block in blocks("python"):
+        if "network = " in block:
+            assert names["y"].shape == (8, 1)
         exec(compile(block, "README.md", "exec"), names)
-    assert names["y"].shape == (8, 1)
+    losses = names["history"].history["loss"]
+    assert losses[-1] < losses[0]
+    np.testing.assert_array_equal(
+        fastlstm.Session(fastlstm.load("wave.safetensors")).run(names["x"][:3]), names["forecast"]
+    )
+    assert Path("tuned.safetensors").exists()
     assert names["out"].any()
     assert [y.shape for y in names["ys"]] == [(1,), (1,)]
     assert Path("small.safetensors").stat().st_size < Path("model.safetensors").stat().st_size

@@ -669,14 +669,17 @@ def test_memory_does_not_grow_with_the_number_of_shapes():
     try:
         for T in range(440, 480):
             session.run(x[:, :T])
-        before = tracemalloc.get_traced_memory()[0]
-        for T in range(480, 600):
-            session.run(x[:, :T])
-        grown = tracemalloc.get_traced_memory()[0] - before
+        grown = []
+        for start in (480, 540):
+            before = tracemalloc.get_traced_memory()[0]
+            for T in range(start, start + 60):
+                session.run(x[:, :T])
+            grown.append(tracemalloc.get_traced_memory()[0] - before)
     finally:
         tracemalloc.stop()
     one = 4 * 500 * (I + H + N)  # bytes that a frame takes at least
-    assert grown < 40 * one, f"{grown} bytes more after 120 further shapes"
+    # a table of the interpreter's own may move meanwhile, but not twice
+    assert min(grown) < 20 * one, f"{grown} bytes more after 60 further shapes each"
 
 
 def test_kinds_of_calls_are_remembered_within_bounds():

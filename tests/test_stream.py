@@ -283,6 +283,51 @@ def test_only_the_rows_that_arrive_advance_in_the_order_given(name):
             done[row] += 1
 
 
+@pytest.mark.parametrize(
+    "name", ["stacked", "masking", "embedding, masked, last", "convolution 3/2", "last output and states"]
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_any_number_of_rows_arrives_and_a_nan_stays_in_its_row(name, threads):
+    """Frames have room for more rows than some of these numbers, and compute the first row in it."""
+    net, rng, rows = STREAMING[name](), np.random.default_rng(7), 150
+    x = inputs_of(net, rng, rows, 3)
+    if x.dtype.kind == "f":
+        x[17, 0] = np.nan
+    session = fastlstm.Session(net, threads=threads)
+    stream, done = session.stream(batch=rows), np.zeros(rows, int)
+    want = [session.run({"x": x[:, :end]}) for end in range(1, 4)]
+    in_time = {key: session.axes.axis(key, "«time»") is not None for key in want[0]}
+    for count in (150, 1, 33, 47, 66, 131, 97, 0):
+        arrived = rng.permutation(np.flatnonzero(done < 3))[:count]
+        if 17 in arrived:
+            arrived = np.concatenate([[17], arrived[arrived != 17]])
+        for key, y in stream.step({"x": x[arrived, done[arrived]]}, rows=arrived).items():
+            for place, row in enumerate(arrived):
+                whole = want[done[row]][key][row]
+                assert models.same_bits(y[place], whole[done[row]] if in_time[key] else whole), (key, count, row)
+        done[arrived] += 1
+
+
+def test_few_frames_serve_any_number_of_rows(monkeypatch):
+    session = fastlstm.Session(STREAMING["lstm"]())
+    stream, bound, bind = session.stream(batch=128), [], session._plan.bind
+    monkeypatch.setattr(session._plan, "bind", lambda *given: bound.append(given) or bind(*given))
+    for count in np.random.default_rng(1).permutation(np.arange(65, 128)).tolist():
+        stream.step(weights(count, I), rows=range(count))
+    assert len(bound) <= 16
+
+
+def test_streams_of_one_session_keep_their_states_apart():
+    """They take turns with the frames of the session."""
+    session, x = fastlstm.Session(STREAMING["stacked"]()), weights(4, 2, T, I)
+    streams, want = [session.stream(batch=4) for _ in range(2)], [session.run(x[:, k]) for k in range(2)]
+    rows = np.array([2, 0, 3])
+    for t in range(T):
+        for k, stream in enumerate(streams):
+            assert models.same_bits(stream.step(x[rows, k, t], rows=rows), want[k][rows, t])
+        assert models.same_bits(session.run(x[:3, 0, :1]), want[0][:3, :1])
+
+
 def test_no_rows_is_a_step_that_changes_nothing():
     session = fastlstm.Session(STREAMING["stacked"]())
     stream = session.stream(batch=2)
@@ -322,6 +367,7 @@ def test_rows_that_make_no_sense_are_refused_and_leave_the_state(case):
     with pytest.raises(fastlstm.InputError, match=words):
         stream.reset(rows=rows)
     assert stream.state.to_bytes() == before
+    assert stream.step(weights(3, I), rows=[1, 0, 2]).shape == (3, H)  # what was refused left no mark
 
 
 def test_as_many_rows_of_input_as_are_named():
@@ -683,7 +729,7 @@ TURNED = Node("turned", "Transpose", ("s",), ("t",), {"perm": (1, 0, 2)})
 REFUSED: dict[str, tuple[Callable[[], fastlstm.Model], str]] = {
     "reverse": (lambda: sequential(lstm(go_backwards=True, name="back")), "node 'back' runs backwards"),
     "Bidirectional": (
-        lambda: sequential(of(layers.Bidirectional(gru(name="ahead"), gru(go_backwards=True, name="back")), *[(I, 21), (7, 21), (2, 21)] * 2)),
+        lambda: sequential(of(layers.Bidirectional(gru(name="ahead"), backward_layer=gru(go_backwards=True, name="back")), *[(I, 21), (7, 21), (2, 21)] * 2)),
         "node 'back' runs backwards",
     ),
     "Flatten": (lambda: sequential(lstm(), layers.Flatten("flat"), dense(T * H, 2), steps=T), "node 'flat'"),

@@ -67,8 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     bench = adding.add_parser("bench", help="time a model on random inputs")
     bench.set_defaults(run=commands.bench)
 
-    for command in (info, run, verify, bench):
-        command.add_argument("model", type=Path, help="a fastlstm file, or a source file, converted on the way")
+    either = bench.add_mutually_exclusive_group(required=True)
+    either.add_argument(
+        "--suite",
+        nargs=argparse.REMAINDER,
+        metavar="ARGUMENT",
+        help="run the project's benchmarks, every engine side by side, with these arguments (in a clone of the project; --suite --help)",
+    )
+    which = "a fastlstm file, or a source file, converted on the way"
+    either.add_argument("model", type=Path, nargs="?", help=which)
+    for command in (info, run, verify):
+        command.add_argument("model", type=Path, help=which)
 
     run.add_argument("input", type=Path, help=".npy for one input, .npz by name for several")
     run.add_argument("-o", "--output", type=Path, required=True, help=".npy for one output, .npz for several")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import fastlstm
-from fastlstm.cli import files, progress
+from fastlstm.cli import files, progress, suite
 from fastlstm.errors import InputError, VerificationError
 
 NOT_VERIFIED = "not verified: no reference"
@@ -185,6 +185,10 @@ def bench(given: Namespace) -> Results:
     from fastlstm.timing import interleaved, onnxruntime_runner
     from fastlstm.verify import TOLERANCE, bound_inputs, check_agree, random_inputs
 
+    if given.suite is not None:
+        if given.peer or given.source or given.json or (given.batch, given.steps, given.threads) != (1, 1, 1):
+            raise InputError("--suite takes its arguments after it: fastlstm bench --suite --threads 2")
+        suite.become(given.suite)
     for name in ("batch", "steps", "threads"):
         if getattr(given, name) < 1:
             raise InputError(f"--{name} {getattr(given, name)}: expected at least 1")

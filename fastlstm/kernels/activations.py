@@ -239,6 +239,12 @@ def silu_slope(x):
     return s * fma(x, sigmoid(-x), splat(x, 1.0))
 
 
+@inline
+def from_output(code):
+    """Tell whether `slope` takes the output of this activation, and not its input."""
+    return code in (IDENTITY, SIGMOID, TANH, RELU, EXP, SELU, RELU6)
+
+
 @routine
 def slope(code, alpha, beta, v):
     """Return f' of the activation `code` from its output or input `v`; where v is NaN, anything."""

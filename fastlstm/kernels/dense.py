@@ -31,7 +31,7 @@ from fastlstm.kernels.tile import (
 
 def make_dense(rows, tail_rows, reading: Reading):
     """Return the function that computes y = activation(x W + b); with `accumulate`, y holds what the sums start from."""
-    panel_size, row_size, _, take_ahead, _ = reading
+    panel_size, row_size, _, _, take_ahead, _ = reading
 
     @routine
     def dense(kind, narrow, team, args):

@@ -20,6 +20,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastlstm.kernels import simd
+from fastlstm.kernels.jit import inline
 from fastlstm.kernels.simd import Vector
 
 LN2 = {32: (0.693145751953125, 1.4286068203094172e-6), 64: (0.6931471803691238, 1.9082149292705878e-10)}
@@ -143,6 +144,12 @@ def exp_gates(*gates: Gate):
         return xs(xs), codegen
 
     return exponentials
+
+
+@inline
+def times_one_plus(a, e):
+    """Return a (1 + e), rounded once."""
+    return simd.fma(e, a, a)
 
 
 @intrinsic

@@ -9,12 +9,12 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 """
 
 from fastlstm.kernels.activations import activate, sigmoid, tanh
-from fastlstm.kernels.exponential import BOUNDED_SIGMOID, SIGMOID, TANH, exp_gates
+from fastlstm.kernels.exponential import BOUNDED_SIGMOID, SIGMOID, TANH, exp_gates, times_one_plus
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.quantised import QUANTISED, make_quantised_rows, quantised_rows
 from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
 from fastlstm.kernels.scaled import no_tail
-from fastlstm.kernels.simd import arguments, clamp, lanes, load, pointers, store
+from fastlstm.kernels.simd import arguments, clamp, fma, lanes, load, pointers, store
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both, make_rows, make_tail_rows
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
@@ -27,7 +27,8 @@ exp_r, exp_zn = exp_gates(SIGMOID), exp_gates(BOUNDED_SIGMOID, TANH)
 def new_h(z, n, h):
     """h' of tanh's argument n; z = 1 / (1 + e^-z), so 1 - z = e^-z / (1 + e^-z) without cancellation, and tanh shares its division."""
     e_z, e_n = exp_zn((z, n))
-    return (h * (1.0 + e_n) + e_z * (1.0 - e_n)) / ((1.0 + e_z) * (1.0 + e_n))
+    one_plus = 1.0 + e_n
+    return fma(h, one_plus, e_z * (1.0 - e_n)) / times_one_plus(one_plus, e_z)
 
 
 @inline

@@ -9,10 +9,8 @@ is loaded into its engine: the parts are linked into each kernel, which is optim
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import codegen, compiler, config
@@ -109,18 +107,13 @@ def routine(function: Callable) -> Any:
     return compiled
 
 
-@cache
-def _near_machine() -> llvm.TargetMachine:
-    """Return the machine that writes object files: their constants lie near the code and are read relative to it, one instruction each."""
-    return llvm.Target.from_default_triple().create_target_machine(target.CPU, target.FEATURES, opt=3, reloc="pic", codemodel="small")
-
-
 class Build:
     """A compiled kernel, as LLVM has it."""
 
     def __init__(self, library: _Library, symbol: str):
         self._library, self.symbol = library, symbol
-        self._machine = _near_machine()
+        # far addresses: an engine may lay code and constants more than 2 GiB apart, where near ones would end the process
+        self._machine = library._codegen._tm
         with global_compiler_lock:
             library._ensure_finalized()
 

@@ -15,12 +15,14 @@ KERNEL, ARGS, OWNER, WAITS = range(STEP)
 SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
 RANK = 6  # axes of a copy, at most
+NUMBERS, CARRIED = 0, 1  # words of where states are carried (kernels/carrying.py)
 TOGETHER = 8  # panels that a product of two values of the run packs at once
 
-# Quantised rows (kernels/quantised.py): a header of HEADER bytes, then CODE bytes for each code. One instruction takes GROUP neighbouring
-# codes, where the CPU has it; elsewhere codes are wide enough to be multiplied, in pairs.
+# Quantised rows (kernels/quantised.py): a header of HEADER bytes, then 4 bytes for each group of neighbouring codes. A group is four bytes where
+# an instruction multiplies those exactly, else two codes of 16 bits. States have shorter codes than inputs, so that more instructions do.
 GROUP = 4 if target.DOT else 2
-CODE, HEADER = 4 // GROUP, 16
+STATE_GROUP = 4 if target.DOT or target.BYTE_PAIRS else 2
+HEADER = 16
 _LANES = target.lanes(4)
 
 _solo = np.array([0, 1, 0, 0, 0], np.int64)  # in the order of kernels/team.py
@@ -29,4 +31,4 @@ SOLO = _solo[4] = _solo.ctypes.data  # the words of a worker alone
 
 def row_bytes(K: int, parts: int) -> int:
     """Return the bytes of the `parts` quantised rows that stand for one of K elements: whole vectors of codes are written."""
-    return parts * (HEADER + (K + _LANES - 1) // _LANES * _LANES * CODE)
+    return parts * (HEADER + (K + _LANES - 1) // _LANES * _LANES * 4 // GROUP)

@@ -1,6 +1,6 @@
-"""Rows of a table by their numbers: what Gather and Embedding do, and their adjoint.
+"""Rows of a table by their numbers: what Gather and Embedding do, and their adjoint; and the rows of a table that need not exist, OneHot's.
 
-    y[o, r, :] = x[o, rows[r], :]        dx[o, rows[r], :] += dy[o, r, :]
+    y[o, r, :] = x[o, rows[r], :]        dx[o, rows[r], :] += dy[o, r, :]        y[o, d, n] = on if d = rows[o, n] else off
 
 `rows` of the forward pass are checked and made int64 by a step of their own, which stops the program before anything is read by them.
 """
@@ -45,6 +45,26 @@ def gather_forward(kind, narrow, team, args):
             to, at = o * y_outer + r * y_row, o * x_outer + rows[r] * x_row
             for k in range(n):
                 y[to + k] = x[at + k]
+
+
+@kernel
+def one_hot_forward(kind, narrow, team, args):
+    """Write one hot for each row number; one of `depth` or more leaves all off. `kind` is an integer of the values' size.
+
+    Arguments: rows, values [off, on], y, y_outer, y_depth, O, depth, N; the last axis of y is contiguous.
+    """
+    (rows, values, y, y_outer, y_depth, O, depth, N), _ = arguments(args, 0, 8, 0)
+    (values, y), rows = pointers(kind, (values, y)), words(rows)
+    off, on = values[0], values[1]
+    first, last = share(O, words(team)[WORKER], words(team)[WORKERS])
+    for o in range(first, last):
+        for d in range(depth):
+            for n in range(N):
+                y[o * y_outer + d * y_depth + n] = off
+        for n in range(N):
+            row = rows[o * N + n]
+            if row < depth:
+                y[o * y_outer + row * y_depth + n] = on
 
 
 @kernel

@@ -69,7 +69,10 @@ def masked_output(y, at, y_last, last_at, H, masked):
 
 @routine
 def row_share(ragged, sorted_rows, B, worker, workers):
-    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow."""
+    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow.
+
+    Rows of like lengths stay together: a step costs more than its rows do, and workers of short rows have fewer steps.
+    """
     if workers == 1 or not sorted_rows:
         return share(B, worker, workers)
     total = 0
@@ -77,12 +80,15 @@ def row_share(ragged, sorted_rows, B, worker, workers):
         total += last_of(ragged, B, row) - first_of(ragged, B, row)
     first, last, done = B, B, 0
     for position in range(B):
-        if first == B and done * workers >= total * worker:
-            first = position
-        if last == B and done * workers >= total * (worker + 1):
-            last = position
         row = ragged[ORDER + position]
-        done += last_of(ragged, B, row) - first_of(ragged, B, row)
+        length = last_of(ragged, B, row) - first_of(ragged, B, row)
+        # a row belongs where the middle of its steps lies
+        middle = (2 * done + length) * workers
+        if first == B and middle >= 2 * total * worker:
+            first = position
+        if last == B and middle >= 2 * total * (worker + 1):
+            last = position
+        done += length
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
 
 
@@ -108,6 +114,7 @@ class Reading(NamedTuple):
     panel_size: Callable  # (inputs, lanes of its columns) -> elements of a panel of weights
     row_size: Callable  # (elements, parts) -> bytes of the copy of a row that the product reads
     take: Callable  # where the product reads rows of x: the pointer, start and stride of x or of copies
+    take_state: Callable  # likewise rows of h
     take_ahead: Callable  # likewise for some steps: the pointer, and the strides of time and rows
     depth: int  # inputs projected at once
 
@@ -128,11 +135,16 @@ def take_in_place(x, at, stride, first, count, K, parts, copies, to):
 
 
 @inline
+def take_state_in_place(h, at, stride, first, count, H, copies, to):
+    return h, at, stride
+
+
+@inline
 def take_ahead_in_place(x, x_t, x_b, t, turn, steps, part, B, K, parts, copies, to):
     return x, x_t, x_b
 
 
-IN_PLACE = Reading(panel_elements, no_copy, take_in_place, take_ahead_in_place, DEPTH)
+IN_PLACE = Reading(panel_elements, no_copy, take_in_place, take_state_in_place, take_ahead_in_place, DEPTH)
 
 
 def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, finish):
@@ -343,7 +355,7 @@ def make_steps(
     `read_options(kind, narrow, args)` gives the cell's own arguments as a tuple. A step may have a second sweep (of four vectors of units a
     panel), whose source, weights and init begin that tuple.
     """
-    panel_size, row_size, take, take_ahead, depth = reading
+    panel_size, row_size, take, take_state, take_ahead, depth = reading
 
     @routine
     def project(
@@ -462,7 +474,7 @@ def make_steps(
                         write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
             here = none if run > 0 else count
             taken_x, x0, x_stride = take(source, x0, x_stride, part[0], here, I, parts, copies, x_copies)
-            taken_h, h0, h_stride = take(h, none, S, part[0], count, H, 1, copies, h_copies)
+            taken_h, h0, h_stride = take_state(h, none, S, part[0], count, H, copies, h_copies)
             init, i0, i_stride, K = b, none, none, I
             if run > 0:
                 init, i0, i_stride, K = ahead, step % kept * B * C, C, none
@@ -487,7 +499,7 @@ def make_steps(
                 if split == SPLIT_PANELS:
                     wait_for_all(team)
                 gated, weights, n_x = options[:3]
-                taken_h, h0, h_stride = take(gated, none, S, part[0], count, H, 1, copies, h_copies)
+                taken_h, h0, h_stride = take_state(gated, none, S, part[0], count, H, copies, h_copies)
                 last_sweep(
                     options, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S),
                     (taken_h, none, none, none, weights, none), (taken_h, h0, h_stride, H, weights, panel_size(H, 4 * L)),

@@ -6,7 +6,7 @@ Each sum is one chain of fused multiply-adds in the order of k. Weights are pack
 """
 
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.recurrence import Reading, no_copy, take_ahead_in_place, take_in_place
+from fastlstm.kernels.recurrence import Reading, no_copy, take_ahead_in_place, take_in_place, take_state_in_place
 from fastlstm.kernels.simd import lanes
 from fastlstm.kernels.tile import WIDTH, make_rows
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_scale, tile_store, tile_zero
@@ -42,4 +42,4 @@ def no_tail(n, width, init, x, h, z):
 
 
 scaled_rows = make_rows(make_tile=_make_tile)
-SCALED = Reading(panel_bytes, no_copy, take_in_place, take_ahead_in_place, 1 << 30)
+SCALED = Reading(panel_bytes, no_copy, take_in_place, take_state_in_place, take_ahead_in_place, 1 << 30)

@@ -262,7 +262,9 @@ def _fetch(for_writing: int, near: int):
     return fetch
 
 
-fetch_ahead = intrinsic(_fetch(0, 2))  # (array, offset): ask for the cache line at array[offset], to the second-level cache
+fetch_ahead = intrinsic(
+    _fetch(0, 2)
+)  # (array, offset): ask for the cache line at array[offset], to the second-level cache
 fetch_to_write = intrinsic(_fetch(1, 3))  # likewise, to the first-level cache, of a line that will be written
 
 

@@ -45,12 +45,19 @@ def _has_dot() -> bool:
     return evex if BYTES == 64 else vex or (evex and "+avx512vl" in features)
 
 
+def _multiplies_bytes() -> bool:
+    """Tell whether an instruction multiplies bytes of codes by bytes of weights and adds pairs in 16 bits: vpmaddubsw."""
+    if os.environ.get("FASTLSTM_DOT") == "0" or not X86:
+        return False
+    return {16: "+ssse3", 32: "+avx2", 64: "+avx512bw"}[BYTES] in FEATURES.split(",")
+
+
 MACHINE = platform.machine().lower()
 X86 = MACHINE in ("x86_64", "amd64", "i386", "i686")
 ARM = MACHINE in ("aarch64", "arm64")
 CPU, FEATURES = _cpu()
 BYTES = _vector_bytes()
-DOT = _has_dot()
+DOT, BYTE_PAIRS = _has_dot(), _multiplies_bytes()
 # whether registers of float16 are widened by an instruction, and not by a call for each element
 HALF = ARM or not {"+f16c", "+avx512f"}.isdisjoint(FEATURES.split(","))
 # 4 gates x ROWS accumulators, 4 weights and one broadcast live in registers: 32 of them with AVX-512 and NEON, 16 else.
@@ -58,7 +65,9 @@ ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 PANELS = 2  # at most, for one row
 BLOCK = 8 * ROWS  # rows whose sums lie side by side before they are finished
-DEPTH = 1024 if BYTES == 64 else 192  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
+DEPTH = (
+    1024 if BYTES == 64 else 192
+)  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
 
 
 def lanes(itemsize: int) -> int:

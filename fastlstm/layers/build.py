@@ -1,4 +1,4 @@
-"""Layer and the symbolic tensors that it is called on: how layers become nodes of a graph."""
+"""Build and its tensors: a graph under construction, which knows the shape of every value as soon as it exists."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import InputError, ShapeError
+from fastlstm.errors import ShapeError, UnsupportedError
 from fastlstm.graph import AttributeValue, Dim, Graph, Node, TensorSpec
 from fastlstm.model import Model
 from fastlstm.ops import inference
@@ -38,11 +38,51 @@ class Tensor:
         """Return the same value with another mask."""
         return replace(self, mask=mask)
 
+    # ---- arithmetic, by NumPy's rules of broadcasting ----------------------------------------------
+    def __add__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Add", self, other)
+
+    def __radd__(self, other: float) -> "Tensor":
+        return self._with("Add", other, self)
+
+    def __sub__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Sub", self, other)
+
+    def __rsub__(self, other: float) -> "Tensor":
+        return self._with("Sub", other, self)
+
+    def __mul__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Mul", self, other)
+
+    def __rmul__(self, other: float) -> "Tensor":
+        return self._with("Mul", other, self)
+
+    def __truediv__(self, other: "Tensor | float") -> "Tensor":
+        return self._with("Div", self, other)
+
+    def __rtruediv__(self, other: float) -> "Tensor":
+        return self._with("Div", other, self)
+
+    def __pow__(self, exponent: int) -> "Tensor":
+        return self._with("Mul", self, self) if exponent == 2 else self._with("Pow", self, exponent)
+
+    def __neg__(self) -> "Tensor":
+        return self.build.node("neg", "Neg", [self]).with_mask(self.mask)
+
+    def _with(self, op: str, *operands: "Tensor | float") -> "Tensor":
+        """Add a node of two operands, of which a number takes this tensor's dtype."""
+        dtype = self.value.dtype
+        tensors = [
+            one if isinstance(one, Tensor) else self.build.weight("number", np.array(one, dtype)) for one in operands
+        ]
+        return self.build.node(op.lower(), op, tensors).with_mask(self.mask)
+
 
 class Build:
     """Collects nodes and weights, and knows the shape of every value as soon as it exists."""
 
     training = False
+    penalised = False  # whether penalties add to a loss
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
@@ -52,6 +92,7 @@ class Build:
         self.steps_matter = False  # whether a layer's numbers hold for the declared number of steps alone
         self._node_names: set[str] = set()
         self._value_names: set[str] = {""}
+        self.entered: dict[tuple[Any, str], Tensor] = {}  # the weights that layers entered, by layer and role
 
     def unique(self, name: str, among: set[str] | None = None) -> str:
         """Return `name`, or the first of name_1, name_2 ... that no value (or none `among` others) has yet."""
@@ -81,6 +122,22 @@ class Build:
         """Add a weight that training may move."""
         return self.weight(name, array)
 
+    def penalise(self, amount: Tensor) -> None:
+        """Add a scalar to the loss, where the build is `penalised`."""
+        raise UnsupportedError(f"{amount.name!r} is a penalty, and the model is not being trained")
+
+    def replace(self, statistic: Tensor, new: Tensor) -> None:
+        """Let a weight have another value after this step; only training replaces weights."""
+        raise UnsupportedError(f"{statistic.name!r} is replaced in training alone")
+
+    def drop(self, name: str, shape: Shape, rate: float, dtype: str = "float32") -> Tensor:
+        """Return the mask of a dropout; only training drops."""
+        raise UnsupportedError(f"{name!r} is drawn in training alone")
+
+    def noise(self, name: str, shape: Shape, stddev: float, dtype: str = "float32") -> Tensor:
+        """Return normal numbers around 0; only training draws them."""
+        raise UnsupportedError(f"{name!r} is drawn in training alone")
+
     def ints(self, name: str, *values: int) -> Tensor:
         """Add a vector of integers, such as axes or a shape."""
         return self.weight(name, np.array(values, np.int64))
@@ -108,7 +165,7 @@ class Build:
         try:
             outs = inference.infer_node(node, args)
         except NeedsValue:
-            outs = [Value(args[0].dtype, None) for _ in names]  # type: ignore[union-attr]
+            outs = inference.find(op).unknown(node, args)
         if all(out.data is not None for out in outs):
             self.weights |= {n: out.data for n, out in zip(names, outs, strict=False) if n and out.data is not None}
         else:
@@ -125,6 +182,16 @@ class Build:
         weights = {name: array for name, array in self.weights.items() if name in used}
         return Model(Graph(tuple(nodes), tuple(self.inputs), specs), weights, metadata or {})
 
+    def distinct(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return outputs of which each has a name of its own: one that is given twice, or that is an input, is copied."""
+        seen = {spec.name for spec in self.inputs}
+        distinct = []
+        for tensor in outputs:
+            again = self.node(f"{tensor.name}/output", "Identity", [tensor]) if tensor.name in seen else tensor
+            seen.add(again.name)
+            distinct.append(again)
+        return distinct
+
     def live(self, outputs: Sequence[Tensor]) -> list[Node]:
         """Return the nodes that outputs depend on, in order."""
         needed, live = {tensor.name for tensor in outputs}, []
@@ -133,75 +200,3 @@ class Build:
                 live.append(node)
                 needed.update(node.inputs)
         return live[::-1]
-
-
-class Layer:
-    """A Keras layer: holds its configuration and weights, and adds its nodes when it is called on tensors.
-
-    Arguments are Keras's; so are defaults and the order of `weights`.
-    """
-
-    supports_masking = False
-
-    def __init__(self, name: str | None = None):
-        self.name = name or type(self).__name__.lower()
-        self.weights: list[np.ndarray] = []
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The names of the layer's weights, in Keras's order."""
-        return ()
-
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        """The shapes of weights by role, None for a size that the input decides."""
-        return {}
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Take the layer's weights, in Keras's order. Raise ShapeError if there are more or fewer."""
-        if len(weights) != len(self.roles):
-            shapes = [tuple(w.shape) for w in weights]
-            raise ShapeError(
-                f"layer {self.name!r} ({type(self).__name__}) takes {len(self.roles)} weights {list(self.roles)}, got {len(weights)}: {shapes}"
-            )
-        for role, array in zip(self.roles, weights, strict=True):
-            wanted = self.weight_shapes.get(role)
-            shape = np.shape(array)
-            fits = wanted is None or (
-                len(shape) == len(wanted) and all(w in (None, d) for w, d in zip(wanted, shape, strict=True))
-            )
-            if not fits:
-                raise ShapeError(
-                    f"layer {self.name!r} ({type(self).__name__}): {role} has shape {shape}, expected {wanted}"
-                )
-        self.weights = [np.asarray(array) for array in weights]
-
-    def weight(self, role: str) -> np.ndarray | None:
-        """Return one weight by its role, None if the layer has none of that name. Raise InputError if it is not set."""
-        if role not in self.roles:
-            return None
-        if not self.weights:
-            raise InputError(f"layer {self.name!r} has no weights yet: set_weights first")
-        return self.weights[self.roles.index(role)]
-
-    def add_weight(self, build: Build, role: str, array: np.ndarray | None) -> Tensor | None:
-        """Add a weight to the graph, once however often a shared layer is called."""
-        if array is None:
-            return None
-        known = self.__dict__.setdefault("_added", {})
-        if (id(build), role) not in known:
-            known[id(build), role] = build.parameter(f"{self.name}.{role}", array)
-        return known[id(build), role]
-
-    def __call__(self, x: Any, mask: Tensor | None = None, **arguments: Any) -> Any:
-        """Add the layer's nodes; the mask of the input travels on where Keras sends it on."""
-        if isinstance(x, Tensor) and mask is not None:
-            x = x.with_mask(mask)
-        y = self.call(x, **arguments)
-        if isinstance(y, Tensor) and isinstance(x, Tensor) and self.supports_masking and y.mask is None:
-            y = y.with_mask(x.mask)
-        return y
-
-    def call(self, x: Any, **arguments: Any) -> Any:
-        """Add the layer's nodes for input x and return the output."""
-        raise NotImplementedError

@@ -4,12 +4,16 @@ from typing import Any
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.layers.activations import SOFTMAX, activate
-from fastlstm.layers.build import Layer, Tensor
+from fastlstm.layers.build import Tensor
 from fastlstm.layers.core import _activation
+from fastlstm.layers.layer import Layer, size_of
 
 
 class Conv1D(Layer):
     """activation(cross-correlation over time + bias): kernel (K, C / groups, filters), input (B, T, C)."""
+
+    initial = {"kernel": "glorot_uniform", "bias": "zeros"}
+    input_kind = "sequences"
 
     def __init__(
         self,
@@ -17,14 +21,21 @@ class Conv1D(Layer):
         kernel_size: int | tuple[int, ...],
         strides: int | tuple[int, ...] = 1,
         padding: str = "valid",
+        data_format: str | None = None,
         dilation_rate: int | tuple[int, ...] = 1,
         groups: int = 1,
         activation: Any = None,
         use_bias: bool = True,
         name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(name)
-        self.filters, self.groups, self.use_bias, self.padding = filters, groups, use_bias, padding
+        super().__init__(name, **options)
+        self.filters, self.groups, self.use_bias = size_of(self, "filters", filters), groups, use_bias
+        self.padding = padding
+        if data_format not in (None, "channels_last"):
+            raise UnsupportedError(
+                f"layer {self.name!r}: data_format {data_format!r} is not supported, only 'channels_last'"
+            )
         self.kernel_size, self.stride, self.dilation = (_one(v) for v in (kernel_size, strides, dilation_rate))
         self.activation = _activation(activation, self.name)
         if padding not in ("valid", "same", "causal"):
@@ -36,39 +47,43 @@ class Conv1D(Layer):
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "bias") if self.use_bias else ("kernel",)
 
-    def _pads(self, steps: object) -> tuple[int, int]:
-        span = (self.kernel_size - 1) * self.dilation
-        if self.padding == "valid":
-            return 0, 0
-        if self.padding == "causal":
-            return span, 0
-        if self.stride == 1:
-            return span // 2, span - span // 2
-        if not isinstance(steps, int):
-            raise UnsupportedError(
-                f"layer {self.name!r}: padding 'same' with strides {self.stride} needs a known number of steps"
-            )
-        total = max(0, (-(-steps // self.stride) - 1) * self.stride + span + 1 - steps)
-        return total // 2, total - total // 2
-
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        return {"kernel": (self.kernel_size, None, self.filters), "bias": (self.filters,)}
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
+        channels = x[-1] if x else None
+        inputs = channels // self.groups if isinstance(channels, int) else channels
+        return {"kernel": (self.kernel_size, inputs, self.filters), "bias": (self.filters,)}
 
     def call(self, x: Tensor) -> Tensor:
         x.build.steps_matter |= self.padding == "same" and self.stride > 1
-        W = self.add_weight(x.build, "W", self.weight("kernel"))
-        b = self.add_weight(x.build, "b", self.weight("bias"))
+        W, b = self.add_weight(x.build, "W", "kernel"), self.add_weight(x.build, "b", "bias")
         attributes = {
             "stride": self.stride,
             "dilation": self.dilation,
             "groups": self.groups,
-            "pads": self._pads(x.shape[1]),
+            "pads": window_pads(self, self.padding, x.shape[1], self.kernel_size, self.stride, self.dilation),
         }
         op, alpha, beta = self.activation
         if self.activation == SOFTMAX:
             return activate(x.build.node(self.name, "Conv1D", [x, W, b], **attributes), f"{self.name}/softmax", SOFTMAX)
         return x.build.node(self.name, "Conv1D", [x, W, b], **attributes, activation=op, alpha=alpha, beta=beta)
+
+
+def window_pads(
+    layer: Layer, padding: str, steps: object, size: int, stride: int, dilation: int = 1
+) -> tuple[int, int]:
+    """Return how many steps are added before and after for windows of `size`, as TensorFlow pads."""
+    span = (size - 1) * dilation
+    if padding == "valid":
+        return 0, 0
+    if padding == "causal":
+        return span, 0
+    if stride == 1:
+        return span // 2, span - span // 2
+    if not isinstance(steps, int):
+        raise UnsupportedError(
+            f"layer {layer.name!r}: padding 'same' with strides {stride} needs a known number of steps"
+        )
+    total = max(0, (-(-steps // stride) - 1) * stride + span + 1 - steps)
+    return total // 2, total - total // 2
 
 
 def _one(value: Any) -> int:

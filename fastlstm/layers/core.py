@@ -1,36 +1,37 @@
-"""Dense, Embedding, activations, normalisation, masking, and the layers that do nothing once trained."""
+"""Dense, Embedding, activations and masking."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.layers.activations import SOFTMAX, activate, activation
-from fastlstm.layers.build import Layer, Tensor
+from fastlstm.layers.build import Tensor
+from fastlstm.layers.layer import Layer, size_of
 
 
 class Dense(Layer):
     """activation(x @ kernel + bias) over the last axis."""
 
     supports_masking = True
+    initial = {"kernel": "glorot_uniform", "bias": "zeros"}
 
-    def __init__(self, units: int, activation: Any = None, use_bias: bool = True, name: str | None = None):
-        super().__init__(name)
-        self.units, self.use_bias = units, use_bias
+    def __init__(
+        self, units: int, activation: Any = None, use_bias: bool = True, name: str | None = None, **options: Any
+    ):
+        super().__init__(name, **options)
+        self.units, self.use_bias = size_of(self, "units", units), use_bias
         self.activation = _activation(activation, self.name)
 
     @property
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "bias") if self.use_bias else ("kernel",)
 
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
-        return {"kernel": (None, self.units), "bias": (self.units,)}
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
+        return {"kernel": (x[-1] if x else None, self.units), "bias": (self.units,)}
 
     def call(self, x: Tensor) -> Tensor:
-        W = self.add_weight(x.build, "W", self.weight("kernel"))
-        b = self.add_weight(x.build, "b", self.weight("bias"))
+        W, b = self.add_weight(x.build, "W", "kernel"), self.add_weight(x.build, "b", "bias")
         op, alpha, beta = self.activation
         if self.activation == SOFTMAX:
             return activate(x.build.node(self.name, "Dense", [x, W, b]), f"{self.name}/softmax", SOFTMAX)
@@ -40,20 +41,25 @@ class Dense(Layer):
 class Embedding(Layer):
     """The rows of a table for integer ids; with mask_zero, id 0 is masked."""
 
-    def __init__(self, input_dim: int, output_dim: int, mask_zero: bool = False, name: str | None = None):
-        super().__init__(name)
-        self.input_dim, self.output_dim, self.mask_zero = input_dim, output_dim, mask_zero
+    initial = {"embeddings": "uniform"}
+    input_kind = "ids"
+
+    def __init__(
+        self, input_dim: int, output_dim: int, *, mask_zero: bool = False, name: str | None = None, **options: Any
+    ):
+        super().__init__(name, **options)
+        self.input_dim, self.output_dim = size_of(self, "input_dim", input_dim), size_of(self, "output_dim", output_dim)
+        self.mask_zero = mask_zero
 
     @property
     def roles(self) -> tuple[str, ...]:
         return ("embeddings",)
 
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
         return {"embeddings": (self.input_dim, self.output_dim)}
 
     def call(self, x: Tensor) -> Tensor:
-        table = self.add_weight(x.build, "table", self.weight("embeddings"))
+        table = self.add_weight(x.build, "table", "embeddings")
         y = x.build.node(self.name, "Embedding", [x, table])
         if not self.mask_zero:
             return y
@@ -66,8 +72,8 @@ class Activation(Layer):
 
     supports_masking = True
 
-    def __init__(self, activation: Any, name: str | None = None):
-        super().__init__(name)
+    def __init__(self, activation: Any, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.activation = _activation(activation, self.name)
 
     def call(self, x: Tensor) -> Tensor:
@@ -79,8 +85,8 @@ class Softmax(Layer):
 
     supports_masking = True
 
-    def __init__(self, axis: int = -1, name: str | None = None):
-        super().__init__(name)
+    def __init__(self, axis: int = -1, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.axis = axis
 
     def call(self, x: Tensor) -> Tensor:
@@ -90,7 +96,7 @@ class Softmax(Layer):
 
 
 class Identity(Layer):
-    """A layer that does nothing at inference: Dropout, noise, regularisation."""
+    """A layer that does nothing."""
 
     supports_masking = True
 
@@ -98,13 +104,22 @@ class Identity(Layer):
         return x
 
 
+class Lambda(Layer):
+    """Refused: a function of yours cannot be saved, loaded or differentiated."""
+
+    def __init__(self, function: Any = None, *_: Any, name: str | None = None, **__: Any):
+        raise UnsupportedError(
+            f"layer {name or 'lambda'!r}: Lambda is not supported; use layers, or +, -, *, / and [...] on what Input and layers return"
+        )
+
+
 class Masking(Layer):
     """Mask the steps whose features all equal mask_value, and zero them."""
 
     supports_masking = True
 
-    def __init__(self, mask_value: float = 0.0, name: str | None = None):
-        super().__init__(name)
+    def __init__(self, mask_value: float = 0.0, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.mask_value = float(mask_value)
 
     def call(self, x: Tensor) -> Tensor:
@@ -115,64 +130,41 @@ class Masking(Layer):
         return x.build.node(self.name, "Where", [column, x, zero]).with_mask(mask)
 
 
-class BatchNormalization(Layer):
-    """(x - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta along `axis`."""
-
-    supports_masking = True
-
-    def __init__(
-        self, axis: int = -1, epsilon: float = 1e-3, center: bool = True, scale: bool = True, name: str | None = None
-    ):
-        super().__init__(name)
-        self.axis, self.epsilon, self.center, self.scale = axis, epsilon, center, scale
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (
-            *(["gamma"] if self.scale else []),
-            *(["beta"] if self.center else []),
-            "moving_mean",
-            "moving_variance",
-        )
-
-    def call(self, x: Tensor) -> Tensor:
-        weights = [
-            self.add_weight(x.build, role, self.weight(role))
-            for role in ("gamma", "beta", "moving_mean", "moving_variance")
-        ]
-        return x.build.node(self.name, "BatchNormalization", [x, *weights], axis=self.axis, epsilon=self.epsilon)
-
-
-class LayerNormalization(Layer):
-    """Normalise each row over its last axis."""
-
-    supports_masking = True
+class ReLU(Activation):
+    """max(x, 0), with a slope below 0, or bounded by 6."""
 
     def __init__(
         self,
-        axis: int | Sequence[int] = -1,
-        epsilon: float = 1e-3,
-        center: bool = True,
-        scale: bool = True,
+        max_value: float | None = None,
+        negative_slope: float = 0.0,
+        threshold: float = 0.0,
         name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(name)
-        self.axis = [axis] if isinstance(axis, int) else list(axis)
-        self.epsilon, self.center, self.scale = epsilon, center, scale
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return (*(["gamma"] if self.scale else []), *(["beta"] if self.center else []))
-
-    def call(self, x: Tensor) -> Tensor:
-        rank = len(x.shape)
-        axes = sorted(axis % rank for axis in self.axis)
-        if axes != list(range(axes[0], rank)):
+        if threshold or (max_value is not None and (max_value != 6 or negative_slope)):
+            given = f"max_value={max_value!r}, negative_slope={negative_slope!r}, threshold={threshold!r}"
             raise UnsupportedError(
-                f"layer {self.name!r}: LayerNormalization over axes {self.axis} is not supported, only over the last ones"
+                f"layer {name or 're_lu'!r}: ReLU({given}) is not supported, only a slope, or max_value=6"
             )
-        weights = [self.add_weight(x.build, role, self.weight(role)) for role in ("gamma", "beta")]
-        return x.build.node(self.name, "LayerNormalization", [x, *weights], axis=axes[0] - rank, epsilon=self.epsilon)
+        kind = ("LeakyRelu", float(negative_slope), 0.0) if negative_slope else "relu" if max_value is None else "relu6"
+        super().__init__(kind, name, **options)
+
+
+class LeakyReLU(Activation):
+    """x, times `negative_slope` below 0."""
+
+    def __init__(
+        self, negative_slope: float = 0.3, name: str | None = None, alpha: float | None = None, **options: Any
+    ):
+        slope = negative_slope if alpha is None else alpha  # Keras 2's name
+        super().__init__(("LeakyRelu", float(slope), 0.0), name, **options)
+
+
+class ELU(Activation):
+    """x, and alpha (e^x - 1) below 0."""
+
+    def __init__(self, alpha: float = 1.0, name: str | None = None, **options: Any):
+        super().__init__(("Elu", float(alpha), 0.0), name, **options)
 
 
 def _activation(name: Any, layer: str):

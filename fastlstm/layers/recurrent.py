@@ -5,13 +5,16 @@ TensorFlow), or gives zeros where `zero_output_for_mask`. `go_backwards` returns
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import ShapeError, UnsupportedError
 from fastlstm.layers.activations import activation
-from fastlstm.layers.build import Build, Layer, Tensor
+from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.layer import Layer, rate_of, size_of
+from fastlstm.layers.symbolic import leaves
 from fastlstm.ops.activations import Activation
 
 
@@ -20,36 +23,69 @@ class Recurrent(Layer):
 
     op = ""
     states = 1
-    unroll = False  # Keras's: the same numbers, but for the case that `run` refuses
+    initial = {"kernel": "glorot_uniform", "recurrent_kernel": "orthogonal", "bias": "zeros"}
+    ignored = ("implementation", "use_cudnn", "seed", "time_major")
+    input_kind = "sequences"
 
     def __init__(
         self,
         units: int,
         activations: tuple[Activation, ...],
         use_bias: bool = True,
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
         zero_output_for_mask: bool = False,
         name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(name)
-        self.units, self.activations, self.use_bias = units, activations, use_bias
-        self.return_sequences, self.return_state = return_sequences, return_state
+        super().__init__(name, **options)
+        if options.get("time_major"):
+            raise self.fault(UnsupportedError, "time_major=True is not supported")
+        self.units, self.activations, self.use_bias = size_of(self, "units", units), activations, use_bias
+        self.dropout, self.recurrent_dropout = (
+            rate_of(self, dropout),
+            rate_of(self, recurrent_dropout, "recurrent_dropout"),
+        )
+        self.return_sequences, self.return_state, self.stateful = return_sequences, return_state, stateful
         self.go_backwards, self.zero_output_for_mask = go_backwards, zero_output_for_mask
+        self.unroll = unroll  # the same numbers, but for the case that `run` refuses
 
     @property
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "recurrent_kernel", "bias") if self.use_bias else ("kernel", "recurrent_kernel")
 
-    @property
-    def weight_shapes(self) -> dict[str, tuple[int | None, ...]]:
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
+        x = x[0] if isinstance(x, list) else x  # initial states may follow
+        if x is not None and len(x) != 3:
+            raise self.fault(ShapeError, f"takes inputs (batch, steps, features), got shape {x}")
         gates = {"LSTM": 4, "GRU": 3}.get(self.op, 1) * self.units
         bias = (2, gates) if getattr(self, "reset_after", False) else (gates,)
-        return {"kernel": (None, gates), "recurrent_kernel": (self.units, gates), "bias": bias}
+        return {"kernel": (x[-1] if x else None, gates), "recurrent_kernel": (self.units, gates), "bias": bias}
 
-    def call(self, x: Tensor, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
-        initial = [initial_state] if isinstance(initial_state, Tensor) else list(initial_state or [])
+    @property
+    def differs_in_training(self) -> bool:
+        return bool(self.dropout or self.recurrent_dropout)
+
+    def twin(self) -> "Recurrent":
+        """Return a layer of the same configuration that runs the other way, with weights of its own."""
+        other = copy(self)
+        other._arrays = {}
+        other.__dict__.pop("_sessions", None)
+        other.go_backwards = not self.go_backwards
+        other.name = f"backward_{self.name}"
+        return other
+
+    def reset_states(self) -> None:
+        for k in range(self.states):
+            self._arrays.get(f"state{k}", np.zeros(0))[...] = 0
+
+    def call(self, x: Any, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
+        x, initial = with_states(x, initial_state)
         y, last, states = self.run(x, initial, self.return_sequences)
         if self.return_sequences:
             if self.go_backwards:
@@ -68,6 +104,9 @@ class Recurrent(Layer):
                 f"layer {self.name!r}: unroll=True with go_backwards, zero_output_for_mask (as in Bidirectional) and a mask is not "
                 "supported: Keras zeroes other steps than the masked ones; save it with unroll=False"
             )
+        kept = self._kept_states(x) if self.stateful and not initial else []
+        initial = initial or kept
+        x, drop = self._dropped(x)
         by_step = x.mask is not None and self.zero_output_for_mask and not sequences
         # the last output differs from the final state only where every step of a row is masked
         apart = x.mask is not None and bool(initial) and not self.zero_output_for_mask
@@ -77,7 +116,7 @@ class Recurrent(Layer):
         y, *rest = x.build.node(
             self.name,
             self.op,
-            [x, *self.parameters(x.build), *self.slots(list(initial), x.mask)],
+            [x, *self.parameters(x.build), *self.slots(list(initial), x.mask), drop],
             outputs,
             direction="reverse" if self.go_backwards else "forward",
             batch_first=True,
@@ -88,23 +127,58 @@ class Recurrent(Layer):
             **self.attributes(),
         )
         states = rest[: self.states]
+        for old, new in zip(kept, states, strict=False):
+            x.build.replace(old, new)
         last = rest[self.states] if apart else states[0]
         if by_step:
             index = x.build.weight(f"{self.name}.last", np.array(0 if self.go_backwards else -1, np.int64))
             last = x.build.node(f"{self.name}/last", "Gather", [y, index], axis=1)
         return y, last, states
 
+    def _dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return x without what this batch drops of it, and the mask (B, H) of what each step drops of h before it meets U.
+
+        Both are drawn once for all steps and gates.
+        """
+        if not x.build.training:
+            return x, None
+        dtype, drop = x.value.dtype.name, None
+        if self.recurrent_dropout:
+            drop = x.build.drop(
+                f"{self.name}.recurrent_dropout", (x.shape[0], self.units), self.recurrent_dropout, dtype
+            )
+        if self.dropout:
+            kept = x.build.drop(f"{self.name}.dropout", (x.shape[0], 1, x.shape[2]), self.dropout, dtype)
+            x = x.build.node(f"{self.name}/dropout", "Mul", [x, kept]).with_mask(x.mask)
+        return x, drop
+
+    def _kept_states(self, x: Tensor) -> list[Tensor]:
+        """Return the states that the last batch left, as values that each step of training replaces; none where nothing is kept."""
+        if not x.build.penalised:
+            return []
+        rows = x.shape[0]
+        if not isinstance(rows, int):
+            raise self.fault(
+                ShapeError, "stateful=True needs the size of a batch: pass Input(batch_shape=(batch, steps, features))"
+            )
+        tensors = []
+        for k in range(self.states):
+            role = f"state{k}"
+            if role not in self._arrays or self._arrays[role].shape != (rows, self.units):
+                self._arrays[role] = np.zeros((rows, self.units), x.value.dtype)
+            if (self, role) not in x.build.entered:
+                x.build.entered[self, role] = x.build.parameter(f"{self.name}.{role}", self._arrays[role], False)
+            tensors.append(x.build.entered[self, role])
+        return tensors
+
     def parameters(self, build: Build) -> list[Tensor | None]:
         """Return W, U and the biases as values of the graph."""
-        kernels = [
-            self.add_weight(build, role, self.weight(name))
-            for role, name in (("W", "kernel"), ("U", "recurrent_kernel"))
-        ]
-        return [*kernels, *self.biases(build)]
+        W, U = self.add_weight(build, "W", "kernel"), self.add_weight(build, "U", "recurrent_kernel")
+        return [W, U, *self.biases(build)]
 
     def biases(self, build: Build) -> list[Tensor | None]:
         """Return the biases as values of the graph."""
-        return [self.add_weight(build, "b", self.weight("bias"))]
+        return [self.add_weight(build, "b", "bias")]
 
     def slots(self, initial: list[Tensor], mask: Tensor | None) -> list[Tensor | None]:
         """Return the inputs after the biases, in the order of the op."""
@@ -125,12 +199,20 @@ class LSTM(Recurrent):
         units: int,
         activation: Any = "tanh",
         recurrent_activation: Any = "sigmoid",
+        unit_forget_bias: bool = True,
         name: str | None = None,
         **options: Any,
     ):
-        name = name or "lstm"
-        inner = _cell_activation(activation, name)
-        super().__init__(units, (_cell_activation(recurrent_activation, name), inner, inner), name=name, **options)
+        inner = activation_of(activation, name or "lstm")
+        kinds = (activation_of(recurrent_activation, name or "lstm"), inner, inner)
+        super().__init__(units, kinds, name=name, **options)
+        self.unit_forget_bias = unit_forget_bias
+
+    def initial_value(self, role: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        made = super().initial_value(role, shape, dtype)
+        if role == "bias" and self.unit_forget_bias:
+            made[self.units : 2 * self.units] = 1
+        return made
 
     def slots(self, initial: list[Tensor], mask: Tensor | None) -> list[Tensor | None]:
         return [*(initial or [None, None]), None, mask]
@@ -150,27 +232,27 @@ class GRU(Recurrent):
         name: str | None = None,
         **options: Any,
     ):
-        name = name or "gru"
-        kinds = (_cell_activation(recurrent_activation, name), _cell_activation(activation, name))
+        kinds = (activation_of(recurrent_activation, name or "gru"), activation_of(activation, name or "gru"))
         super().__init__(units, kinds, name=name, **options)
         self.reset_after = reset_after
 
     def biases(self, build: Build) -> list[Tensor | None]:
-        b, bn = self.weight("bias"), None
-        if b is not None and self.reset_after:
-            b, bn = split_reset_after_bias(b)
-        return [self.add_weight(build, "b", b), self.add_weight(build, "bn", bn)]
+        """Return b (3H,) and bn (H,): of (2, 3H), input row and recurrent row, only the candidate's two biases stay apart."""
+        bias = self.add_weight(build, "bias" if self.reset_after else "b", "bias")
+        if bias is None or not self.reset_after:
+            return [bias, None]
+        if (self, "b") not in build.entered:
+            sizes = build.ints(f"{self.name}.gates", 2 * self.units, self.units)
+            gates, candidate = build.node(f"{self.name}/biases", "Split", [bias, sizes], 2, axis=1)
+            first, second = (build.weight(f"{self.name}.row", np.array(k, np.int64)) for k in (0, 1))
+            row = lambda of, k: build.node(f"{self.name}/bias", "Gather", [of, k], axis=0)
+            both = build.node(f"{self.name}/bias", "Add", [row(gates, first), row(gates, second)])
+            build.entered[self, "b"] = build.node(f"{self.name}.b", "Concat", [both, row(candidate, first)], axis=0)
+            build.entered[self, "bn"] = build.node(f"{self.name}.bn", "Gather", [candidate, second], axis=0)
+        return [build.entered[self, "b"], build.entered[self, "bn"]]
 
     def attributes(self) -> dict[str, Any]:
         return {"reset": "after" if self.reset_after else "before"}
-
-
-def split_reset_after_bias(bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(2, 3H), input row and recurrent row -> b (3H,) and bn (H,): only the candidate's two biases stay apart."""
-    H = bias.shape[1] // 3
-    b = bias[0].copy()
-    b[: 2 * H] += bias[1, : 2 * H]
-    return b, bias[1, 2 * H :].copy()
 
 
 class SimpleRNN(Recurrent):
@@ -179,12 +261,17 @@ class SimpleRNN(Recurrent):
     op = "RNN"
 
     def __init__(self, units: int, activation: Any = "tanh", name: str | None = None, **options: Any):
-        name = name or "simple_rnn"
-        super().__init__(units, (_cell_activation(activation, name),), name=name, **options)
+        super().__init__(units, (activation_of(activation, name or "simple_rnn"),), name=name, **options)
 
 
-def _cell_activation(name: Any, layer: str) -> Activation:
+def activation_of(name: Any, layer: str) -> Activation:
     return activation(name, layer)
+
+
+def with_states(x: Any, initial_state: Any) -> tuple[Tensor, list[Tensor]]:
+    """Return the input and the initial states, which Keras 2 also takes as further inputs."""
+    x, *first = x if isinstance(x, list | tuple) else (x,)
+    return x, [*first, *leaves(initial_state)]
 
 
 class RNN(Layer):
@@ -193,21 +280,56 @@ class RNN(Layer):
     States stand cell by cell. Masks stop every cell alike.
     """
 
-    unroll = False
+    input_kind = "sequences"
 
     def __init__(
         self,
-        cells: Sequence[Recurrent],
+        cells: Sequence[Recurrent] | Recurrent,
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
+        stateful: bool = False,
+        unroll: bool = False,
         zero_output_for_mask: bool = False,
         name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(name)
-        self.cells = list(cells)
-        self.return_sequences, self.return_state = return_sequences, return_state
-        self.go_backwards, self.zero_output_for_mask = go_backwards, zero_output_for_mask
+        super().__init__(name, **options)
+        self.cells = [cells] if isinstance(cells, Layer) else list(cells)
+        for cell in self.cells:
+            if not isinstance(cell, Recurrent):
+                raise self.fault(UnsupportedError, f"a cell of class {type(cell).__name__} is not supported")
+            cell.stateful = stateful
+        self.return_sequences, self.return_state, self.stateful = return_sequences, return_state, stateful
+        self.go_backwards, self.zero_output_for_mask, self.unroll = go_backwards, zero_output_for_mask, unroll
+        self.rename(self.name)
+
+    def rename(self, name: str) -> None:
+        super().rename(name)
+        for k, cell in enumerate(self.cells):
+            if cell.auto_named:
+                cell.rename(f"{name}/{k}")
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        return tuple(self.cells)
+
+    def make_weights(self, x: Any, dtype: str) -> None:
+        x = x[0] if isinstance(x, list) else x
+        for cell in self.cells:
+            cell.make_weights(x, cell.dtype or dtype)
+            x = (*x[:2], cell.units)
+
+    def twin(self) -> "RNN":
+        """Return a layer of the same configuration that runs the other way, with weights of its own."""
+        other = copy(self)
+        other.cells = [cell.twin() for cell in self.cells]
+        other.go_backwards, other.name = not self.go_backwards, f"backward_{self.name}"
+        return other
+
+    @property
+    def differs_in_training(self) -> bool:
+        return any(cell.differs_in_training for cell in self.cells)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -216,13 +338,6 @@ class RNN(Layer):
     @property
     def states(self) -> int:
         return sum(cell.states for cell in self.cells)
-
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        super().set_weights(weights)
-        rest = list(weights)
-        for cell in self.cells:
-            cell.set_weights(rest[: len(cell.roles)])
-            rest = rest[len(cell.roles) :]
 
     def run(self, x: Tensor, initial: Sequence[Tensor], sequences: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Add the nodes; as Recurrent.run."""
@@ -240,7 +355,7 @@ class RNN(Layer):
             states += final
         return y, last, states
 
-    def call(self, x: Tensor, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
+    def call(self, x: Any, initial_state: Sequence[Tensor] | Tensor | None = None) -> Any:
         return Recurrent.call(self, x, initial_state)  # type: ignore[arg-type]
 
 
@@ -248,37 +363,60 @@ class Bidirectional(Layer):
     """A layer forwards and its twin backwards over time, their outputs joined in time order.
 
     merge_mode: "concat", "sum", "mul", "ave", or None for both outputs apart. Masked steps are zero with return_sequences,
-    carried without. Initial states: the first half goes forwards.
+    carried without. Initial states: the first half goes forwards. Without a `backward_layer`, one is made from the layer's configuration.
     """
+
+    input_kind = "sequences"
 
     def __init__(
         self,
         layer: Recurrent | RNN,
-        backward_layer: Recurrent | RNN,
         merge_mode: Literal["concat", "sum", "mul", "ave"] | None = "concat",
+        weights: Sequence[np.ndarray] | None = None,
+        backward_layer: Recurrent | RNN | None = None,
         name: str | None = None,
+        **options: Any,
     ):
-        super().__init__(name)
+        for part in (layer, backward_layer):
+            if not isinstance(part, Recurrent | RNN | None):
+                raise UnsupportedError(
+                    f"layer {name or 'bidirectional'!r}: Bidirectional({type(part).__name__}) is not supported"
+                )
+        backward_layer = layer.twin() if backward_layer is None else backward_layer
+        self.forward, self.backward, self.merge_mode = layer, backward_layer, merge_mode
+        super().__init__(name, weights=weights, **{**layer.first, **options})
         if merge_mode not in ("concat", "sum", "mul", "ave", None):
             raise UnsupportedError(f"layer {self.name!r}: merge_mode {merge_mode!r} is not supported")
-        self.forward, self.backward, self.merge_mode = layer, backward_layer, merge_mode
+        self.rename(self.name)
         for part in (layer, backward_layer):
             part.zero_output_for_mask = layer.return_sequences
         if layer.go_backwards == backward_layer.go_backwards:
             raise UnsupportedError(f"layer {self.name!r}: both layers of Bidirectional run in the same direction")
 
+    def rename(self, name: str) -> None:
+        super().rename(name)
+        for part, direction in ((self.forward, "forward"), (self.backward, "backward")):
+            if part.auto_named:
+                part.rename(f"{name}/{direction}")
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        return (self.forward, self.backward)
+
     @property
     def roles(self) -> tuple[str, ...]:
         return (*(f"forward.{r}" for r in self.forward.roles), *(f"backward.{r}" for r in self.backward.roles))
 
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        super().set_weights(weights)
-        count = len(self.forward.roles)
-        self.forward.set_weights(weights[:count])
-        self.backward.set_weights(weights[count:])
+    def make_weights(self, x: Any, dtype: str) -> None:
+        for part in self.parts:
+            part.make_weights(x, part.dtype or dtype)
 
-    def call(self, x: Tensor, initial_state: Sequence[Tensor] | None = None) -> Any:
-        initial = list(initial_state or [])
+    @property
+    def differs_in_training(self) -> bool:
+        return any(part.differs_in_training for part in self.parts)
+
+    def call(self, x: Any, initial_state: Sequence[Tensor] | None = None) -> Any:
+        x, initial = with_states(x, initial_state)
         half = len(initial) // 2
         sequences = self.forward.return_sequences
         results = []

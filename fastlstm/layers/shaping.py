@@ -1,13 +1,16 @@
 """Layers that reshape, repeat, join or combine, and TimeDistributed."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
-from fastlstm.layers.build import Layer, Tensor
-from fastlstm.layers.core import Activation, BatchNormalization, Dense, Embedding, Identity, LayerNormalization
+from fastlstm.errors import ShapeError, UnsupportedError
+from fastlstm.layers.build import Tensor
+from fastlstm.layers.core import Activation, Dense, Embedding, Identity
+from fastlstm.layers.layer import Layer, size_of
+from fastlstm.layers.normalisation import BatchNormalization, LayerNormalization
+from fastlstm.layers.regularisation import Dropout, Noise
 
 
 class Flatten(Layer):
@@ -22,8 +25,8 @@ class Flatten(Layer):
 class Reshape(Layer):
     """The axes after the batch under another shape; one size may be -1."""
 
-    def __init__(self, target_shape: Sequence[int], name: str | None = None):
-        super().__init__(name)
+    def __init__(self, target_shape: Sequence[int], name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.target_shape = tuple(target_shape)
 
     def call(self, x: Tensor) -> Tensor:
@@ -33,8 +36,8 @@ class Reshape(Layer):
 class Permute(Layer):
     """The axes after the batch in another order, counted from 1."""
 
-    def __init__(self, dims: Sequence[int], name: str | None = None):
-        super().__init__(name)
+    def __init__(self, dims: Sequence[int], name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.dims = tuple(dims)
 
     def call(self, x: Tensor) -> Tensor:
@@ -44,9 +47,9 @@ class Permute(Layer):
 class RepeatVector(Layer):
     """(B, F) -> (B, n, F)."""
 
-    def __init__(self, n: int, name: str | None = None):
-        super().__init__(name)
-        self.n = n
+    def __init__(self, n: int, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        self.n = size_of(self, "n", n)
 
     def call(self, x: Tensor) -> Tensor:
         column = x.build.node(f"{self.name}/step", "Unsqueeze", [x, x.build.ints(f"{self.name}.axes", 1)])
@@ -60,6 +63,7 @@ class Joining(Layer):
     (Keras 2). None: masked inputs are refused (Keras 3.0 to 3.3 lost masks here).
     """
 
+    several = True
     mask_rule: Literal["any", "all"] | None = "any"
 
     def masks(self, x: Sequence[Tensor]) -> list[Tensor]:
@@ -90,8 +94,8 @@ class Joining(Layer):
 class Concatenate(Joining):
     """The inputs joined along `axis`."""
 
-    def __init__(self, axis: int = -1, name: str | None = None):
-        super().__init__(name)
+    def __init__(self, axis: int = -1, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.axis = axis
 
     def call(self, x: Sequence[Tensor]) -> Tensor:
@@ -214,16 +218,41 @@ class TimeDistributed(Layer):
 
     supports_masking = True
 
-    def __init__(self, layer: Layer, name: str | None = None):
-        super().__init__(name)
+    def __init__(self, layer: Layer, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
         self.layer = layer
+
+        self.rename(self.name)
+
+    def rename(self, name: str) -> None:
+        super().rename(name)
+        if self.layer.auto_named:
+            self.layer.rename(name)
+
+    @property
+    def parts(self) -> tuple[Layer, ...]:
+        return (self.layer,)
 
     @property
     def roles(self) -> tuple[str, ...]:
         return self.layer.roles
 
-    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        self.layer.set_weights(weights)
+    def make_weights(self, x: Any, dtype: str) -> None:
+        if len(x) < 3:
+            raise self.fault(ShapeError, f"takes inputs (batch, steps, ...), got shape {tuple(x)}")
+        self._check(len(x) - 1)
+        self.layer.make_weights((x[0], *x[2:]), self.layer.dtype or dtype)
+
+    def _check(self, rank: int) -> None:
+        """Raise UnsupportedError for a layer that cannot be applied to each step of its inputs of `rank` axes."""
+        if getattr(self.layer, "mask_zero", False):
+            raise UnsupportedError(
+                f"layer {self.name!r}: TimeDistributed(Embedding) with mask_zero=True is not supported"
+            )
+        if not self._acts_on_last_axis(rank) and not isinstance(self.layer, Flatten | Reshape):
+            raise UnsupportedError(
+                f"layer {self.name!r}: TimeDistributed({type(self.layer).__name__}) is not supported yet"
+            )
 
     def _acts_on_last_axis(self, rank: int) -> bool:
         """Tell whether the layer, whose own inputs have `rank` axes, acts on the last alone: it then counts from the end."""
@@ -233,22 +262,15 @@ class TimeDistributed(Layer):
         if isinstance(self.layer, BatchNormalization) and self.layer.axis % rank == rank - 1:
             self.layer.axis = -1
             return True
-        return isinstance(self.layer, Dense | Activation | Identity | Embedding)
+        return isinstance(self.layer, Dense | Activation | Identity | Embedding | Dropout | Noise)
 
     def call(self, x: Tensor) -> Tensor:
         bare = x.with_mask(None)
-        if getattr(self.layer, "mask_zero", False):
-            raise UnsupportedError(
-                f"layer {self.name!r}: TimeDistributed(Embedding) with mask_zero=True is not supported"
-            )
-        if self._acts_on_last_axis(len(x.shape) - 1):
-            return self.layer(bare)
+        self._check(len(x.shape) - 1)
         if isinstance(self.layer, Flatten):
             return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, -1)])
         if isinstance(self.layer, Reshape):
             return x.build.node(
                 self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, *self.layer.target_shape)]
             )
-        raise UnsupportedError(
-            f"layer {self.name!r}: TimeDistributed({type(self.layer).__name__}) is not supported yet"
-        )
+        return self.layer(bare)

@@ -8,10 +8,12 @@ from fastlstm.ops import (
     lookups,
     masks,
     normalisation,
+    one_hot,
     rearranging,
     recurrent,
     reductions,
     shape_values,
+    steps,
     views,
 )
 from fastlstm.ops.op import find, registered
@@ -25,10 +27,12 @@ __all__ = [
     "lookups",
     "masks",
     "normalisation",
+    "one_hot",
     "rearranging",
     "recurrent",
     "reductions",
     "registered",
     "shape_values",
+    "steps",
     "views",
 ]

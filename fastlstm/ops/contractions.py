@@ -66,14 +66,16 @@ def emit_dense(
     """
     O, M, K, N = sizes
     L, dtype = emit.lanes(x.dtype), x.dtype
-    form = dense_form(W, dtype, O * M, K, N) if whole else FLOAT32
+    form = dense_form(W, dtype, O * M, K, N, emit.near_bytes) if whole else FLOAT32
     tail = tail_of_columns(N, L) if form in (FLOAT32, FLOAT16) else 0
 
     def pack(matrix) -> np.ndarray:
         if not isinstance(matrix, Quantized):
             return pack_columns(L, take(matrix).astype(DTYPES.get(form, dtype)), tail)
         values, scale = pack_columns(L, take(matrix.values), 0), pack_columns(L, matrix.scale[None], 0)
-        return pack_quantised(emit.group, L, 4, values, scale) if form == QUANTISED else pack_scaled(L, values, scale)
+        if form == QUANTISED:
+            return pack_quantised(emit.group(state=False), L, 4, values, scale)
+        return pack_scaled(L, values, scale)
 
     packed = _packed_now(emit, W, take, dtype, N, tail)
     if packed is None:
@@ -130,7 +132,8 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> No
     width = 4 * emit.lanes(dtype)
     panels, depth = -(-N // width), min(emit.depth, max(K, 1))
     workers = len(emit.workspace(dtype))
-    z = emit.scratch((workers if outer else 1, panels * M * width), dtype)
+    # a worker that does a product by itself has a place of its own
+    z = emit.scratch((workers, panels * M * width), dtype)
     packed = emit.scratch((workers, depth * width * min(panels, emit.panels_together)), dtype)
     steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
     # pairs along the last of the axes before are one step of the program

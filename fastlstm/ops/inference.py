@@ -97,8 +97,7 @@ def infer(graph: Graph, weights: Mapping[str, Weight], inputs: Sequence[TensorSp
         try:
             outs = infer_node(node, args, KNOWN_LIMIT)
         except NeedsValue:
-            first = next(arg for arg in args if arg is not None)
-            outs = [Value(first.dtype, None) for _ in node.outputs]
+            outs = find(node.op).unknown(node, args)
         for name, out in zip(node.outputs, outs, strict=False):
             if name:
                 values[name] = out

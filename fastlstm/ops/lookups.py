@@ -30,6 +30,7 @@ from fastlstm.ops.op import (
 from fastlstm.ops.strides import in_elements
 
 INT64 = np.dtype(np.int64)
+NUMPY_IDS = (np.dtype(np.uint64), np.dtype(np.float16))  # dtypes of ids that no kernel reads
 
 
 def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[], None]) -> np.ndarray | None:
@@ -39,21 +40,30 @@ def emit_rows(emit: Emit, ids: Value, low: int, size: int, refuses: Callable[[],
         rows = ids.data.astype(np.int64)
         return np.where(rows < 0, rows + size, rows)
     assert ids.array is not None
-    array = ids.array.view(np.uint8) if ids.dtype == bool else ids.array
-    if array.dtype in (np.uint64, np.float16) or not emit.can_refuse():
+    if ids.dtype in NUMPY_IDS or not emit.can_refuse():
         return None
+    return emit_numbers(emit, ids.array, low, size, refuses=refuses)
+
+
+def emit_numbers(
+    emit: Emit, ids: np.ndarray, low: int, size: int, spare: int = -1, refuses: Callable[[], None] | None = None
+) -> np.ndarray:
+    """Emit the row numbers that ids in [low, size) stand for. All others stand for the row `spare`, or else `refuses` raises."""
+    array = ids.view(np.uint8) if ids.dtype == bool else ids
     rows = emit.scratch(array.shape, INT64)
     if array.size:
         if in_elements([array], 2) is None:
             array = emit.contiguous(array)
         sizes, strides = in_elements([array], 2) or ((), ())
+        verdict = (emit.scratch((1,), INT64),) if refuses is None else ()  # the kernel's own word where it refuses
         emit.kernel(
-            "rows_forward", array, strides, rows, sizes, low, size, -1, kind=array.dtype, narrow=INT64, refuses=refuses
-        )
+            "rows_forward", *verdict, array, strides, rows, sizes, low, size, spare,
+            kind=array.dtype, narrow=INT64, refuses=refuses,
+        )  # fmt: skip
     return rows
 
 
-def _in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
+def in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | None:
     """Return the array with its axes joined to three, the last contiguous, where that needs no copy."""
     view = array.reshape(shape)
     lies = view.size == 0 or np.may_share_memory(view, array)
@@ -64,12 +74,12 @@ def _in_three(array: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray | No
 def emit_gather(emit: Emit, x: np.ndarray, rows: np.ndarray, axis: int, out: Value) -> None:
     """Emit out = x with the rows chosen along `axis`."""
     O, size, n = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-    source = _in_three(x, (O, size, n))
+    source = in_three(x, (O, size, n))
     if source is None:
         source = emit.contiguous(x).reshape(O, size, n)
     R = rows.size
-    whole = emit.output(out, lambda place: _in_three(place, (O, R, n)) is not None)
-    y = _in_three(whole, (O, R, n))
+    whole = emit.output(out, lambda place: in_three(place, (O, R, n)) is not None)
+    y = in_three(whole, (O, R, n))
     assert y is not None
     if y.size:
         at, to = ([s // x.itemsize for s in array.strides[:2]] for array in (source, y))

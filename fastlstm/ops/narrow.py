@@ -7,7 +7,7 @@ What changes bits is decided by the sizes of the layer and never by those of the
   weights too many for the caches;
 - all other int8 weights are widened once, when they are packed.
 
-float16 gives the same bits widened in registers or once, so that how many rows there are may decide.
+float16 gives the same bits widened in registers or once, so that the rows of a call may decide, and the caches of the machine.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ from fastlstm.ops.op import Stored, Value
 FLOAT32, FLOAT16, QUANTISED, SCALED = "float32", "float16", "quantised", "scaled"
 DTYPES = {FLOAT16: np.dtype(np.float16), QUANTISED: np.dtype(np.int8), SCALED: np.dtype(np.int8)}
 
-# float32 bytes that the second-level cache holds. Below, and where more rows share what is read, widening float16 costs more than
-# reading twice the bytes.
-CACHED, FEW_ROWS = 3 << 19, 6
+# Where a step reads less than the second-level cache holds, or more rows share what is read, widening float16 costs more than reading twice the bytes.
+FEW_ROWS = 6
+MANY = 3 << 19  # float32 bytes of int8 weights that are better read as they are stored
 UNITS = 32  # of a recurrent layer, from which quantised rows pay
 SHORT, LONG = 64, 1 << 16  # rows of a Dense layer that pay for being quantised; rows that 32-bit sums hold
 SMALL = 1 << 14  # weights of a Dense layer that are read in no time
@@ -29,14 +29,14 @@ SMALL = 1 << 14  # weights of a Dense layer that are read in no time
 DENSE_PARTS, FEW_INPUTS = 2, 16
 
 
-def recurrent_form(W: Value, U: Value, dtype: np.dtype, T: int, B: int, gates: int) -> str:
-    """Return how the weights W (I, gates H) and U (H, gates H) of a recurrent layer are read."""
+def recurrent_form(W: Value, U: Value, dtype: np.dtype, T: int, B: int, gates: int, near_bytes: int) -> str:
+    """Return how the weights W (I, gates H) and U (H, gates H) of a recurrent layer are read; `near_bytes` stay in a near cache."""
     stored = _stored(dtype, W, U)
     I, H = int(W.shape[0]), int(U.shape[0])  # type: ignore[index]
     if stored == "int8" and H >= UNITS and max(I, H) <= LONG:
         return QUANTISED
     read = dtype.itemsize * gates * H * (H + (I if T == 1 else 0))
-    return FLOAT16 if stored == "float16" and B < FEW_ROWS and read > CACHED else FLOAT32
+    return FLOAT16 if stored == "float16" and B < FEW_ROWS and read > near_bytes else FLOAT32
 
 
 def input_parts(I: int, H: int) -> int:
@@ -45,14 +45,14 @@ def input_parts(I: int, H: int) -> int:
     return 2 if few >= I else 1
 
 
-def dense_form(W: Value, dtype: np.dtype, rows: int, K: int, N: int) -> str:
-    """Return how a matrix (K, N) is read."""
-    stored, many = _stored(dtype, W), dtype.itemsize * K * N > CACHED
+def dense_form(W: Value, dtype: np.dtype, rows: int, K: int, N: int, near_bytes: int) -> str:
+    """Return how a matrix (K, N) is read; `near_bytes` stay in a near cache."""
+    stored, read = _stored(dtype, W), dtype.itemsize * K * N
     if stored == "int8":
         if SHORT <= K <= LONG and K * N >= SMALL:
             return QUANTISED
-        return SCALED if many else FLOAT32
-    return FLOAT16 if stored == "float16" and rows < FEW_ROWS and many else FLOAT32
+        return SCALED if read > MANY else FLOAT32
+    return FLOAT16 if stored == "float16" and rows < FEW_ROWS and read > near_bytes else FLOAT32
 
 
 def _stored(dtype: np.dtype, *weights: Value) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -194,9 +194,8 @@ class Emit(Protocol):
         """Return the bytes of `parts` quantised rows of K elements."""
         ...
 
-    @property
-    def group(self) -> int:
-        """How many neighbouring inputs of an int8 weight stand together."""
+    def group(self, state: bool) -> int:
+        """Return how many neighbouring inputs of an int8 weight stand together, one that meets rows of x or of states."""
         ...
 
     def activation(self, name: str) -> int:
@@ -302,6 +301,11 @@ class Op:
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         """Return dtype and shape of every output (symbols pass through). Raise ShapeError where inputs do not fit."""
         raise GraphError(f"op {self.name} has no shape inference")
+
+    def unknown(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
+        """Return what is known of every output where `infer` raises NeedsValue: dtypes, those of the first input by default."""
+        first = next(arg for arg in args if arg is not None)
+        return [Value(first.dtype, None) for _ in node.outputs]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
@@ -423,7 +427,10 @@ class ViewOp(HostOp):
 _registry: dict[str, Op] = {}
 
 
-def register(kind: type[Op]) -> type[Op]:
+Kind = TypeVar("Kind", bound=Op)
+
+
+def register(kind: type[Kind]) -> type[Kind]:
     """Class decorator: add one instance of an op to the registry."""
     if kind.name in _registry:
         raise GraphError(f"op {kind.name!r} is registered twice")

@@ -67,10 +67,16 @@ def pack_quantised(group: int, lanes: int, width: int, values: np.ndarray, scale
     scale = scale.reshape(-1, width, lanes)
     panels = values.reshape(len(scale), -1, width, lanes)
     P, K, _, _ = panels.shape
-    groups = -(-K // group)
-    padded = np.zeros((P, groups * group, width, lanes), np.int8)
+    padded = np.zeros((P, -(-K // 4) * 4, width, lanes), np.int8)
     padded[:, :K] = panels
-    turned = padded.reshape(P, groups, group, width, lanes).transpose(0, 1, 3, 4, 2)
+    if group == 2:
+        padded[:, :K, : width - 1 : 2] ^= -128
+    turned = padded.reshape(P, -1, group, width, lanes).transpose(0, 1, 3, 4, 2)
+    if group == 2:
+        groups, paired = turned.shape[1], width // 2 * 2
+        pairs = turned[:, :, :paired].reshape(P, groups, -1, 2, lanes, 2).transpose(0, 1, 2, 4, 5, 3)
+        parts = pairs, turned[:, :, paired:]
+        turned = np.concatenate([part.reshape(P, groups, -1) for part in parts], axis=2)
     sums = scale * panels.sum(axis=1, dtype=np.int64).astype(np.float64)
     factors = np.stack([scale, sums.astype(np.float32)], axis=1)
     return np.concatenate([factors.reshape(P, -1).view(np.int8), turned.reshape(P, -1)], axis=1)

@@ -57,7 +57,26 @@ class Form(NamedTuple):
     tail: int
 
 
-class Recurrent(Op):
+class Activated(Op):
+    """An op whose activations are attributes."""
+
+    def activations(self, node: Node) -> list[Activation]:
+        """Return (name, alpha, beta) of each activation."""
+        names = self.get(node, "activations")
+        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
+        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
+        return list(zip(names, alphas, betas, strict=True))
+
+    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
+        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
+        activations = self.activations(node)
+        codes = tuple(emit.activation(name) for name, _, _ in activations)
+        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
+        clip = float(self.get(node, "clip"))
+        return codes, numbers, int(clip > 0), clip
+
+
+class Recurrent(Activated):
     """What the three kinds of recurrence share. Subclasses name their slots, gates and kernel."""
 
     changes_state = True
@@ -121,13 +140,6 @@ class Recurrent(Op):
         T, B, I, H = self.dims(node, args)
         return int(T) * int(B) * (2 * self.gates * int(H) * (int(I) + int(H)) + 10 * self.gates * int(H))
 
-    def activations(self, node: Node) -> list[Activation]:
-        """Return (name, alpha, beta) of each activation."""
-        names = self.get(node, "activations")
-        alphas = self.get(node, "alphas") or tuple(ACTIVATIONS[name].alpha for name in names)
-        betas = self.get(node, "betas") or tuple(ACTIVATIONS[name].beta for name in names)
-        return list(zip(names, alphas, betas, strict=True))
-
     def check(self, node: Node) -> None:
         super().check(node)
         names = self.get(node, "activations")
@@ -159,7 +171,7 @@ class Recurrent(Op):
         columns = (S if self.gates == 1 else 4 * S) + L
         x = given.array if known is None else known.numbers
         assert x is not None
-        x = x if known is not None or _steps_in_place(x) else emit.contiguous(x)
+        x = x if known is not None or steps_in_place(x) else emit.contiguous(x)
         nothing = emit.scratch((1,), dtype)
 
         mask = at(args, self.mask_slot)
@@ -167,7 +179,7 @@ class Recurrent(Op):
         reverse = int(self.get(node, "direction") == "reverse")
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(T, B, I, S, emit)
-        form = self.form(node, args, L)
+        form = self.form(node, args, emit)
         overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype, emit)
         if known is not None:
             kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
@@ -177,9 +189,9 @@ class Recurrent(Op):
             assert mask.array is not None
             valid = mask.array.view(np.uint8)
             words = emit.scratch((_ragged_words(T, B),), np.dtype(np.int64))
-            emit.kernel("ragged_forward", valid, _two(valid, time), words, T, B, reverse, kind=dtype)
+            emit.kernel("ragged_forward", valid, strides_of(valid, time), words, T, B, reverse, kind=dtype)
             x_sorted = nothing if run else emit.scratch((B, I), dtype)
-            about = (valid, *_two(valid, time), words, x_sorted, emit.scratch((B, S), dtype))
+            about = (valid, *strides_of(valid, time), words, x_sorted, emit.scratch((B, S), dtype))
 
         states = []
         for k, role in enumerate(self.states):
@@ -189,8 +201,8 @@ class Recurrent(Op):
 
         y, y_strides = nothing, (0, 0)
         if outs[0] is not None:
-            y = emit.output(outs[0], _steps_in_place)
-            y_strides = _two(y, time)
+            y = emit.output(outs[0], steps_in_place)
+            y_strides = strides_of(y, time)
         has_y = int(outs[0] is not None)
         z = emit.workspace(dtype, columns)
         W, U, b, cell, numbers = self.weights(node, args, emit, S, form)
@@ -203,7 +215,7 @@ class Recurrent(Op):
             copies_size = B * (emit.row_bytes(H, 1) + max(kept, 1) * emit.row_bytes(I, parts))
             copies = emit.scratch((z.shape[0], copies_size), np.dtype(np.uint8))
         emit.kernel(
-            self.kernel(node, form.weights == QUANTISED), x, _two(x, time), W, U, b, states[0], emit.scratch((B, S), dtype),
+            self.kernel(node, form.weights == QUANTISED), x, strides_of(x, time), W, U, b, states[0], emit.scratch((B, S), dtype),
             y, y_strides, y_last, z, ahead, *about, copies, copies_size, parts, (T, B, I, H, S, run),
             (reverse, has_y, masked, self.split(B, H), z.shape[1], form.tail, int(known is not None), 0),
             *(tuple(part) for part in cell), tuple(float(n) for n in numbers), kind=dtype,
@@ -219,7 +231,7 @@ class Recurrent(Op):
             seen = emit.state(node, "seen", (len(last), 1), np.dtype(bool), None, 1)
             time = self.time_axis(node)
             valid, T = mask.array.view(np.uint8), mask.array.shape[time]
-            emit.kernel("seen_forward", valid, _two(valid, time), seen, T, len(last), kind=valid.dtype)
+            emit.kernel("seen_forward", valid, strides_of(valid, time), seen, T, len(last), kind=valid.dtype)
         for out, state in zip(outs[1:], [*states, last], strict=False):
             if out is not None and seen is None:
                 emit.alias(out, state[:, :H])
@@ -231,13 +243,14 @@ class Recurrent(Op):
 
         The kernel itself makes it, by one step for many rows at once: so a look-up gives the bits that projecting gives.
         """
-        assert table.array is not None and table.shape is not None
-        dtype, L, source = table.dtype, emit.lanes(table.dtype), np.ascontiguousarray(table.array)
+        assert table.shape is not None
+        dtype, L = table.dtype, emit.lanes(table.dtype)
         count, I, H = (int(d) for d in (*table.shape, args[self.u_slot].shape[0]))  # type: ignore[index, union-attr]
-        S, form, parts = self.state_stride(node, H, L), self.form(node, args, L), input_parts(I, H)
+        S, form, parts = self.state_stride(node, H, L), self.form(node, args, emit), input_parts(I, H)
         quantised = form.weights == QUANTISED
 
         def make(whole: np.ndarray) -> None:
+            source = np.ascontiguousarray(table.array)  # type: ignore[arg-type]
             nothing, z = emit.scratch((1,), dtype), emit.workspace(dtype, columns)
             for first in range(0, count, ROWS_TOGETHER):
                 rows = source[first : first + ROWS_TOGETHER]
@@ -265,13 +278,13 @@ class Recurrent(Op):
         """Return the name of the kernel that runs this node."""
         return f"{self.name.lower()}{'_quantised' if quantised else ''}_forward"
 
-    def form(self, node: Node, args: Sequence[Value | None], L: int) -> Form:
+    def form(self, node: Node, args: Sequence[Value | None], emit: Emit) -> Form:
         """Return how kernels read the weights."""
         T, B, _, H = (int(d) for d in self.dims(node, args))
         W, U, dtype = args[self.w_slot], args[self.u_slot], args[0].dtype  # type: ignore[union-attr]
         assert W is not None and U is not None
-        weights = recurrent_form(W, U, dtype, T, B, self.gates)
-        return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, L))
+        weights = recurrent_form(W, U, dtype, T, B, self.gates, emit.near_bytes)
+        return Form(dtype, weights, 0 if weights == QUANTISED else self.tail(node, H, emit.lanes(dtype)))
 
     def panels(
         self,
@@ -281,8 +294,12 @@ class Recurrent(Op):
         columns: Sequence[int] = (),
         places: Sequence[int] = (),
         part: int = 0,
+        state: bool = False,
     ) -> np.ndarray:
-        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on."""
+        """Pack a weight as panels of the gates `columns`, or where there are none, of columns of units from `part` gates on.
+
+        `state` tells weights of h from those of x.
+        """
         L, H = emit.lanes(form.dtype), weight.shape[1] // self.gates  # type: ignore[index, operator]
 
         def arranged(matrix: np.ndarray) -> np.ndarray:
@@ -293,10 +310,10 @@ class Recurrent(Op):
         def pack(matrix) -> np.ndarray:
             if isinstance(matrix, Quantized):
                 scale = arranged(matrix.scale[None])
-                return pack_quantised(emit.group, L, len(columns) or 4, arranged(matrix.values), scale)
+                return pack_quantised(emit.group(state), L, len(columns) or 4, arranged(matrix.values), scale)
             return arranged(matrix if form.weights == FLOAT16 else matrix.astype(form.dtype))
 
-        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part
+        key = "panels", self.gates, L, form, tuple(columns), tuple(places), part, state
         return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
 
     def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
@@ -341,21 +358,13 @@ class Recurrent(Op):
 
         return emit.packed((key, tuple(part is None for part in parts), dtype.str), present, pack)
 
-    def coefficients(self, node: Node, emit: Emit) -> tuple[tuple[int, ...], tuple[float, ...], int, float]:
-        """Return the codes and the alphas and betas of the activations, whether inputs are clipped, and the bound."""
-        activations = self.activations(node)
-        codes = tuple(emit.activation(name) for name, _, _ in activations)
-        numbers = tuple(float(v) for _, alpha, beta in activations for v in (alpha, beta))
-        clip = float(self.get(node, "clip"))
-        return codes, numbers, int(clip > 0), clip
 
-
-def _two(array: np.ndarray, time: int) -> tuple[int, int]:
+def strides_of(array: np.ndarray, time: int) -> tuple[int, int]:
     """Return the strides of time and batch in elements."""
     return array.strides[time] // array.itemsize, array.strides[1 - time] // array.itemsize
 
 
-def _steps_in_place(array: np.ndarray) -> bool:
+def steps_in_place(array: np.ndarray) -> bool:
     """Tell whether a kernel can read or write an array (T, B, n) or (B, T, n) where it is."""
     whole = all(stride % array.itemsize == 0 for stride in array.strides)
     return whole and (array.shape[2] <= 1 or array.strides[2] == array.itemsize)
@@ -365,7 +374,7 @@ def _ragged_words(T: int, B: int) -> int:
     return 3 + 3 * B + 2 * T
 
 
-def _attributes(*activations: str) -> dict[str, Attribute]:
+def common_attributes(*activations: str) -> dict[str, Attribute]:
     return {
         "direction": Attribute(str, "forward", choices=("forward", "reverse")),
         "batch_first": Attribute(bool, False),
@@ -394,7 +403,7 @@ class LSTM(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "c", "last")
-    attributes = _attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
+    attributes = common_attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
     h_slot, mask_slot = 4, 7
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
@@ -405,7 +414,7 @@ class LSTM(Recurrent):
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         dtype, _, tail = form
         H, L, every = args[2].shape[0], emit.lanes(dtype), (0, 1, 2, 3)
-        W, U = (self.panels(emit, weight, form, every) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, every, state=k == 2) for k in (1, 2))
         zeros = np.zeros(4 * H, dtype)
         b = self.bias(
             emit, f"lstm b {L} {H} {tail}", [at(args, 3)],
@@ -435,7 +444,7 @@ class GRU(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "last")
-    attributes = _attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
+    attributes = common_attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
     h_slot, mask_slot = 5, 6
 
     def dims(self, node: Node, args: Sequence[Value | None]) -> tuple[Dim, Dim, Dim, Dim]:
@@ -472,9 +481,9 @@ class GRU(Recurrent):
         b = self.bias(emit, f"gru b {L} {H} {before} {tail}", [at(args, 3), at(args, 4)], pack_biases, dtype)
         cell = (int(usual and not clipped), *codes, clipped)
         if not before:
-            return W, self.panels(emit, args[2], form, every, (0, 1, 3)), b, [cell], (*numbers, bound)
-        U = self.panels(emit, args[2], form, two)
-        Un = self.panels(emit, args[2], form, part=2)
+            return W, self.panels(emit, args[2], form, every, (0, 1, 3), state=True), b, [cell], (*numbers, bound)
+        U = self.panels(emit, args[2], form, two, state=True)
+        Un = self.panels(emit, args[2], form, part=2, state=True)
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
@@ -494,7 +503,7 @@ class RNN(Recurrent):
         Slot("mask", optional=True),
     )
     outputs = ("Y", "h", "last")
-    attributes = _attributes("Tanh")
+    attributes = common_attributes("Tanh")
     h_slot, mask_slot = 4, 5
 
     def state_stride(self, node: Node, H: int, L: int) -> int:
@@ -508,7 +517,7 @@ class RNN(Recurrent):
 
     def weights(self, node, args, emit: Emit, S: int, form: Form) -> tuple:
         H, dtype = args[2].shape[0], form.dtype
-        W, U = (self.panels(emit, weight, form) for weight in args[1:3])
+        W, U = (self.panels(emit, args[k], form, state=k == 2) for k in (1, 2))
         zeros = np.zeros(H, dtype)
         b = self.bias(
             emit, f"rnn b {S} {H}", [at(args, 3)], lambda b: pad_units(S, (zeros if b is None else b)[None]), dtype

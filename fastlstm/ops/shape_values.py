@@ -58,6 +58,9 @@ class ConstantOfShape(HostOp):
             raise shape_error(node, "input shape", tuple(wanted), "sizes of at least 0")
         return [Value(np.dtype(self.get(node, "dtype")), tuple(wanted))]
 
+    def unknown(self, node: Node, args: Args) -> list[Value]:
+        return [Value(np.dtype(self.get(node, "dtype")), None)]
+
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         shape = integers(arrays[0])
         assert shape is not None

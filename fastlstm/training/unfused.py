@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.build import Shape as SymbolicShape
+from fastlstm.ops.op import find
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 WITH_ACTIVATION = ("Dense", "Conv1D")
@@ -19,11 +21,12 @@ WITH_ACTIVATION = ("Dense", "Conv1D")
 
 @dataclass(frozen=True)
 class Draw:
-    """An input that is drawn anew for each batch: 0 with probability `rate`, else 1 / (1 - rate)."""
+    """An input that is drawn anew for each batch: 0 with probability `rate`, else 1 / (1 - rate), or normal with `stddev` where that is set."""
 
     name: str
     shape: SymbolicShape
     rate: float
+    stddev: float | None = None
 
 
 class TrainingBuild(Build):
@@ -34,6 +37,7 @@ class TrainingBuild(Build):
     """
 
     training = True
+    penalised = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,6 +66,12 @@ class TrainingBuild(Build):
         self.draws.append(Draw(tensor.name, shape, rate))
         return tensor
 
+    def noise(self, name: str, shape: SymbolicShape, stddev: float, dtype: str = "float32") -> Tensor:
+        """Return normal numbers around 0, drawn anew for each batch."""
+        tensor = self.input(name, dtype, shape)
+        self.draws.append(Draw(tensor.name, shape, 0.0, stddev))
+        return tensor
+
     def node(
         self, name: str, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: Any
     ) -> Any:
@@ -76,15 +86,26 @@ class TrainingBuild(Build):
 
     def activation(self, name: str, op: str, x: Tensor, attributes: dict[str, Any]) -> Tensor:
         """Add an activation as a node of its own."""
-        from fastlstm.ops.op import find
-
         known = find(op).attributes
         return super().node(name, op, [x], 1, **{key: attributes[key] for key in known if key in attributes})
 
     def _recurrent(self, name: str, op: str, inputs: list, outputs: int | Sequence[bool], attributes: dict) -> Any:
         """Add the projection of x and the steps; b of an LSTM or RNN, and b of a GRU, go into the projection."""
-        inputs = inputs + [None] * (8 - len(inputs))
-        x, W, U, b, *rest = inputs
+        slots = len(find(op).inputs)
+        if any(tensor is not None for tensor in inputs[slots:]):
+            raise UnsupportedError(f"layer {name!r}: recurrent_dropout cannot be trained yet; dropout= can")
+        x, W, U, b, *rest = [*inputs[:slots], *[None] * (4 - len(inputs))]
+        if op == "GRU" and attributes.get("reset") == "before" and rest and rest[0] is not None:
+            # the recurrent bias of the candidate is added outside the reset there: it is one with b
+            bn, rest[0] = rest[0], None
+            others = self.weight(f"{name}.zeros", np.zeros(2 * bn.shape[0], bn.value.dtype))
+            whole = super().node(f"{name}/bias", "Concat", [others, bn], axis=0)
+            b = whole if b is None else super().node(f"{name}/bias", "Add", [b, whole])
         z = super().node(f"{name}/projection", "Dense", [x, W, b])
-        wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)
-        return super().node(name, f"{op}Steps", [z, U, *rest], wanted if len(wanted) > 1 else outputs, **attributes)
+        steps = find(f"{op}Steps")
+        asked = [True] * outputs if isinstance(outputs, int) else list(outputs)
+        # what the adjoint reads comes after the outputs of the recurrence itself
+        own = len(find(op).outputs)
+        wanted = [*asked, *[False] * (own - len(asked)), *[True] * (len(steps.outputs) - own)]
+        tensors = super().node(name, steps.name, [z, U, *rest], wanted, **attributes)
+        return tensors[0] if isinstance(outputs, int) and outputs == 1 else tensors[: len(asked)]

@@ -156,6 +156,12 @@ for _axis in (0, 1, -1):
     row("Gather", (11, 13), f(4, 5), ints(0, -1, 2), axis=_axis)
 row("Gather", (7,), f(4, 5), np.array([[0, 1], [3, 3]], np.int32))
 row("Gather", (13,), f(4, 5), np.array(-2))
+for _axis in (0, 1, -1, 2):
+    row("OneHot", (9, 11), np.array([[0, 2, 5], [1, 9, 3]]), np.array(4), f(2), axis=_axis)
+    row("OneHot", (11,), np.array([[0, -4, -5], [-1, 9, 3]]), ints(4), f(2), axis=_axis)
+row("OneHot", (9, 11), np.array([3, 0], np.int32), np.array(5, np.int32), f(2))
+row("OneHot", (11,), ints(1, 2, -2), number(3.7), f(2))
+row("OneHot", (11,), np.array([1.7, 2.2, -0.5, -3.6, np.nan, 7], np.float32), np.array(3), ints(-3, 8))
 row("Expand", (8, 13), f(3, 1), ints(2, 1, 4))
 row("Expand", (13,), f(3, 4), ints(3, 1))
 row("Shape", (7, 13), f(2, 3, 4))

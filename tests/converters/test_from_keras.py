@@ -269,6 +269,20 @@ def test_operations_between_layers_agree_or_are_refused_by_name(K, save):
         fastlstm.convert(save(K.Model(x, K.ops.cumsum(x, axis=1)), "keras"))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_one_hot_before_a_recurrent_layer_agrees(K, save):
+    """Ids out of range among them, of which nothing is on."""
+    if not random_keras.is_keras3(K):
+        pytest.skip("Keras 2 writes operations as TFOpLambda, which is refused by class")
+    x = K.Input((None,), dtype="int32")
+    hot = K.ops.one_hot(x, 5)
+    parts = [K.layers.GRU(4)(hot), K.layers.Dense(3)(hot), K.ops.one_hot(x, 3, axis=1)]
+    net = random_keras.Net(K.Model(x, parts), lambda b, t: [RNG.integers(-3, 9, (b, t), "int32")])
+    random_keras.randomise(K, net.model, RNG)
+    for kind in ("keras", "h5"):
+        agree(net, save(net.model, kind))
+
+
 # ---- files made by hand -------------------------------------------------------------------------------
 def options(**more: Any) -> dict[str, Any]:
     return {"trainable": True, "dtype": "float32", **more}

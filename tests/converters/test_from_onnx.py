@@ -404,6 +404,15 @@ def shown(part: Row) -> str:
     return f"{op}({shapes})" + "".join(f" {k}={v}" for k, v in attributes.items() if not hasattr(v, "raw_data"))
 
 
+@pytest.mark.parametrize(("opset", "hot"), [(9, [0, -1, -1]), (10, [0, -1, -1]), (11, [0, 3, -1])])
+def test_a_negative_index_of_a_one_hot_counts_from_the_end_since_opset_11(opset, hot):
+    node = helper.make_node("OneHot", ["i", "depth", "values"], ["y"])
+    held = {"depth": np.array(4), "values": np.array([0, 1], np.float32)}
+    proto = model([node], {"i": (np.dtype(np.int64), (3,))}, ["y"], held, opset)
+    want = np.equal.outer(hot, np.arange(4)).astype(np.float32)
+    np.testing.assert_array_equal(session(proto).run({"i": ints(0, -1, -5)})["y"], want)
+
+
 @pytest.mark.parametrize("part", ROWS, ids=shown)
 def test_an_operator_agrees_with_onnx_runtime_in_every_opset(ort, part):
     """Side inputs as constants, and as values of the run; declared sizes, names of sizes, and no declared shape at all."""

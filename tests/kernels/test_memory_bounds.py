@@ -46,7 +46,7 @@ def guarded(shape, dtype):
 
 ordinary = plan.aligned
 
-def compare(net, feeds, stream_of=None):
+def compare(net, feeds):
     plan.aligned = ordinary
     want = fastlstm.Session(net).run(feeds)
     plan.aligned = guarded
@@ -81,7 +81,6 @@ def training():
     # the kernels that gradients and losses are made of, over odd sizes
     from fastlstm.layers.build import Build
     from fastlstm.training.gradient import gradients
-    rng = np.random.default_rng(0)
     for seed in range(25):
         rng = np.random.default_rng(seed)
         dtype = str(rng.choice(["float32", "float64"]))
@@ -108,16 +107,35 @@ def training():
         wrt = [x, W, V, table, scale]
         compare(build.model([loss, *gradients(build, loss, wrt)]), feeds)
 
-if sys.argv[1] in ("networks", "training"):
-    {"networks": networks, "training": training}[sys.argv[1]]()
-else:
-    recurrences(sys.argv[1], range(60))
+def streams():
+    rng = np.random.default_rng(0)
+    for name in models.NETWORKS:
+        net = models.network(name, 1)
+        x = models.inputs_for(net, rng, 40, 2)
+        plan.aligned = ordinary
+        want = fastlstm.Session(net).run({"x": x})
+        plan.aligned = guarded
+        try:
+            stream = fastlstm.Session(net).stream(batch=40)
+        except fastlstm.StreamError:
+            continue
+        for rows in (rng.permutation(40)[:35], np.arange(7)):
+            stream.reset()
+            stream.step({"x": x[rows, :1]}, rows=rows)
+            for key, y in stream.step({"x": x[rows, 1:]}, rows=rows).items():
+                whole = want[key][rows]
+                assert models.same_bits(y, whole[:, 1:] if whole.ndim == 3 else whole), (name, key)
+        plan.aligned = ordinary
+        assert all((c == 0xA5).all() for c in canaries), name
+        canaries.clear()
+
+{"networks": networks, "streams": streams, "training": training}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
 print("inside")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs mprotect over 4 KiB pages")
-@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "training"])
+@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training"])
 def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory(what):
     path = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run(

@@ -22,11 +22,14 @@ import test_promise_bits as promise
 import fastlstm
 from fastlstm.graph import Node, Quantized, widen
 from fastlstm.kernels import layout, library, target
+from fastlstm.kernels.caches import near_bytes
 from fastlstm.ops import narrow
 from fastlstm.ops.op import Stored
 
 F = np.float32
 KINDS = [("LSTM", {}), ("GRU", {"reset": "after"}), ("GRU", {"reset": "before"}), ("RNN", {})]
+STATE_BITS = 7
+NEAR = near_bytes()
 CASES = max(20, int(120 * float(os.environ.get("FASTLSTM_CASES_SCALE", "1"))))
 
 
@@ -62,7 +65,7 @@ def test_float16_read_as_stored_has_the_bits_of_the_widened_weights(kind, option
         case = recurrence(kind, options, T, B, I, H, reverse=reverse)
         model = case.model().narrowed("float16")
         form = narrow.recurrent_form(
-            Stored("W", model.weights["W"]), Stored("U", model.weights["U"]), np.dtype(F), T, B, gates
+            Stored("W", model.weights["W"]), Stored("U", model.weights["U"]), np.dtype(F), T, B, gates, NEAR
         )
         assert form == narrow.FLOAT16, "this case shall be large enough to be read as stored"
         got, want = (fastlstm.Session(one).run(case.feeds()) for one in (model, widened(model)))
@@ -111,9 +114,9 @@ def fma(a, b, c) -> np.ndarray:
     return (np.asarray(a, np.float64) * np.asarray(b, np.float64) + np.asarray(c, np.float64)).astype(F)
 
 
-def quantised(x: np.ndarray, parts: int) -> tuple[F, int, np.ndarray]:
+def quantised(x: np.ndarray, bits: int) -> tuple[F, int, np.ndarray]:
     """Return (scale, code of zero, codes) of a row."""
-    levels = F({1: 253, 2: 65533}[parts])
+    levels = F(2**bits - 3)
     bottom = F(max(0, -x.min(initial=0)))
     span = F(max(0, x.max(initial=0)) + bottom)
     if not np.isfinite(x).all():
@@ -122,26 +125,26 @@ def quantised(x: np.ndarray, parts: int) -> tuple[F, int, np.ndarray]:
     zero = int(np.rint(F(bottom * inverse))) + 1
     # the kernel rounds once, to an integer
     codes = np.rint(x.astype(np.float64) * float(inverse) + zero).astype(np.int64)
-    assert codes.min(initial=0) >= 0 and codes.max(initial=0) < 256**parts
+    assert codes.min(initial=0) >= 0 and codes.max(initial=0) < 2**bits
     return scale, zero, codes
 
 
-def add_product(z: np.ndarray, x: np.ndarray, W: Quantized, parts: int) -> np.ndarray:
+def add_product(z: np.ndarray, x: np.ndarray, W: Quantized, bits: int) -> np.ndarray:
     """Return z + x W of one row, as kernels/quantised.py has it."""
-    scale, zero, codes = quantised(x, parts)
+    scale, zero, codes = quantised(x, bits)
     Q = W.values.astype(np.int64)
     C, D = W.scale, (W.scale.astype(np.float64) * Q.sum(axis=0)).astype(F)
     with np.errstate(invalid="ignore"):
         z = fma(-F(F(zero) * scale), D, z)
-        bytes_and_scales = [(codes, scale)] if parts == 1 else [(codes >> 8, F(256 * scale)), (codes & 255, scale)]
+        bytes_and_scales = [(codes, scale)] if bits <= 8 else [(codes >> 8, F(256 * scale)), (codes & 255, scale)]
         for part, s in bytes_and_scales:
             z = fma((part @ Q).astype(F), F(s) * C, z)
     return z
 
 
-def rows_of(z0: np.ndarray, xs: np.ndarray, W: Quantized, parts: int) -> np.ndarray:
+def rows_of(z0: np.ndarray, xs: np.ndarray, W: Quantized, bits: int) -> np.ndarray:
     flat = xs.reshape(-1, xs.shape[-1])
-    return np.stack([add_product(z0, x, W, parts) for x in flat]).reshape(*xs.shape[:-1], -1)
+    return np.stack([add_product(z0, x, W, bits) for x in flat]).reshape(*xs.shape[:-1], -1)
 
 
 def odd_rows(rng: np.random.Generator, B: int, K: int) -> np.ndarray:
@@ -176,7 +179,7 @@ def test_int8_dense_layers_have_the_bits_of_the_oracle():
         if rng.random() < 0.2:  # what a file may hold besides
             W.values[:] = rng.choice([-128, 127, 0], W.values.shape)
         x = odd_rows(rng, B, K)
-        want = rows_of(model.weights["b"], x, W, narrow.DENSE_PARTS)
+        want = rows_of(model.weights["b"], x, W, 8 * narrow.DENSE_PARTS)
         got = fastlstm.Session(model).run(x)
         assert models.same_bits(got, want), (seed, K, N, B, np.abs(got - want).max())
 
@@ -184,9 +187,8 @@ def test_int8_dense_layers_have_the_bits_of_the_oracle():
 def gates_of(model: fastlstm.Model, x: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Return x W and h U and the biases, of every row: (B, G, H) of two products and the bias, as the oracle adds them."""
     W, U, b = (model.weights[name] for name in ("W", "U", "b"))
-    parts = narrow.input_parts(x.shape[1], h.shape[1])
-    z = rows_of(b, x, W, parts)
-    return np.stack([add_product(z[row], h[row], U, 1) for row in range(len(x))])
+    z = rows_of(b, x, W, 8 * narrow.input_parts(x.shape[1], h.shape[1]))
+    return np.stack([add_product(z[row], h[row], U, STATE_BITS) for row in range(len(x))])
 
 
 @pytest.mark.parametrize(("kind", "options"), KINDS)
@@ -200,7 +202,7 @@ def test_int8_recurrent_steps_follow_the_oracle(kind, options):
         data, model = case.data, case.model().narrowed("int8")
         got = fastlstm.Session(model).run(case.feeds())
         x, h = data["x"][0], data["h0"]
-        parts, W, U, b = narrow.input_parts(I, H), *(model.weights[name] for name in ("W", "U", "b"))
+        bits, W, U, b = 8 * narrow.input_parts(I, H), *(model.weights[name] for name in ("W", "U", "b"))
         if kind == "LSTM":
             i, f, g, o = np.split(gates_of(model, x, h).astype(np.float64), 4, axis=1)
             c = naive.sigmoid(f) * data["c0"] + naive.sigmoid(i) * np.tanh(g)
@@ -211,7 +213,7 @@ def test_int8_recurrent_steps_follow_the_oracle(kind, options):
         else:
             before = options["reset"] == "before"
             start = b + np.concatenate([np.zeros(2 * H, F), data["bn"]]) if before else b
-            z = rows_of(start, x, W, parts)
+            z = rows_of(start, x, W, bits)
             update, reset = (
                 naive.sigmoid(rows_plus(z[:, k * H : k * H + H], h, gate_of(U, k)).astype(np.float64)) for k in (0, 1)
             )
@@ -234,7 +236,7 @@ def gate_of(U: Quantized, k: int) -> Quantized:
 
 
 def rows_plus(z: np.ndarray, x: np.ndarray, W: Quantized) -> np.ndarray:
-    return np.stack([add_product(z[row], x[row], W, 1) for row in range(len(x))])
+    return np.stack([add_product(z[row], x[row], W, STATE_BITS) for row in range(len(x))])
 
 
 # ---- int8: how far from the truth -------------------------------------------------------------------
@@ -270,7 +272,7 @@ def test_int8_weights_that_do_not_meet_quantised_rows_are_only_rounded_once(scal
     model = layer("Dense", {"W": draw(rng, *shape, scale=0.1), "b": draw(rng, shape[1])}, ("B", shape[0])).narrowed(
         "int8"
     )
-    form = narrow.dense_form(Stored("W", model.weights["W"]), np.dtype(F), 1, *shape)
+    form = narrow.dense_form(Stored("W", model.weights["W"]), np.dtype(F), 1, *shape, NEAR)
     assert form == (narrow.SCALED if scaled else narrow.FLOAT32)
     session = fastlstm.Session(model)
     for B in (1, 2, 3, 5, 6, 7, 20):
@@ -345,29 +347,45 @@ def test_the_arithmetic_of_int8_is_chosen_by_the_sizes_of_the_layer_alone():
     stored = lambda *shape: Stored("w", Quantized(np.zeros(shape, np.int8), np.zeros(shape[-1:], F)))
     for I, H in ((1, 31), (1, 32), (500, 32), (64, 512)):
         forms = {
-            narrow.recurrent_form(stored(I, 4 * H), stored(H, 4 * H), np.dtype(F), T, B, 4)
+            narrow.recurrent_form(stored(I, 4 * H), stored(H, 4 * H), np.dtype(F), T, B, 4, near)
             for T in (1, 9)
             for B in (1, 6, 99)
+            for near in (0, NEAR)
         }
         assert forms == {narrow.QUANTISED if H >= 32 else narrow.FLOAT32}
     for K, N in ((10, 10), (64, 256), (63, 9000), (1 << 17, 8)):
-        assert len({narrow.dense_form(stored(K, N), np.dtype(F), rows, K, N) for rows in (1, 5, 6, 1000)}) == 1
+        assert (
+            len(
+                {
+                    narrow.dense_form(stored(K, N), np.dtype(F), rows, K, N, near)
+                    for rows in (1, 5, 6, 1000)
+                    for near in (0, NEAR)
+                }
+            )
+            == 1
+        )
 
 
 # ---- other CPUs -------------------------------------------------------------------------------------
 HASWELL = "+avx2,+fma,+bmi,+bmi2,+sse4.2,+popcnt,+cmov"
 FEATURES = target.FEATURES.split(",")
-OTHERS = {"portable": ("2", {"FASTLSTM_DOT": "0"})}
+OTHERS = {"portable": ("2 2", {"FASTLSTM_DOT": "0"})}
 if target.X86 and "+avx2" in FEATURES:
-    OTHERS["avx2"] = "2", {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c"}
+    OTHERS["avx2"] = "2 4", {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c"}
     OTHERS["sse without float16"] = (
-        "2",
+        "2 2",
         {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": HASWELL, "FASTLSTM_SIMD_BYTES": "16"},
     )
+    OTHERS["ssse3"] = "2 4", OTHERS["sse without float16"][1] | {"NUMBA_CPU_FEATURES": f"{HASWELL},+ssse3"}
 if "+avxvnni" in FEATURES:
-    OTHERS["avxvnni"] = "4", {"NUMBA_CPU_NAME": "alderlake", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c,+avxvnni"}
+    OTHERS["avxvnni"] = "4 4", {"NUMBA_CPU_NAME": "alderlake", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c,+avxvnni"}
+if "+avx512bw" in FEATURES:
+    OTHERS["avx512 without vnni"] = (
+        "2 4",
+        {"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": f"{HASWELL},+f16c,+avx512f,+avx512bw,+avx512vl"},
+    )
 if "+avx512vnni" in FEATURES and "+avx512vl" in FEATURES:
-    OTHERS["avx512 in 32 bytes"] = "4", {"FASTLSTM_SIMD_BYTES": "32"}
+    OTHERS["avx512 in 32 bytes"] = "4 4", {"FASTLSTM_SIMD_BYTES": "32"}
 
 
 def digests() -> str:
@@ -390,13 +408,16 @@ SAMPLE = OTHERS if os.environ.get("FASTLSTM_FULL") else [list(OTHERS)[1 % len(OT
 
 @pytest.mark.parametrize("name", SAMPLE)
 def test_other_instructions_give_the_same_bits(name):
-    code = "import test_narrow; from fastlstm.kernels import layout; print(layout.GROUP); print(test_narrow.digests())"
+    code = (
+        "import test_narrow; from fastlstm.kernels import layout; print(layout.GROUP, layout.STATE_GROUP);"
+        "print(test_narrow.digests())"
+    )
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
     wanted, changed = OTHERS[name]
     environment = os.environ | changed | {"PYTHONPATH": os.pathsep.join(paths)}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    group, _, found = run.stdout.partition("\n")
-    assert group == wanted
+    groups, _, found = run.stdout.partition("\n")
+    assert groups == wanted
     assert found.strip() == digests()
     assert (4 if target.DOT else 2) == layout.GROUP

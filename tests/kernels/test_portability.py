@@ -44,8 +44,9 @@ with open(sys.argv[1], "w") as file:
 """
 TESTS = [
     *("kernels/test_recurrent_oracle.py", "kernels/test_layer_oracle.py", "kernels/test_activations.py"),
+    "kernels/test_cells.py",
     *("test_promise_bits.py", "-k"),
-    "(test_recurrent_oracle and every_batch_size and not float64) or test_layer_oracle or test_activations"
+    "(test_recurrent_oracle and every_batch_size and not float64) or test_layer_oracle or test_activations or test_cells"
     " or (test_promise_bits and alone and (lstm or gru or rnn))",
 ]
 EMIT = """

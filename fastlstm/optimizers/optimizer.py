@@ -1,0 +1,189 @@
+"""Optimizer: what all of them share. They work on flat arrays, all weights at once: a step costs few calls of NumPy.
+
+g = clip(gradient)         clipvalue: element by element; clipnorm: each weight by its norm; global_clipnorm: all by the norm of all
+w = w (1 - decay lr)       where weight_decay is given
+w = w - update(g)          the rule of the optimizer
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastlstm.errors import InputError, ShapeError, one_of
+from fastlstm.optimizers.schedules import LearningRateSchedule
+
+CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+class Layout(Protocol):
+    """Where the weights of each name lie in a flat array."""
+
+    @property
+    def slices(self) -> Mapping[str, slice]: ...
+
+    def new(self) -> np.ndarray:
+        """Return a flat array of zeros."""
+        ...
+
+
+class Optimizer:
+    """The base of all optimizers.
+
+    `learning_rate` is a number, a schedule of the step, or a function without arguments. It can be set while training goes on, unless it
+    is a schedule. `iterations` counts the steps that were made.
+    """
+
+    slots: tuple[str, ...] = ()  # the flat arrays that it keeps
+
+    def __init__(
+        self,
+        learning_rate: "float | LearningRateSchedule | Callable[[], float]",
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        name: str | None = None,
+    ):
+        clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
+        given = [key for key in CLIPS if clips[key] is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)}: an optimizer takes one of them")
+        for key, value in (*clips.items(), ("weight_decay", weight_decay)):
+            if value is not None and (not isinstance(value, int | float) or not value >= 0):
+                raise InputError(f"{key}={value!r} of {type(self).__name__}: expected a number of at least 0")
+        self.name = name or type(self).__name__.lower()
+        self.clipnorm, self.clipvalue, self.global_clipnorm = clipnorm, clipvalue, global_clipnorm
+        self.weight_decay = weight_decay
+        self.iterations = 0
+        self.state: dict[str, np.ndarray] = {}
+        self._rate: Any = 0.0
+        self._set_rate(learning_rate)
+        self._layout: Layout | None = None
+        self._scratch: list[np.ndarray] = []
+        self._undecayed: tuple[str, ...] = ()
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next step."""
+        if isinstance(self._rate, LearningRateSchedule):
+            return float(self._rate(self.iterations))
+        rate: Any = self._rate() if callable(self._rate) else self._rate
+        return float(rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: "float | LearningRateSchedule | Callable[[], float]") -> None:
+        if isinstance(self._rate, LearningRateSchedule) and not callable(rate):
+            raise InputError(
+                f"the learning rate of {self.name!r} follows {type(self._rate).__name__}: it cannot be set to {rate!r}"
+            )
+        self._set_rate(rate)
+
+    def _set_rate(self, rate: Any) -> None:
+        if not callable(rate):
+            try:
+                rate = float(rate)
+            except (TypeError, ValueError):
+                rate = float("nan")
+            if not rate >= 0:
+                raise InputError(f"learning_rate={rate!r}: expected a number of at least 0, a schedule or a function")
+        self._rate = rate
+
+    def exclude_from_weight_decay(self, var_names: Sequence[str]) -> None:
+        """Leave weights alone whose name contains one of these (regular expressions), such as ["bias"]."""
+        self._undecayed = tuple(var_names)
+
+    # ---- a step --------------------------------------------------------------------------------------
+    def build(self, layout: Layout) -> None:
+        """Make the arrays for weights of this layout, unless they are there."""
+        if self._layout is layout:
+            return
+        self._layout = layout
+        zeros = layout.new()
+        self._scratch = [zeros, np.empty_like(zeros)]
+        for slot in self.slots:
+            if slot not in self.state:
+                self.state[slot] = self.start(slot, layout)
+            elif self.state[slot].shape != self.start(slot, layout).shape:
+                raise ShapeError(
+                    f"optimizer {self.name!r} was made for other weights: it keeps {self.state[slot].size} numbers, the network has {zeros.size}"
+                )
+
+    def start(self, slot: str, layout: Layout) -> np.ndarray:
+        """Return the array of a slot before the first step."""
+        return layout.new()
+
+    def apply(self, weights: np.ndarray, gradient: np.ndarray) -> None:
+        """Make a step: move flat weights against their gradient, which is overwritten."""
+        assert self._layout is not None
+        self._clip(gradient, self._layout)
+        rate = self.learning_rate
+        if self.weight_decay:
+            self._decay(weights, rate, self._layout)
+        self.update(weights, gradient, rate)
+        self.iterations += 1
+
+    def update(self, w: np.ndarray, g: np.ndarray, rate: float) -> None:
+        """Move w in place; `self.temporary` gives arrays to work in."""
+        raise NotImplementedError
+
+    @property
+    def temporary(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two arrays of the size of the weights, of no lasting contents."""
+        return self._scratch[0], self._scratch[1]
+
+    def _clip(self, g: np.ndarray, layout: Layout) -> None:
+        if self.clipvalue:
+            np.clip(g, -self.clipvalue, self.clipvalue, out=g)
+        elif self.clipnorm:
+            squares = np.square(g, out=self._scratch[0])
+            for place in layout.slices.values():
+                _limit(g[place], squares[place], self.clipnorm)
+        elif self.global_clipnorm:
+            _limit(g, np.square(g, out=self._scratch[0]), self.global_clipnorm)
+
+    def _decay(self, w: np.ndarray, rate: float, layout: Layout) -> None:
+        factor = self.weight_decay * rate  # type: ignore[operator]
+        if not self._undecayed:
+            w -= np.multiply(w, factor, out=self._scratch[0])
+            return
+        for name, place in layout.slices.items():
+            if not any(re.search(pattern, name) for pattern in self._undecayed):
+                w[place] -= w[place] * factor
+
+    # ---- checkpoints ---------------------------------------------------------------------------------
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return copies of all that a step depends on beside weights and gradient, by name."""
+        numbers: dict[str, np.ndarray] = {"iterations": np.array(self.iterations, np.int64)}
+        if not callable(self._rate):
+            numbers["learning_rate"] = np.array(self._rate, np.float64)
+        return numbers | {slot: array.copy() for slot, array in self.state.items()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take what `get_state` gave. Raise InputError where it is of another optimizer."""
+        expected = {"iterations", *self.slots}
+        missing = expected - set(state)
+        unknown = set(state) - expected - {"learning_rate"}
+        if unknown or (missing and set(state) - {"iterations", "learning_rate"}):
+            raise InputError(
+                f"the state holds {one_of(state)}, optimizer {type(self).__name__} keeps {one_of(expected)}"
+            )
+        self.iterations = int(state["iterations"])
+        if "learning_rate" in state and not callable(self._rate):
+            self._rate = float(state["learning_rate"])
+        for slot in self.slots:
+            if slot not in state:
+                continue
+            if slot in self.state and self.state[slot].shape == state[slot].shape:
+                np.copyto(self.state[slot], state[slot])
+            else:
+                self.state[slot] = np.array(state[slot])
+                self._layout = None
+
+
+def _limit(g: np.ndarray, squares: np.ndarray, most: float) -> None:
+    """Scale g to a norm of at most `most`."""
+    norm = float(np.sqrt(np.sum(squares)))
+    if norm > most or norm != norm:
+        g *= most / norm
