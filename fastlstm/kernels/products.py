@@ -68,12 +68,15 @@ def pack_block(b, at, b_k, b_n, K, columns, width, packed, to):
     L = lanes(b)
     whole = (columns + width - 1) // width * width
     if b_n == 1:
+        full = columns // width
         for k in range(K):
-            row = at + k * b_k
-            for n in range(0, whole, L):
-                place = to + n // width * (K * width) + k * width + n % width
-                left = columns - n
-                store(packed, place, load(b, row + n) if left >= L else load_part(b, row + n, max(left, 0), 0.0))
+            row, place = at + k * b_k, to + k * width
+            for panel in range(full):
+                for n in range(0, width, L):
+                    store(packed, place + panel * (K * width) + n, load(b, row + panel * width + n))
+            for n in range(full * width, whole, L):
+                part = load_part(b, row + n, min(max(columns - n, 0), L), 0.0)
+                store(packed, place + full * (K * width) + n - full * width, part)
         return
     for first in range(0, K, TURNED):
         last = min(first + TURNED, K)

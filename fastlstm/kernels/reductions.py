@@ -6,7 +6,7 @@ dims: (K0, R0, K1, R1), kept and reduced in turn; the last, of which the element
 element (`down`, where those of K1 lie side by side).
 
 The order of what is joined depends on R0 and R1 alone: along a row four vectors of lanes for CHUNK vectors each, then across the lanes;
-down a column eight at a time. NaN wins.
+down a column eight at a time, for ROWS rows each. NaN wins.
 """
 
 from fastlstm.kernels.codes import MAX_OF, MEAN, MIN_OF, PROD
@@ -26,7 +26,8 @@ from fastlstm.kernels.simd import (
 )
 from fastlstm.kernels.team import WORKER, WORKERS, share
 
-CHUNK = 64  # steps of four vectors that are joined before their total is: what float32 loses grows with its square root
+# what is joined before its total is, steps of four vectors along a row and rows down a column: so float32 loses less
+CHUNK, ROWS = 64, 512
 
 
 @inline
@@ -77,23 +78,35 @@ def make_reduction(join, neutral: float):
         write_units(y, to, result, 1)
 
     @routine
-    def down(x, at, R0, r0, y, to, first, last):
+    def set_neutral(y, at, count):
+        for k in range(at, at + count, lanes(y)):
+            write_units(y, k, splat(load_part(y, k, 0, 0.0), neutral), at + count - k)
+
+    @routine
+    def down(x, at, R0, r0, y, to, part, first, last):
         L = lanes(x)
-        eights = R0 // 8 * 8
-        for k in range(first, last, L):
-            write_units(y, to + k, splat(load_part(x, at, first - first, 0.0), neutral), last - k)
-        for r in range(0, eights, 8):
-            for k in range(first, last, L):
-                n, p = min(last - k, L), at + r * r0 + k
-                a = join(load_part(x, p, n, 0.0), load_part(x, p + r0, n, 0.0))
-                b = join(load_part(x, p + 2 * r0, n, 0.0), load_part(x, p + 3 * r0, n, 0.0))
-                c = join(load_part(x, p + 4 * r0, n, 0.0), load_part(x, p + 5 * r0, n, 0.0))
-                d = join(load_part(x, p + 6 * r0, n, 0.0), load_part(x, p + 7 * r0, n, 0.0))
-                write_units(y, to + k, join(load_part(y, to + k, n, 0.0), join(join(a, b), join(c, d))), n)
-        for r in range(eights, R0):
+        set_neutral(y, to + first, last - first)
+        for start in range(0, R0, ROWS):
+            end = min(R0, start + ROWS)
+            eights = start + (end - start) // 8 * 8
+            set_neutral(part, to + first, last - first)
+            for r in range(start, eights, 8):
+                for k in range(first, last, L):
+                    n, p = min(last - k, L), at + r * r0 + k
+                    a = join(load_part(x, p, n, 0.0), load_part(x, p + r0, n, 0.0))
+                    b = join(load_part(x, p + 2 * r0, n, 0.0), load_part(x, p + 3 * r0, n, 0.0))
+                    c = join(load_part(x, p + 4 * r0, n, 0.0), load_part(x, p + 5 * r0, n, 0.0))
+                    d = join(load_part(x, p + 6 * r0, n, 0.0), load_part(x, p + 7 * r0, n, 0.0))
+                    total = join(load_part(part, to + k, n, 0.0), join(join(a, b), join(c, d)))
+                    write_units(part, to + k, total, n)
+            for r in range(eights, end):
+                for k in range(first, last, L):
+                    n = min(last - k, L)
+                    value = load_part(x, at + r * r0 + k, n, 0.0)
+                    write_units(part, to + k, join(load_part(part, to + k, n, 0.0), value), n)
             for k in range(first, last, L):
                 n = min(last - k, L)
-                write_units(y, to + k, join(load_part(y, to + k, n, 0.0), load_part(x, at + r * r0 + k, n, 0.0)), n)
+                write_units(y, to + k, join(load_part(y, to + k, n, 0.0), load_part(part, to + k, n, 0.0)), n)
 
     return along, down
 
@@ -116,11 +129,11 @@ def divide(y, first, last, count):
 def reduce_forward(kind, narrow, team, args):
     """Reduce x to contiguous y (K0, K1).
 
-    Arguments: x, y, code, whether the last axis is reduced, K0, R0, K1, R1, the strides of the first three in elements; number: how many
+    Arguments: x, y, room for as many sums of a part, code, whether the last axis is reduced, K0, R0, K1, R1, the strides of the first three in elements; number: how many
     elements are reduced to one.
     """
-    (x, y, code, is_along, K0, R0, K1, R1, k0, r0, k1), (count,) = arguments(args, 0, 11, 1)
-    x, y = pointers(kind, (x, y))
+    (x, y, part, code, is_along, K0, R0, K1, R1, k0, r0, k1), (count,) = arguments(args, 0, 12, 1)
+    x, y, part = pointers(kind, (x, y, part))
     worker, workers = words(team)[WORKER], words(team)[WORKERS]
     if is_along:
         first, last = share(K0 * K1, worker, workers)
@@ -140,16 +153,16 @@ def reduce_forward(kind, narrow, team, args):
     L = lanes(y)
     rows, columns = share(K0, worker, workers), (K1 - K1, K1)
     if workers > K0:
-        part = share((K1 + L - 1) // L, worker, workers)
-        rows, columns = (K0 - K0, K0), (part[0] * L, min(part[1] * L, K1))
+        vectors = share((K1 + L - 1) // L, worker, workers)
+        rows, columns = (K0 - K0, K0), (vectors[0] * L, min(vectors[1] * L, K1))
     for i in range(rows[0], rows[1]):
         if code == PROD:
-            product_down(x, i * k0, R0, r0, y, i * K1, columns[0], columns[1])
+            product_down(x, i * k0, R0, r0, y, i * K1, part, columns[0], columns[1])
         elif code == MAX_OF:
-            max_down(x, i * k0, R0, r0, y, i * K1, columns[0], columns[1])
+            max_down(x, i * k0, R0, r0, y, i * K1, part, columns[0], columns[1])
         elif code == MIN_OF:
-            min_down(x, i * k0, R0, r0, y, i * K1, columns[0], columns[1])
+            min_down(x, i * k0, R0, r0, y, i * K1, part, columns[0], columns[1])
         else:
-            sum_down(x, i * k0, R0, r0, y, i * K1, columns[0], columns[1])
+            sum_down(x, i * k0, R0, r0, y, i * K1, part, columns[0], columns[1])
         if code == MEAN:
             divide(y, i * K1 + columns[0], i * K1 + columns[1], count)

@@ -52,7 +52,8 @@ def emit_reduction(emit: Emit, name: str, x: np.ndarray, axes: Sequence[int], y:
     sizes = view.shape if along else (*view.shape, 1)
     strides = tuple(stride // x.itemsize for stride in view.strides[:3])
     count = float(prod(x.shape[axis] for axis in axes))
-    emit.kernel("reduce_forward", view, y, emit.operation(name), int(along), sizes, strides, count)
+    part = y if along else emit.scratch(y.shape, y.dtype)
+    emit.kernel("reduce_forward", view, y, part, emit.operation(name), int(along), sizes, strides, count)
 
 
 class Reduction(HostOp):

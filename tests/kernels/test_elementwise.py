@@ -15,11 +15,11 @@ CASES = 80
 SPECIAL = (0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 3e38, -3e-38)
 ARITHMETIC = {
     "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide, "Max": np.maximum, "Min": np.minimum,
-    "Neg": np.negative, "Abs": np.abs, "Sqrt": np.sqrt,
+    "Neg": np.negative, "Abs": np.abs, "Sqrt": np.sqrt, "Sign": np.sign,
 }  # fmt: skip
 COMPARISONS = {"Equal": np.equal, "NotEqual": np.not_equal, "Less": np.less, "Greater": np.greater}
 LOGIC = {"And": np.logical_and, "Or": np.logical_or, "Not": np.logical_not}
-UNARY = ("Neg", "Abs", "Sqrt", "Not")
+UNARY = ("Neg", "Abs", "Sqrt", "Sign", "Not")
 
 
 def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
@@ -102,7 +102,7 @@ def check(rng: np.random.Generator, op: str, dtypes: list[str], reference, **att
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
 @pytest.mark.parametrize("op", ARITHMETIC)
 def test_arithmetic_gives_numpys_numbers(op, dtype):
-    if dtype.startswith("int") and op in ("Div", "Sqrt"):
+    if dtype.startswith("int") and op in ("Div", "Sqrt", "Sign"):
         pytest.skip("integers divide in NumPy")
     for number in range(CASES):
         rng = np.random.default_rng(number)

@@ -77,6 +77,36 @@ def networks():
         for B, T in ((1, 1), (7, 3), (13, 2), (2, 0), (0, 2)):
             compare(net, {"x": models.inputs_for(net, rng, B, T)})
 
+def training():
+    # the kernels that gradients and losses are made of, over odd sizes
+    from fastlstm.layers.build import Build
+    from fastlstm.training.gradient import gradients
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        dtype = str(rng.choice(["float32", "float64"]))
+        B, T, C, F = (int(rng.choice([1, 2, 3, 7, 9, 17, 33])) for _ in range(4))
+        build, feeds = Build(), {}
+        def given(name, *shape):
+            feeds[name] = rng.standard_normal(shape).astype(dtype)
+            return build.input(name, dtype, shape)
+        x, W, V, table, scale = given("x", B, T, C), given("W", C, F), given("V", 2, F, C), given("table", 5, C), given("scale", C)
+        feeds["ids"] = rng.integers(0, 5, (B, T))
+        ids = build.input("ids", "int64", (B, T))
+        e = build.node("e", "Embedding", [ids, table])
+        n = build.node("n", "LayerNormalization", [build.node("s", "Add", [x, e]), scale])
+        y = build.node("t", "Tanh", [build.node("d", "Dense", [n, W])])
+        y = build.node("c", "Conv1D", [y, V], pads=(1, 0))
+        scores = build.node("q", "MatMul", [y, build.node("turn", "Transpose", [x], perm=(0, 2, 1))])
+        mixed = build.node("m", "MatMul", [build.node("p", "Softmax", [scores]), y])
+        mean, variance = build.node("mv", "Moments", [mixed], 2, axes=(0, 1))
+        z = build.node("bn", "BatchNormalization", [mixed, None, None, mean, variance], axis=2)
+        pooled = build.node("pool", "ReduceMax", [build.node("w", "Windows", [z], size=2, pads=(1, 0), fill="lowest")], axes=(2,))
+        classes = build.weight("classes", rng.integers(0, C, (B, T)))
+        losses = build.node("ce", "SoftmaxCrossEntropy", [pooled, classes])
+        loss = build.node("loss", "ReduceMean", [losses])
+        wrt = [x, W, V, table, scale]
+        compare(build.model([loss, *gradients(build, loss, wrt)]), feeds)
+
 def streams():
     rng = np.random.default_rng(0)
     for name in models.NETWORKS:
@@ -99,13 +129,13 @@ def streams():
         assert all((c == 0xA5).all() for c in canaries), name
         canaries.clear()
 
-{"networks": networks, "streams": streams}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
+{"networks": networks, "streams": streams, "training": training}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
 print("inside")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs mprotect over 4 KiB pages")
-@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams"])
+@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training"])
 def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory(what):
     path = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run(
