@@ -157,7 +157,10 @@ def activations_joined(graph: Graph, notes: dict[str, list[str]]) -> Graph:
             nodes[place] = Node(before.name, before.op, before.inputs, node.outputs, attributes)
             notes.setdefault(before.name, []).append(f"+ activation {node.op} {node.name!r}")
             continue
-        if node.op in ("Dense", "Conv1D", "Conv2D", "Conv3D") and node.attributes.get("activation", "Identity") == "Identity":
+        if (
+            node.op in ("Dense", "Conv1D", "Conv2D", "Conv3D")
+            and node.attributes.get("activation", "Identity") == "Identity"
+        ):
             bare[node.outputs[0]] = len(nodes)
         nodes.append(node)
     return _with(graph, nodes)

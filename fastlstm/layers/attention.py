@@ -236,9 +236,7 @@ class MultiHeadAttention(Layer):
             if len(tensor.shape) != 3:
                 raise self.fault(ShapeError, f"{role} has shape {tensor.shape}, expected (batch, steps, features)")
         build, name = x.build, self.name
-        q, k, v = (
-            self._heads(tensor, role) for tensor, role in ((x, "query"), (key, "key"), (value, "value"))
-        )
+        q, k, v = (self._heads(tensor, role) for tensor, role in ((x, "query"), (key, "key"), (value, "value")))
         scale = build.weight(f"{name}.scale", np.array(1 / sqrt(self.key_dim), x.value.dtype))
         turned = build.node(f"{name}/turned", "Transpose", [k], perm=(0, 1, 3, 2))
         scores = build.node(f"{name}/scores", "MatMul", [build.node(f"{name}/scaled", "Mul", [q, scale]), turned])
@@ -256,7 +254,9 @@ class MultiHeadAttention(Layer):
         if build.training and self.dropout:
             kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name)
             used = build.node(f"{name}/dropout", "Mul", [shares, kept])
-        joined = build.node(f"{name}/heads", "Transpose", [build.node(f"{name}/values", "MatMul", [used, v])], perm=(0, 2, 1, 3))
+        joined = build.node(
+            f"{name}/heads", "Transpose", [build.node(f"{name}/values", "MatMul", [used, v])], perm=(0, 2, 1, 3)
+        )
         y = self._joined(build.node(f"{name}/joined", "MergeAxes", [joined], axis=2)).with_mask(x.mask)
         return (y, shares) if return_attention_scores else y
 
@@ -265,7 +265,9 @@ class MultiHeadAttention(Layer):
         build, name = x.build, f"{self.name}.{part}"
         kernel, bias = (self.add_weight(build, f"{part}.{kind}", f"{part}_{kind}") for kind in ("kernel", "bias"))
         matrix = build.node(f"{name}.W", "Reshape", [kernel, build.ints(f"{name}.shape", *shape)])
-        return matrix, None if bias is None else build.node(f"{name}.b", "Reshape", [bias, build.ints(f"{name}.flat", -1)])
+        return matrix, None if bias is None else build.node(
+            f"{name}.b", "Reshape", [bias, build.ints(f"{name}.flat", -1)]
+        )
 
     def _heads(self, x: Tensor, part: str) -> Tensor:
         """Return (B, heads, T, size), the projection of x (B, T, D) to one part of each head."""

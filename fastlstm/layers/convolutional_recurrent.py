@@ -16,7 +16,7 @@ from fastlstm.errors import ShapeError, UnsupportedError
 from fastlstm.layers.activations import activate, activation
 from fastlstm.layers.build import Tensor
 from fastlstm.layers.convolution import PLAIN, Convolution, window_pads
-from fastlstm.layers.layer import Layer, rate_of, size_of
+from fastlstm.layers.layer import rate_of, size_of
 from fastlstm.layers.recurrent import with_states
 
 
@@ -99,7 +99,9 @@ class ConvLSTM(Convolution):
     def _steps(self, x: Tensor, steps: int, initial: Sequence[Tensor]) -> tuple[list[Tensor], Tensor, Tensor]:
         """Return the outputs in the order of processing, and the final h and c."""
         build, name = x.build, self.name
-        W, U, b = (self.add_weight(build, n, role) for n, role in (("W", "kernel"), ("U", "recurrent_kernel"), ("b", "bias")))
+        W, U, b = (
+            self.add_weight(build, n, role) for n, role in (("W", "kernel"), ("U", "recurrent_kernel"), ("b", "bias"))
+        )
         assert W is not None and U is not None
         merged = build.node(f"{name}/steps", "MergeAxes", [x.with_mask(None)])
         projected = self.convolved(merged, W, b, self.pads(merged), activation=PLAIN, name=f"{name}/x")
@@ -120,7 +122,9 @@ class ConvLSTM(Convolution):
                 h, c, y = h_new, c_new, h_new
             else:
                 valid = build.node(f"{name}/valid", "Gather", [x.mask, at], axis=1)
-                valid = build.node(f"{name}/valid", "Unsqueeze", [valid, build.ints(f"{name}.axes", *range(1, self.axes + 2))])
+                valid = build.node(
+                    f"{name}/valid", "Unsqueeze", [valid, build.ints(f"{name}.axes", *range(1, self.axes + 2))]
+                )
                 y, h, c = (self._where(valid, new, old) for new, old in ((h_new, y), (h_new, h), (c_new, c)))
             outputs.append(y)
         assert h is not None and c is not None

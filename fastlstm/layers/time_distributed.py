@@ -86,7 +86,9 @@ class TimeDistributed(Layer):
             steps = steps.with_mask(build.node(f"{name}/mask", "MergeAxes", [x.mask]))
         elif x.mask is not None and isinstance(self.layer, READS_MASKS):
             inner = type(self.layer).__name__
-            raise self.fault(UnsupportedError, f"a {inner} that would be given a mask of one value a step is not supported")
+            raise self.fault(
+                UnsupportedError, f"a {inner} that would be given a mask of one value a step is not supported"
+            )
         y = self.layer(steps)
         if not isinstance(y, Tensor):
             raise self.fault(InputError, f"wraps {self.layer.name!r}, which gives several outputs; expected one")

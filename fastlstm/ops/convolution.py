@@ -26,7 +26,9 @@ from fastlstm.ops.op import (
 )
 from fastlstm.ops.windows import WINDOW, check_window, count_windows, window_of
 
-PATCH_BYTES = 4 << 20  # of the patches of an image that are copied at once: what stays in a cache that a core has to itself
+PATCH_BYTES = (
+    4 << 20
+)  # of the patches of an image that are copied at once: what stays in a cache that a core has to itself
 
 
 class Convolution(Op):
