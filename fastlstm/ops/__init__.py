@@ -15,6 +15,7 @@ from fastlstm.ops import (
     shape_values,
     steps,
     views,
+    windows,
 )
 from fastlstm.ops.op import find, registered
 
@@ -35,4 +36,5 @@ __all__ = [
     "shape_values",
     "steps",
     "views",
+    "windows",
 ]
