@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.converters import onnx_ops, onnx_recurrent
-from fastlstm.converters.onnx_graph import OnnxNode, handlers
+from fastlstm.converters import (
+    onnx_convolution,
+    onnx_normalisation,
+    onnx_ops,
+    onnx_quantised,
+    onnx_recurrent,
+    onnx_reductions,
+    onnx_shapes,
+)
+from fastlstm.converters.onnx_graph import OnnxNode, full_name, handlers
 from fastlstm.converters.onnx_ops import onnx_dtype
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import canonical
@@ -17,7 +25,17 @@ from fastlstm.layers import Build, Tensor
 from fastlstm.model import Model
 
 MAX_NODES = 100_000
-__all__ = ["from_onnx", "onnx_ops", "onnx_recurrent"]
+# they fill the registry of handlers
+__all__ = [
+    "from_onnx",
+    "onnx_convolution",
+    "onnx_normalisation",
+    "onnx_ops",
+    "onnx_quantised",
+    "onnx_recurrent",
+    "onnx_reductions",
+    "onnx_shapes",
+]
 
 
 def from_onnx(data: bytes, inputs: Mapping[str, Any]) -> Model:
@@ -92,7 +110,7 @@ class _Importer:
             raise ModelFileError(f"the graph has {len(self.graph.node)} nodes, the limit is {MAX_NODES}")
         unknown: dict[str, str] = {}
         for node in self.graph.node:
-            known = node.domain in ("", "ai.onnx") and node.op_type in handlers
+            known = full_name(node.domain, node.op_type) in handlers
             if not known:
                 unknown.setdefault(
                     f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
@@ -198,7 +216,7 @@ class _Importer:
                 )
             inputs.append(self.values[name] if name else None)
         node = OnnxNode(self.build, proto.op_type, proto.name, self.opset, inputs, list(proto.output), attributes)
-        results = handlers[proto.op_type](node)
+        results = handlers[full_name(proto.domain, proto.op_type)](node)
         node.finish()
         for name, tensor in zip(proto.output, results if isinstance(results, list) else [results], strict=False):
             if name and tensor is not None:
