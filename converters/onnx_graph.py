@@ -1,6 +1,7 @@
 """What an ONNX importer's handlers work with: the values so far, the node at hand, and the registry of handlers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,12 @@ _KEEP_ZERO = {
 }
 
 
+def onnx_dtype(code: int) -> str | None:
+    """Return NumPy's name of an ONNX element type, None if it is none of ours."""
+    names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
+    return names.get(code)
+
+
 def full_name(domain: str, op_type: str) -> str:
     """Return the name of an operator in the registry: that of the default domain stands alone."""
     return op_type if domain in ("", "ai.onnx") else f"{domain}.{op_type}"
@@ -49,20 +56,34 @@ def handler(*op_types: str, domain: str = "") -> Callable[[Handler], Handler]:
     return add
 
 
+@dataclass(frozen=True)
+class SequenceValue:
+    """A sequence of tensors while a graph is imported.
+
+    Either `items`, or `stacked`: elements of one shape along a first axis. Where a loop carries it, `carried` stands for what it held before
+    the trip, and `items` follow that.
+    """
+
+    dtype: str
+    items: tuple[Tensor, ...] = ()
+    stacked: Tensor | None = None
+    carried: object | None = None
+
+
 class OnnxNode:
     """One ONNX node: its inputs as tensors, its attributes as they are asked for, and the build that it adds to."""
 
     def __init__(
         self,
-        build: Build,
+        scope: Any,
         op_type: str,
         name: str,
         opset: int,
-        inputs: Sequence[Tensor | None],
+        inputs: Sequence["Tensor | SequenceValue | None"],
         outputs: Sequence[str],
         attributes: dict[str, Any],
     ):
-        self.build, self.op_type, self.opset = build, op_type, opset
+        self.scope, self.build, self.op_type, self.opset = scope, scope.build, op_type, opset
         self.name = name or next((output for output in outputs if output), op_type)
         self.outputs = list(outputs)
         self._inputs, self._attributes = list(inputs), attributes
@@ -70,7 +91,13 @@ class OnnxNode:
 
     @property
     def inputs(self) -> list[Tensor | None]:
-        return self._inputs
+        """The inputs, all of them tensors or absent."""
+        return [self.optional(k) for k in range(len(self._inputs))]
+
+    @property
+    def values(self) -> list["Tensor | SequenceValue | None"]:
+        """The inputs, sequences among them."""
+        return list(self._inputs)
 
     def input(self, index: int) -> Tensor:
         """Return a required input."""
@@ -81,7 +108,17 @@ class OnnxNode:
 
     def optional(self, index: int) -> Tensor | None:
         """Return an input, None where it is absent."""
-        return self._inputs[index] if index < len(self._inputs) else None
+        value = self._inputs[index] if index < len(self._inputs) else None
+        if isinstance(value, SequenceValue):
+            raise self.refuse(f"input {index}", "a sequence")
+        return value
+
+    def sequence(self, index: int) -> "SequenceValue":
+        """Return an input that must be a sequence."""
+        value = self._inputs[index] if index < len(self._inputs) else None
+        if not isinstance(value, SequenceValue):
+            raise ModelFileError(f"node {self.name!r}: {self.op_type}: its input {index} is no sequence")
+        return value
 
     def wants(self, index: int) -> bool:
         """Tell whether an output is used."""
@@ -157,7 +194,7 @@ class OnnxNode:
 
     def turned_into(self, op_type: str, inputs: Sequence[Tensor | None]) -> "OnnxNode":
         """Return a node of another operator with the same outputs and attributes; what it asks for is honoured here too."""
-        twin = OnnxNode(self.build, op_type, self.name, self.opset, inputs, self.outputs, self._attributes)
+        twin = OnnxNode(self.scope, op_type, self.name, self.opset, inputs, self.outputs, self._attributes)
         twin._asked = self._asked
         return twin
 

@@ -49,7 +49,9 @@ def _normalised(
     node: OnnxNode, x: Tensor, mean: Tensor, variance: Tensor, epsilon: float, scale: Tensor, shift: Tensor | None
 ) -> Tensor:
     """Return (x - mean) / sqrt(variance + epsilon) * scale + shift by broadcasting."""
-    spread = node.emit("Sqrt", [node.emit("Add", [variance, node.number(epsilon, variance)], suffix="/padded")], suffix="/s")
+    spread = node.emit(
+        "Sqrt", [node.emit("Add", [variance, node.number(epsilon, variance)], suffix="/padded")], suffix="/s"
+    )
     y = node.emit("Div", [node.emit("Sub", [x, mean], suffix="/off"), spread], suffix="/normal")
     return _scaled(node, y, scale, shift)
 

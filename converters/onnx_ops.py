@@ -2,15 +2,9 @@
 
 import numpy as np
 
-from fastlstm.converters.onnx_graph import OnnxNode, handler
+from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, handler, onnx_dtype
 from fastlstm.layers import Tensor
 from fastlstm.ops.elementwise import DTYPES
-
-
-def onnx_dtype(code: int) -> str | None:
-    """Return NumPy's name of an ONNX element type, None if it is none of ours."""
-    names = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 12: "uint32", 13: "uint64"}  # fmt: skip
-    return names.get(code)
 
 
 def _same(node: OnnxNode, **attributes):
@@ -48,13 +42,17 @@ def _or_equal(node: OnnxNode):
 
 @handler("Mod")
 def _mod(node: OnnxNode):
-    fmod = bool(node.attribute("fmod", 0))
-    if not fmod and node.input(0).value.dtype.kind == "f":
-        raise node.refuse("attribute fmod of floats", 0)
-    return _same(node, fmod=fmod)
+    return _same(node, fmod=bool(node.attribute("fmod", 0)))
 
 
-@handler("Max", "Min", "Neg", "Abs", "Sqrt", "Not", "Where", "Range", "Identity", "Log", "Sign", "Floor", "Ceil", "Round",
+@handler("Identity")
+def _identity(node: OnnxNode):
+    node.ignore("consumed_inputs")
+    (value,) = node.values
+    return value if isinstance(value, SequenceValue) else _same(node)
+
+
+@handler("Max", "Min", "Neg", "Abs", "Sqrt", "Not", "Where", "Range", "Log", "Sign", "Floor", "Ceil", "Round",
          "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Erf")  # fmt: skip
 def _plain(node: OnnxNode):
     node.ignore("consumed_inputs")
@@ -122,12 +120,15 @@ def _hard_swish(node: OnnxNode):
 @handler("Selu")
 def _selu(node: OnnxNode):
     node.ignore("consumed_inputs")
-    old = node.opset < 6  # rounded its defaults
-    for name, usual, default in (("alpha", 1.6732632, 1.6732), ("gamma", 1.050701, 1.0507)):
-        value = float(node.attribute(name, default if old else usual))
-        if abs(value - usual) > 1e-6:
-            raise node.refuse(f"attribute {name}", value)
-    return _same(node)
+    usual, x = (1.6732632, 1.050701), node.input(0)
+    # before opset 6 the defaults were rounded
+    alpha, gamma = (
+        float(node.attribute(name, default))
+        for name, default in zip(("alpha", "gamma"), usual if node.opset >= 6 else (1.6732, 1.0507), strict=True)
+    )
+    if abs(alpha - usual[0]) < 1e-6 and abs(gamma - usual[1]) < 1e-6:
+        return _same(node)
+    return node.emit("Mul", [node.emit("Elu", [x], suffix="/elu", alpha=alpha), node.number(gamma, x)])
 
 
 @handler("Gelu")
@@ -226,5 +227,3 @@ def _gemm(node: OnnxNode):
         W = node.emit("Transpose", [b], suffix="/W", perm=(1, 0)) if transposed[1] else b
         return node.emit("Dense", [a, W, c])
     return node.emit("Gemm", [a, b, c], alpha=alpha, beta=beta, transA=transposed[0], transB=transposed[1])
-
-

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from fastlstm.converters.onnx_graph import OnnxNode, handler, handlers
-from fastlstm.converters.onnx_ops import onnx_dtype
+from fastlstm.converters.onnx_graph import OnnxNode, handler, handlers, onnx_dtype
 from fastlstm.errors import ModelFileError
 from fastlstm.layers import Tensor
 
@@ -18,7 +17,11 @@ def _along(node: OnnxNode, parameter: Tensor, axis: int) -> Tensor:
     rank = node.rank(0)
     if len(shape) == 1:
         after = rank - 1 - axis
-        return node.emit("Unsqueeze", [parameter, node.ints("axes", range(1, after + 1))], suffix="/each") if after else parameter
+        return (
+            node.emit("Unsqueeze", [parameter, node.ints("axes", range(1, after + 1))], suffix="/each")
+            if after
+            else parameter
+        )
     block, size = int(node.attribute("block_size", 0)), x.shape[axis]
     if block <= 0 or not isinstance(size, int):
         raise node.refuse("attribute block_size", block)

@@ -101,7 +101,9 @@ def _log_of_softmax(node: OnnxNode, x: Tensor, axis: int) -> Tensor:
     """x - m - log sum e^(x - m), m being the largest x."""
     top = node.emit("ReduceMax", [x], suffix="/max", axes=(axis,), keepdims=True)
     less = node.emit("Sub", [x, top], suffix="/less")
-    total = node.emit("ReduceSum", [node.emit("Exp", [less], suffix="/exp")], suffix="/sum", axes=(axis,), keepdims=True)
+    total = node.emit(
+        "ReduceSum", [node.emit("Exp", [less], suffix="/exp")], suffix="/sum", axes=(axis,), keepdims=True
+    )
     return node.emit("Sub", [less, node.emit("Log", [total], suffix="/log")])
 
 
@@ -120,8 +122,8 @@ def _one_at_the_largest(node: OnnxNode, x: Tensor, axis: int) -> Tensor:
 
 @handler("ArgMax", "ArgMin")
 def _place(node: OnnxNode):
-    attributes = {"keepdims": bool(node.attribute("keepdims", 1)), "last": bool(node.attribute("select_last_index", 0))}
-    return node.emit(node.op_type, [node.input(0)], axis=int(node.attribute("axis", 0)), **attributes)
+    keepdims, last = bool(node.attribute("keepdims", 1)), bool(node.attribute("select_last_index", 0))
+    return node.emit(node.op_type, [node.input(0)], axis=int(node.attribute("axis", 0)), keepdims=keepdims, last=last)
 
 
 @handler("TopK")

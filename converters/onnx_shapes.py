@@ -101,12 +101,7 @@ def _pad(node: OnnxNode):
 
 @handler("Tile")
 def _tile(node: OnnxNode):
-    if node.opset >= 6:
-        return _same(node)
-    x, tiles, axis = (node.constant(k) if k else node.input(0) for k in range(3))
-    repeats = [1] * node.rank(0)
-    repeats[int(axis)] = int(tiles)  # type: ignore[arg-type]
-    return node.emit("Tile", [x, node.ints("repeats", repeats)])
+    return _same(node)
 
 
 @handler("Size")

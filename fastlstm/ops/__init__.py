@@ -2,6 +2,7 @@
 
 from fastlstm.ops import (
     contractions,
+    control,
     convolution,
     einsum,
     elementwise,
@@ -23,6 +24,7 @@ from fastlstm.ops.op import find, registered
 
 __all__ = [
     "contractions",
+    "control",
     "convolution",
     "einsum",
     "elementwise",

@@ -91,7 +91,9 @@ class Conv1D(Op):
         if F % groups or groups > max(F, 1):
             raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
         expect_shape(node, args, 2, "bias b", (F,))
-        if x.shape is None or len(x.shape) != 3 or not agree(x.shape[2], C * groups):
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        if len(x.shape) != 3 or not agree(x.shape[2], C * groups):
             raise shape_error(node, "input X", x.shape, f"(B, T, C) with C = {C * groups}")
         return [Value(x.dtype, (x.shape[0], _steps(self, node, x.shape[1], K), F))]
 
