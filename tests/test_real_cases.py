@@ -19,12 +19,6 @@ MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 # Cases of later work, with what they lack.
 LATER = {
-    "dtln_model_2": "operators Pad and ReduceMean",
-    "silero_v3": "If, Pad, reductions and pools",
-    "silero_v5": "If",
-    "silero_v5_16k_op15": "If, Pad and ReduceMean",
-    "silero_v5_op18_ifless": "If",
-    "silero_v5_openvino": "Pad and ReduceMean",
     "fdeep_recurrent_full": "ConvLSTM2D",
 }
 

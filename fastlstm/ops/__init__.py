@@ -2,13 +2,17 @@
 
 from fastlstm.ops import (
     contractions,
+    control,
     convolution,
+    einsum,
     elementwise,
     entropy,
     lookups,
     masks,
     normalisation,
     one_hot,
+    ordering,
+    padding,
     rearranging,
     recurrent,
     reductions,
@@ -21,7 +25,9 @@ from fastlstm.ops.op import find, registered
 
 __all__ = [
     "contractions",
+    "control",
     "convolution",
+    "einsum",
     "elementwise",
     "entropy",
     "find",
@@ -29,6 +35,8 @@ __all__ = [
     "masks",
     "normalisation",
     "one_hot",
+    "ordering",
+    "padding",
     "rearranging",
     "recurrent",
     "reductions",
