@@ -3,6 +3,7 @@
 from fastlstm.ops import (
     contractions,
     convolution,
+    ctc,
     elementwise,
     entropy,
     lookups,
@@ -21,6 +22,7 @@ from fastlstm.ops.op import find, registered
 __all__ = [
     "contractions",
     "convolution",
+    "ctc",
     "elementwise",
     "entropy",
     "find",
