@@ -210,7 +210,7 @@ class Trainable:
                 target = next(given)
                 shape = weights.output_shapes[k][:1] + _shape_of(loss, weights.output_shapes[k], target)
                 spec = TensorSpec(f"target of {self.output_names[k]}", target.dtype.name, shape)
-                objectives[k] = Objective(loss.call, spec, share, loss.reduction)
+                objectives[k] = Objective(loss.call, spec, share, loss.reduction, loss.reads_mask)
                 shapes.append(shape)
         key = training, outputs, with_loss, masked, tuple(shapes)
         if key not in self._steps:
@@ -605,7 +605,7 @@ def _first(batches: Iterable[Batch], steps: int | None) -> Iterator[Batch]:
 
 def _shape_of(loss: Loss, output: tuple, target: np.ndarray) -> tuple:
     """Return the axes of a target after the first: the output's, symbols included, where they agree with the data."""
-    own = output[1 : len(output) - 1] if loss.sparse else output[1:]
+    own = loss.axes(output)[1:]
     return own if len(own) == target.ndim - 1 else target.shape[1:]
 
 
