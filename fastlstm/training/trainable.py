@@ -681,8 +681,12 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
     ]
 
 
-def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
+def value_and_grad(
+    model: Network, loss: Any, threads: int | None = None
+) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Return a function of (x, y) that gives the loss of a batch and its gradient by name of weight, as the network is in training.
+
+    `threads` as for `compile`.
 
     >>> gradient = fastlstm.value_and_grad(model, "mse")
     >>> loss, gradients = gradient(x, y)
@@ -697,7 +701,7 @@ def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict
         adopt = staticmethod(model.adopt)
 
     bare = Bare()
-    bare.compile(loss=loss)
+    bare.compile(loss=loss, threads=threads)
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0
