@@ -26,7 +26,20 @@ STATES = {"LSTM": ("h0", "c0"), "GRU": ("h0",), "RNN": ("h0",)}
 
 
 def _recurrence(
-    build, kind, rng, T, B, I, H, options, dtype="float64", states=True, masked=False, peepholes=False, dropped=False, rounded=None
+    build,
+    kind,
+    rng,
+    T,
+    B,
+    I,
+    H,
+    options,
+    dtype="float64",
+    states=True,
+    masked=False,
+    peepholes=False,
+    dropped=False,
+    rounded=None,
 ):
     """Add a recurrent node; return its outputs, its differentiable inputs, and feeds for all inputs, `rounded` to a dtype first."""
     G = GATES[kind] * H
