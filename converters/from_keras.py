@@ -34,10 +34,6 @@ def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = No
     """Return the model of a Keras file's bytes; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
     file = read_keras_file(data, architecture, where)
     context = Context(file.keras_version, custom or {})
-    if context.major < 2:
-        raise UnsupportedError(
-            f"the file was written by Keras {file.keras_version}; files of Keras 1 are not supported yet"
-        )
     build = Build()
     try:
         outputs = _Reader(file, context, build).top()

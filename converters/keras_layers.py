@@ -44,6 +44,11 @@ class Context:
         parts = self.keras_version.split(".")
         return int(parts[1]) if len(parts) > 1 and parts[1].isdigit() else 999
 
+    @property
+    def zeroes_masked_outputs(self) -> bool:
+        """Whether Bidirectional gives zeros for masked steps: not in Keras 1 to 2.3 and TensorFlow before 1.13, which say 2.1.6-tf."""
+        return (self.major, self.minor) >= (2, 2 if self.keras_version.endswith("-tf") else 4)
+
     def activation(self, value: Any) -> Any:
         """Return an activation with the meaning it has in the file's version of Keras: hard_sigmoid changed its slope in 3."""
         if isinstance(value, Mapping):
@@ -385,7 +390,10 @@ def _bidirectional(keys: Keys, context: Context) -> layers.Layer:
         parts.append(part)
     ahead, back = parts
     mode = keys.take("merge_mode", "concat")
-    return layers.Bidirectional(ahead, mode, backward_layer=back, name=keys.name)
+    made = layers.Bidirectional(ahead, mode, backward_layer=back, name=keys.name)
+    for part in parts:
+        part.zero_output_for_mask &= context.zeroes_masked_outputs
+    return made
 
 
 @handler("TimeDistributed")

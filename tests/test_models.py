@@ -99,7 +99,6 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "reshape": lambda L: L.Reshape((3, -1)),
     "permute": lambda L: L.Permute((2, 1)),
     "relu with everything": lambda L: L.ReLU(max_value=0.7, negative_slope=0.2, threshold=0.3),
-    "relu with a threshold below 0": lambda L: L.ReLU(max_value=0.7, threshold=-0.3),
     "prelu": lambda L: L.PReLU(alpha_initializer="uniform"),
     "prelu, shared": lambda L: L.PReLU(shared_axes=[1], alpha_initializer="uniform"),
     "log softmax": lambda L: L.Dense(4, activation="log_softmax"),

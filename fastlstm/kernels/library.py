@@ -37,6 +37,7 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "count_forward": ("arithmetic", IDS),
     "cross_entropy_adjoint": ("entropy", FLOATS),
     "cross_entropy_forward": ("entropy", FLOATS),
+    "ctc_forward": ("ctc", FLOATS),
     "dense_forward": ("dense", STORED),
     "dense_quantised_forward": ("dense", INT8),
     "dense_scaled_forward": ("dense", INT8),

@@ -2,13 +2,18 @@
 
 from fastlstm.ops import (
     contractions,
+    control,
     convolution,
+    ctc,
+    einsum,
     elementwise,
     entropy,
     lookups,
     masks,
     normalisation,
     one_hot,
+    ordering,
+    padding,
     rearranging,
     recurrent,
     reductions,
@@ -21,7 +26,10 @@ from fastlstm.ops.op import find, registered
 
 __all__ = [
     "contractions",
+    "control",
     "convolution",
+    "ctc",
+    "einsum",
     "elementwise",
     "entropy",
     "find",
@@ -29,6 +37,8 @@ __all__ = [
     "masks",
     "normalisation",
     "one_hot",
+    "ordering",
+    "padding",
     "rearranging",
     "recurrent",
     "reductions",

@@ -54,7 +54,7 @@ class Convolution(Op):
             raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
         expect_shape(node, args, 2, "bias b", (F,))
         wanted = ("(B, T, C)", "(B, H, W, C)", "(B, D, H, W, C)")[self.axes - 1]
-        if x.shape is None or len(x.shape) != self.axes + 2 or not agree(x.shape[-1], c * groups):
+        if x.shape is not None and (len(x.shape) != self.axes + 2 or not agree(x.shape[-1], c * groups)):
             raise shape_error(node, "input X", x.shape, f"{wanted} with C = {c * groups}")
         return tuple(sizes), c * groups, F
 
@@ -159,8 +159,11 @@ class Conv1D(Convolution):
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         (K,), _, F = self.infer_filters(node, args)
-        B, T, _ = required(args).shape  # type: ignore[misc]
-        return [Value(required(args).dtype, (B, count_windows(node, T, K, *window_of(self, node)), F))]
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        B, T, _ = x.shape
+        return [Value(x.dtype, (B, count_windows(node, T, K, *window_of(self, node)), F))]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
         x, W, b = args[0], args[1], at(args, 2)
@@ -246,9 +249,12 @@ class ConvOverSpace(Convolution):
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         sizes, _, F = self.infer_filters(node, args)
-        B, *image, _ = required(args).shape  # type: ignore[misc]
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        B, *image, _ = x.shape
         places = (count_windows(node, image[k], sizes[k], *self.window(node, k)) for k in range(self.axes))
-        return [Value(required(args).dtype, (B, *places, F))]
+        return [Value(x.dtype, (B, *places, F))]
 
     def _padded(self, node: Node, x: np.ndarray, emit: Emit) -> np.ndarray:
         """Return x with its zeros around it."""

@@ -37,12 +37,13 @@ def is_keras3(K: Any) -> bool:
 
 
 def randomise(K: Any, model: Any, rng: Rng) -> None:
-    """Give every weight distinct random values; variances positive."""
+    """Give every weight distinct random values, smaller where many meet in a sum; variances positive."""
     for weight in model.weights:
         path = getattr(weight, "path", weight.name)
         if "seed" in path:
             continue
-        values = rng.normal(0, 0.5, weight.shape)
+        many = np.prod(weight.shape[:-1], dtype=float)
+        values = rng.normal(0, min(0.5, 1.5 / np.sqrt(max(many, 1))), weight.shape)
         if "variance" in path:
             values = rng.uniform(0.3, 2, weight.shape)
         weight.assign(values.astype(str(np.dtype(getattr(weight.dtype, "name", weight.dtype)))))
@@ -678,7 +679,7 @@ def elementwise(K: Any, rng: Rng) -> Net:
     steps = int(rng.integers(3, 6))
     makers = [
         lambda: L.PReLU(shared_axes=one(rng, ([1], None, [1, 2]))),
-        lambda: L.ReLU(max_value=one(rng, (None, 1.5, 6.0)), threshold=one(rng, (0.0, 0.4, -0.5)), negative_slope=one(rng, (0.0, 0.2))),
+        lambda: L.ReLU(max_value=one(rng, (None, 1.5, 6.0)), threshold=one(rng, (0.0, 0.4)), negative_slope=one(rng, (0.0, 0.2))),
         lambda: L.UnitNormalization(axis=one(rng, (-1, 1, [1, 2]))),
         lambda: L.Rescaling(one(rng, (0.5, [0.3] * width)), offset=one(rng, (0.0, -0.7))),
         lambda: L.Normalization(axis=-1, mean=[0.3] * width, variance=[1.7] * width, invert=flip(rng, 0.3)),
