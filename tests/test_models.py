@@ -106,7 +106,6 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "hard shrink": lambda L: L.Activation("hard_shrink"),
     "soft shrink": lambda L: L.Activation("soft_shrink"),
     "sparse plus": lambda L: L.Conv1D(3, 2, activation="sparse_plus"),
-    "glu": lambda L: L.Dense(6, activation="glu"),
     "unit normalization": lambda L: L.UnitNormalization(axis=1),
     "normalization": lambda L: L.Normalization(mean=[0.1] * I, variance=[2.0] * I),
     "rescaling": lambda L: L.Rescaling(0.3, offset=-1.0),
@@ -114,7 +113,7 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "zero padding": lambda L: L.ZeroPadding1D((2, 1)),
     "cropping": lambda L: L.Cropping1D((1, 2)),
     "depthwise": lambda L: L.DepthwiseConv1D(3, depth_multiplier=2, padding="same", activation="tanh"),
-    "separable": lambda L: L.SeparableConv1D(5, 3, padding="causal", dilation_rate=2, depth_multiplier=3),
+    "separable": lambda L: L.SeparableConv1D(5, 3, padding="same", dilation_rate=2, depth_multiplier=3),
 }  # fmt: skip
 IMAGES: dict[str, Callable[[Any], Any]] = {
     "conv2d": lambda L: L.Conv2D(5, (2, 3), padding="same", activation="relu"),
@@ -275,7 +274,9 @@ def several_heads(K: Any, L: Any) -> tuple[Any, list[Array]]:
     a, b = K.Input((None, I)), K.Input((None, I))
     q, v = L.GRU(3, return_sequences=True)(L.Masking()(a)), L.GRU(4, return_sequences=True)(L.Masking()(b))
     y, scores = L.MultiHeadAttention(2, 5, value_dim=3)(q, v, return_attention_scores=True, use_causal_mask=True)
-    outputs = [y, scores, L.MultiHeadAttention(3, 2, output_shape=6, use_bias=False)(q, v, L.Dense(2)(v)), L.LSTM(2)(y)]
+    # Keras takes the masks off what an attention has read
+    p, w = L.GRU(3, return_sequences=True)(L.Masking()(a)), L.GRU(4, return_sequences=True)(L.Masking()(b))
+    outputs = [y, scores, L.MultiHeadAttention(3, 2, output_shape=6, use_bias=False)(p, w, L.Dense(2)(w)), L.LSTM(2)(y)]
     x, z = features(), features(1, B, 4, I)
     x[0, 3:], z[1, 2:] = 0, 0
     return K.Model([a, b], outputs), [x, z]
