@@ -103,7 +103,8 @@ def main() -> int:
     for name in options.engines:
         K, start, refused, kinds = engine(name), time.time(), Counter[str](), Counter[str]()
         for k in range(options.models):
-            kind, seed = shares[k % len(shares)], options.first + k
+            # one more each round, so that every kind meets every format
+            kind, seed = shares[k % len(shares)], options.first + k + k // len(shares)
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     why = compare(K, kind, seed, Path(folder))
