@@ -17,7 +17,6 @@ from fastlstm.layers.layer import Layer, rate_of, size_of
 from fastlstm.layers.symbolic import leaves
 from fastlstm.ops.activations import Activation
 
-
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 

@@ -79,18 +79,29 @@ class Run:
         if self.D is None:
             return 0, nothing, nothing, 0, 0, nothing, nothing, 0, nothing
         assert self.D.array is not None
-        emit, B, H, width, gates, tail = self.emit, self.B, self.H, self.width, len(self.D.array), tail_of_columns(self.H, self.lanes)
+        emit, B, H, width, gates, tail = (
+            self.emit,
+            self.B,
+            self.H,
+            self.width,
+            len(self.D.array),
+            tail_of_columns(self.H, self.lanes),
+        )
 
         def pack(u: np.ndarray) -> np.ndarray:
             columns = (u[:, k * H : (k + 1) * H] for k in range(gates))
-            return np.concatenate([pack_columns(self.lanes, (c.T if back else c).astype(self.dtype), tail) for c in columns])
+            return np.concatenate(
+                [pack_columns(self.lanes, (c.T if back else c).astype(self.dtype), tail) for c in columns]
+            )
 
         def pack_first(*bn: np.ndarray) -> np.ndarray:
             first = np.zeros((4, width), self.dtype)
             first[3, :H] = bn[0] if bn else 0
             return first
 
-        packed = emit.packed(("steps U' by gate" if back else "steps U by gate", gates, self.lanes, tail, self.dtype.str), [U], pack)
+        packed = emit.packed(
+            ("steps U' by gate" if back else "steps U by gate", gates, self.lanes, tail, self.dtype.str), [U], pack
+        )
         first = nothing
         if not back:
             first = emit.packed(("steps dropped", width, self.dtype.str), [] if bn is None else [bn], pack_first)
@@ -348,7 +359,9 @@ class LSTMSteps(Steps):
         H, L, emit, every = run.H, run.lanes, run.emit, (0, 1, 2, 3)
         tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
         pack = lambda U: pack_panels(4, L, every, every, U.astype(run.dtype), tail)
-        U, tail = run.unless_dropped(lambda: (emit.packed(("steps gates", 4, L, tail, run.dtype.str), [required(args, 1)], pack), tail))
+        U, tail = run.unless_dropped(
+            lambda: (emit.packed(("steps gates", 4, L, tail, run.dtype.str), [required(args, 1)], pack), tail)
+        )
         b = emit.packed(("steps zeros", L, H, run.dtype.str), [], lambda: np.zeros(-(-H // L) * 4 * L, run.dtype))
         emit.kernel(
             "lstm_steps_forward", run.gates, run.gates_strides, U, b, run.y, run.y_strides, tuple(run.kept), run.last, workspace,
@@ -465,7 +478,9 @@ class GRUSteps(Steps):
             return
         tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
         pack = lambda u: pack_panels(3, L, (0, 1, 2), (0, 1, 3), u.astype(run.dtype), tail)
-        panels, tail = run.unless_dropped(lambda: (emit.packed(("steps gates", 3, L, tail, run.dtype.str), [U], pack), tail))
+        panels, tail = run.unless_dropped(
+            lambda: (emit.packed(("steps gates", 3, L, tail, run.dtype.str), [U], pack), tail)
+        )
 
         def pack_start(*bn: np.ndarray) -> np.ndarray:
             rows = np.zeros((4, H), run.dtype)
