@@ -107,7 +107,7 @@ class Conv1D(Op):
         rows = before + T + after
         source = x.array
         if before or after:
-            source = emit.scratch((B, rows, C), x.dtype)
+            source = emit.scratch((B, rows, C), x.dtype, lasts=True)
             if self.causal(node, K) and span:
                 history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
                 emit.copy(source[:, :before], history)
@@ -218,7 +218,7 @@ class Windows(Op):
         before, after = self.get(node, "pads")
         if before or after:
             B, T, C = x.shape
-            source = emit.scratch((B, before + T + after, C), x.dtype)
+            source = emit.scratch((B, before + T + after, C), x.dtype, lasts=True)
             source[...] = 0.0 if self.get(node, "fill") == "zero" else -np.inf
             emit.copy(source[:, before : before + T], x)
             x = source
