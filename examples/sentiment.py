@@ -48,9 +48,7 @@ def main(sentences: int = 4000, epochs: int = 6, folder: str | Path = "example-o
     model.add(Dropout(0.2))
     model.add(Dense(1, activation="sigmoid"))
     model.compile(loss="binary_crossentropy", optimizer="adam", metrics=["accuracy"])
-    history = model.fit(
-        x[held_out:], y[held_out:], epochs=epochs, batch_size=32, validation_split=0.1, verbose=0, seed=0
-    )
+    history = model.fit(x[held_out:], y[held_out:], epochs=epochs, batch_size=32, validation_split=0.1, verbose=0)
     _, accuracy = model.evaluate(x[:held_out], y[:held_out], verbose=0)
 
     for text in ("the film is not bad", "a great cast and not dull music", "the story was not very good"):

@@ -1,6 +1,6 @@
 """TrainingBuild: a graph under construction for training, in which parameters are inputs and nodes are taken apart.
 
-Each part has a simple adjoint: an activation inside Dense or Conv1D becomes a node; a recurrent node becomes the projection of its input,
+Each part has a simple adjoint: an activation inside Dense or a convolution becomes a node; a recurrent node becomes the projection of its input,
 a Dense, and its steps (ops/steps.py), whose adjoint needs the gates that they leave.
 """
 
@@ -15,7 +15,7 @@ from fastlstm.layers.build import Shape as SymbolicShape
 from fastlstm.ops.op import find
 
 RECURRENT = ("LSTM", "GRU", "RNN")
-WITH_ACTIVATION = ("Dense", "Conv1D")
+WITH_ACTIVATION = ("Dense", "Conv1D", "Conv2D", "Conv3D")
 
 
 @dataclass(frozen=True)
