@@ -50,7 +50,9 @@ def main(count: int = 800, epochs: int = 10, folder: str | Path = "example-outpu
     seconds = (perf_counter() - began) / FRAMES
     print(f"{len(speakers)} speakers: {seconds * 1e3:.2f} ms a frame for all of them")
     named = chances.argmax(axis=-1)
-    by_frame = ((speakers[:, :, None] - spectra) ** 2).sum(axis=-1).argmin(axis=-1)  # the nearest spectrum, frame by frame
+    by_frame = (
+        ((speakers[:, :, None] - spectra) ** 2).sum(axis=-1).argmin(axis=-1)
+    )  # the nearest spectrum, frame by frame
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
