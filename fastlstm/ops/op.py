@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fastlstm.errors import DTypeError, GraphError, ShapeError, UnsupportedError, one_of
-from fastlstm.graph import Node, Weight, widen
+from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
 
@@ -163,6 +163,17 @@ class Emit(Protocol):
         """Return an array of constants that the kernels which `make(array)` emits have filled, the first time it is asked for."""
         ...
 
+    def subprogram(
+        self, name: str, body: Graph, constants: Mapping[str, np.ndarray]
+    ) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+        """Return a function that runs a subgraph on its other inputs by name, and gives its outputs as new arrays."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many bytes of buffers a call may use."""
+        ...
+
     def note(self, text: str) -> None:
         """Add what a person wants to know of the node being lowered, and its steps do not show."""
         ...
@@ -296,6 +307,8 @@ class Op:
     variadic_outputs: bool = False
     refuses: bool = False  # whether it refuses some contents of its inputs
     changes_state: bool = False  # whether it has a state that a stream carries
+    any_dtype: bool = False  # whether it takes other dtypes than those of kernels, as every HostOp does
+    finds_shapes: bool = False  # whether it can run where the shapes of its outputs are not known before
     attributes: Mapping[str, Attribute] = {}
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
@@ -310,6 +323,12 @@ class Op:
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
         raise GraphError(f"op {self.name} cannot be lowered")
+
+    def runner(
+        self, node: Node, args: Sequence[Value | None], emit: Emit
+    ) -> Callable[[Sequence[np.ndarray | None]], list[np.ndarray]]:
+        """Return the function that computes the outputs, of an op that finds their shapes."""
+        raise GraphError(f"op {self.name} has no function that computes it")
 
     def place(
         self, node: Node, name: str, args: Sequence[Value | None], whole: Callable[[], np.ndarray]

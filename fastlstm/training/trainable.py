@@ -210,7 +210,7 @@ class Trainable:
                 target = next(given)
                 shape = weights.output_shapes[k][:1] + _shape_of(loss, weights.output_shapes[k], target)
                 spec = TensorSpec(f"target of {self.output_names[k]}", target.dtype.name, shape)
-                objectives[k] = Objective(loss.call, spec, share, loss.reduction)
+                objectives[k] = Objective(loss.call, spec, share, loss.reduction, loss.reads_mask)
                 shapes.append(shape)
         key = training, outputs, with_loss, masked, tuple(shapes)
         if key not in self._steps:
@@ -605,7 +605,7 @@ def _first(batches: Iterable[Batch], steps: int | None) -> Iterator[Batch]:
 
 def _shape_of(loss: Loss, output: tuple, target: np.ndarray) -> tuple:
     """Return the axes of a target after the first: the output's, symbols included, where they agree with the data."""
-    own = output[1 : len(output) - 1] if loss.sparse else output[1:]
+    own = loss.axes(output)[1:]
     return own if len(own) == target.ndim - 1 else target.shape[1:]
 
 
@@ -681,8 +681,12 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
     ]
 
 
-def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
+def value_and_grad(
+    model: Network, loss: Any, threads: int | None = None
+) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Return a function of (x, y) that gives the loss of a batch and its gradient by name of weight, as the network is in training.
+
+    `threads` as for `compile`.
 
     >>> gradient = fastlstm.value_and_grad(model, "mse")
     >>> loss, gradients = gradient(x, y)
@@ -697,7 +701,7 @@ def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict
         adopt = staticmethod(model.adopt)
 
     bare = Bare()
-    bare.compile(loss=loss)
+    bare.compile(loss=loss, threads=threads)
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0

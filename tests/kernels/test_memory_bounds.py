@@ -107,6 +107,18 @@ def training():
         wrt = [x, W, V, table, scale]
         compare(build.model([loss, *gradients(build, loss, wrt)]), feeds)
 
+def ctc():
+    from fastlstm.layers.build import Build
+    for seed in range(25):
+        rng = np.random.default_rng(seed)
+        dtype, wanted = str(rng.choice(["float32", "float64"])), bool(rng.random() < 0.7)
+        B, T, N, most = (int(rng.choice([1, 2, 3, 8, 9, 17])) for _ in range(4))
+        build = Build()
+        x, labels, mask = build.input("x", dtype, (B, T, N)), build.input("labels", "int64", (B, most)), build.input("mask", "bool", (B, T))
+        outputs = [y for y in build.node("ctc", "CTC", [x, labels, mask], [True, wanted]) if y is not None]
+        feeds = {"x": rng.standard_normal((B, T, N)).astype(dtype), "labels": rng.integers(-1 if seed % 5 == 0 else 0, N, (B, most))}
+        compare(build.model(outputs), feeds | {"mask": rng.random((B, T)) < 0.8})
+
 def streams():
     rng = np.random.default_rng(0)
     for name in models.NETWORKS:
@@ -129,13 +141,13 @@ def streams():
         assert all((c == 0xA5).all() for c in canaries), name
         canaries.clear()
 
-{"networks": networks, "streams": streams, "training": training}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
+{"ctc": ctc, "networks": networks, "streams": streams, "training": training}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
 print("inside")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs mprotect over 4 KiB pages")
-@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training"])
+@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training", "ctc"])
 def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory(what):
     path = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run(
