@@ -193,9 +193,9 @@ class Network(Layer):
         """Write the model file that `fastlstm.load` reads; to a path that ends in `.keras` the file that Keras 3 loads."""
         self.export(path) if Path(path).suffix == ".keras" else self.to_model().save(path)
 
-    def export(self, path: str | Path) -> None:
-        """Write a Keras 3 file of the network as it is now. Raise UnsupportedError naming a node that Keras lacks."""
-        self.to_model().export(path)
+    def export(self, path: str | Path, opset: int | None = None, right_padded: bool = False) -> None:
+        """Write a Keras 3 file or an ONNX graph of the network as it is now, as `fastlstm.Model.export` does."""
+        self.to_model().export(path, opset, right_padded)
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print a table of the layers: output shapes and numbers of parameters. `print_fn` takes it as text instead."""
