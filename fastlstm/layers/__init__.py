@@ -2,6 +2,7 @@
 
 from fastlstm.layers.attention import AdditiveAttention, Attention
 from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastlstm.layers.convolution import Conv1D
 from fastlstm.layers.core import ELU, Activation, Dense, Embedding, Identity, Lambda, LeakyReLU, Masking, ReLU, Softmax
 from fastlstm.layers.layer import Layer
@@ -52,6 +53,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -59,6 +61,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -73,8 +76,10 @@ __all__ = [
     "RepeatVector",
     "Reshape",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "Symbol",
     "Tensor",

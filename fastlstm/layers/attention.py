@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import InputError, ShapeError, UnsupportedError
+from fastlstm.errors import InputError, ShapeError
 from fastlstm.layers.build import Tensor
 from fastlstm.layers.layer import Layer, rate_of
 
@@ -21,7 +21,7 @@ class BaseAttention(Layer):
     """What Attention and AdditiveAttention share. A masked query gives zeros, and the output has the mask of the queries."""
 
     several = True
-    ignored = ("seed",)
+    seeded = True
 
     def __init__(self, use_scale: bool, dropout: float = 0.0, name: str | None = None, **options: Any):
         super().__init__(name, **options)
@@ -50,7 +50,7 @@ class BaseAttention(Layer):
             scores = build.node(f"{name}/masked", "Where", [mask, scores, away])
         shares = build.node(f"{name}/softmax", "Softmax", [scores], axis=-1)
         if build.training and self.dropout:
-            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name)
+            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name, self)
             shares = build.node(f"{name}/dropout", "Mul", [shares, kept])
         y = build.node(name, "MatMul", [shares, value])
         if query.mask is not None:
@@ -65,13 +65,7 @@ class BaseAttention(Layer):
         if of_value is not None:
             mask = build.node(f"{self.name}/values", "Unsqueeze", [of_value, build.ints(f"{self.name}.axes", 1)])
         if causal:
-            queries, values = scores.shape[1:]
-            if not isinstance(queries, int) or not isinstance(values, int):
-                raise self.fault(
-                    UnsupportedError,
-                    "use_causal_mask needs known numbers of steps: pass Input(shape=(steps, features))",
-                )
-            past = build.weight(f"{self.name}.causal", np.tril(np.ones((1, queries, values), bool)))
+            past = build.node(f"{self.name}/past", "CausalMask", [scores])
             mask = past if mask is None else build.node(f"{self.name}/causal", "And", [mask, past])
         return [] if mask is None else [mask]
 

@@ -94,7 +94,15 @@ class MaxPooling1D(Pooling1D):
     fill = "lowest"
 
     def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
-        return x.build.node(self.name, "ReduceMax", [windows], axes=(2,))
+        if self.pool_size == 1:
+            return x.build.node(self.name, "ReduceMax", [windows], axes=(2,))
+        # of equal steps the first has the gradient, as Max gives it; ReduceMax would share it
+        build, ones = x.build, x.build.ints(f"{self.name}.sizes", *[1] * self.pool_size)
+        parts = build.node(f"{self.name}/steps", "Split", [windows, ones], self.pool_size, axis=2)
+        axes = build.ints(f"{self.name}.axes", 2)
+        return build.node(
+            self.name, "Max", [build.node(f"{self.name}/step", "Squeeze", [part, axes]) for part in parts]
+        )
 
 
 class AveragePooling1D(Pooling1D):
