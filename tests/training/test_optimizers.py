@@ -6,6 +6,7 @@ from training import networks
 
 from fastlstm import optimizers
 from fastlstm.errors import FastLSTMError, InputError
+from fastlstm.training.flat import Layout
 
 STEPS = 20
 OPTIMIZERS = {
@@ -86,6 +87,48 @@ def test_schedules_are_keras_s(name):
     theirs = getattr(networks.keras().optimizers.schedules, kind)(*arguments, **options)
     for step in range(30):
         assert ours(step) == pytest.approx(float(theirs(step)), rel=2e-5, abs=1e-8)
+
+
+# Each optimizer with each way to bound a gradient, and each to move the learning rate, on gradients that are given. Keras computes schedules in
+# float32 in float64 too.
+KINDS = ("SGD", "RMSprop", "Adam", "AdamW", "Adamax", "Nadam", "Adagrad", "Adadelta")
+CLIPS = ({}, {"clipvalue": 0.5}, {"clipnorm": 0.75}, {"global_clipnorm": 1.25})
+RATES = {
+    "number": lambda s: 2.0**-6,
+    "exponential": lambda s: s.ExponentialDecay(2.0**-6, 8, 0.5),
+    "exponential staircase": lambda s: s.ExponentialDecay(2.0**-6, 8, 0.5, staircase=True),
+    "inverse time": lambda s: s.InverseTimeDecay(2.0**-6, 8, 0.5),
+    "polynomial": lambda s: s.PolynomialDecay(2.0**-6, 16, 2.0**-9, power=2.0, cycle=True),
+    "cosine": lambda s: s.CosineDecay(2.0**-9, 16, warmup_target=2.0**-6, warmup_steps=4),
+    "cosine restarts": lambda s: s.CosineDecayRestarts(2.0**-6, 8, t_mul=2.0, m_mul=0.5),
+    "piecewise": lambda s: s.PiecewiseConstantDecay([5, 11], [2.0**-6, 2.0**-7, 2.0**-8]),
+}
+SHAPES = {"kernel": (7, 5), "bias": (5,), "table": (3, 2)}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("decay", [None, 2.0**-4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_clip_and_schedule_of_every_optimizer_agrees_with_keras(kind, decay, dtype):
+    k = networks.keras(dtype)
+    pairs = [*((clip, "number") for clip in CLIPS), *(({}, name) for name in RATES if name != "number")]
+    for clip, name in pairs:
+        rate = RATES[name]
+        options = networks.rounded(kind, {"weight_decay": decay, **clip})
+        rng = np.random.default_rng(1)
+        arrays = {key: rng.standard_normal(shape).astype(dtype) for key, shape in SHAPES.items()}
+        layout = Layout(arrays)
+        flat = layout.gather(arrays)
+        variables = [k.Variable(array, dtype=dtype) for array in arrays.values()]
+        ours = getattr(optimizers, kind)(learning_rate=rate(optimizers.schedules), **options)
+        theirs = getattr(k.optimizers, kind)(learning_rate=rate(k.optimizers.schedules), **options)
+        ours.build(layout)
+        for _ in range(STEPS):
+            gradients = {key: rng.standard_normal(shape).astype(dtype) for key, shape in SHAPES.items()}
+            theirs.apply([k.ops.convert_to_tensor(g) for g in gradients.values()], variables)
+            ours.apply(flat, layout.gather(gradients))
+        worst = max(np.abs(a - np.array(b)).max() for a, b in zip(layout.views(flat).values(), variables, strict=True))
+        assert worst < (1e-8 if dtype == "float64" else 1e-4), (clip, name)
 
 
 def test_a_schedule_moves_the_learning_rate_of_each_step():
