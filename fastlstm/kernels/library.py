@@ -41,6 +41,7 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "dense_forward": ("dense", STORED),
     "dense_quantised_forward": ("dense", INT8),
     "dense_scaled_forward": ("dense", INT8),
+    "depthwise_forward": ("depthwise", FLOATS),
     "distinct_forward": ("carrying", ANY),
     "gather_forward": ("lookups", BITS),
     "gru_after_forward": ("gru", STORED),

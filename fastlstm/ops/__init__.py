@@ -2,27 +2,34 @@
 
 from fastlstm.ops import (
     contractions,
+    control,
     convolution,
     ctc,
+    einsum,
     elementwise,
     entropy,
     lookups,
     masks,
     normalisation,
     one_hot,
+    ordering,
+    padding,
     rearranging,
     recurrent,
     reductions,
     shape_values,
     steps,
     views,
+    windows,
 )
 from fastlstm.ops.op import find, registered
 
 __all__ = [
     "contractions",
+    "control",
     "convolution",
     "ctc",
+    "einsum",
     "elementwise",
     "entropy",
     "find",
@@ -30,6 +37,8 @@ __all__ = [
     "masks",
     "normalisation",
     "one_hot",
+    "ordering",
+    "padding",
     "rearranging",
     "recurrent",
     "reductions",
@@ -37,4 +46,5 @@ __all__ = [
     "shape_values",
     "steps",
     "views",
+    "windows",
 ]
