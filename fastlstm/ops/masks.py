@@ -13,10 +13,8 @@ from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
-    Back,
     Emit,
     HostOp,
-    Op,
     Slot,
     Value,
     register,
@@ -127,31 +125,3 @@ class AnyNotEqual(HostOp):
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(0, len(required(args).shape or ()) - 1)]
-
-
-@register
-class CausalMask(Op):
-    """Whether each value comes no later than each query: (Tq, Tv) for scores X (..., Tq, Tv), of which the sizes alone count."""
-
-    name = "CausalMask"
-    inputs = (Slot("X"),)
-
-    def infer(self, node: Node, args: Args) -> list[Value]:
-        x = required(args)
-        if x.shape is not None and len(x.shape) < 2:
-            raise shape_error(node, "input X", x.shape, "(..., queries, values)")
-        return [Value(np.dtype(bool), None if x.shape is None else x.shape[-2:])]
-
-    def lower(self, node: Node, args: Args, outs: Sequence[Value | None], emit: Emit) -> None:
-        x, out = required(args), outs[0]
-        assert x.shape is not None and out is not None
-        queries, values = (int(d) for d in x.shape[-2:])
-        past = emit.packed(("past", queries, values), [], lambda: np.tri(queries, values, dtype=bool))
-        emit.alias(out, past)
-
-    def adjoint(self, node: Node, back: Back) -> list:
-        return [None]
-
-    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
-        rank = len(required(args).shape or ())
-        return [(0, rank - 2), (0, rank - 1)]
