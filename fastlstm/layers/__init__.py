@@ -2,6 +2,7 @@
 
 from fastlstm.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastlstm.layers.convolution import (
     Conv1D,
     Conv2D,
@@ -105,6 +106,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -114,6 +116,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -135,8 +138,10 @@ __all__ = [
     "SeparableConv1D",
     "SeparableConv2D",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "Symbol",
     "Tensor",

@@ -178,6 +178,11 @@ class Network(Layer):
             layer, role = self._places[name]
             Layer.adopt(layer, role, array)
 
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that the weight of this name, as the last graph for training gave it, is."""
+        layer, role = self._places[name]
+        return Layer.held(layer, role)
+
     # ---- what it becomes ----------------------------------------------------------------------------
     def to_model(self) -> SavedModel:
         """Return the model as it is now: a graph with copies of the weights, to save, run and stream."""
