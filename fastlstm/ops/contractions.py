@@ -134,7 +134,8 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> No
     workers = len(emit.workspace(dtype))
     # a worker that does a product by itself has a place of its own
     z = emit.scratch((workers, panels * M * width), dtype)
-    packed = emit.scratch((workers, depth * width * min(panels, emit.panels_together)), dtype)
+    # panels of b, then tiles of a and what the last vector of them writes past it
+    packed = emit.scratch((workers, depth * (width * min(panels, emit.panels_together) + M) + width), dtype)
     steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
     # pairs along the last of the axes before are one step of the program
     O = outer[-1] if outer else 1
