@@ -215,4 +215,4 @@ def lstm_steps_adjoint(kind, narrow, team, args):
         t = T - 1 - s if reverse else s
         for row in range(part[0], part[1]):
             cells_back(options, gates, cs, dh, dc, place, about, s, t, row, g_t, g_b, h_b, B, H, S)
-        add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail)
+        add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail, s)

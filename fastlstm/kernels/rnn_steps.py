@@ -53,7 +53,7 @@ def rnn_steps_forward(kind, narrow, team, args):
     for s in range(T):
         t = T - 1 - s if reverse else s
         zero_rows(sums, width, part)
-        add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail)
+        add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail, s)
         for row in range(part[0], part[1]):
             if is_masked(about, t, row):
                 for unit in range(0, H, L):
@@ -95,4 +95,4 @@ def rnn_steps_adjoint(kind, narrow, team, args):
         t = T - 1 - s if reverse else s
         for row in range(part[0], part[1]):
             cells_back(options, place, gates, g_t, g_b, dh, h_b, about, s, t, row, B, H, S)
-        add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail)
+        add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail, s)

@@ -13,6 +13,7 @@ from fastlstm.ops import (
     recurrent,
     reductions,
     shape_values,
+    squares,
     steps,
     views,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "reductions",
     "registered",
     "shape_values",
+    "squares",
     "steps",
     "views",
 ]
