@@ -1,6 +1,6 @@
 """Build and its tensors: a graph under construction, which knows the shape of every value as soon as it exists."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -148,6 +148,7 @@ class Build:
         op: str,
         inputs: Sequence[Tensor | None],
         outputs: int | Sequence[bool] = 1,
+        subgraphs: Mapping[str, Graph] | None = None,
         **attributes: AttributeValue,
     ) -> Any:
         """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""
@@ -159,7 +160,7 @@ class Build:
         given = ["" if tensor is None else tensor.name for tensor in inputs]
         while given and not given[-1]:
             given.pop()
-        node = Node(name, op, tuple(given), tuple(names), attributes)
+        node = Node(name, op, tuple(given), tuple(names), attributes, subgraphs or {})
         inference.find(op, name).check(node)
         args = inference.arguments(node, self.values)
         try:

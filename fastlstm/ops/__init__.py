@@ -2,13 +2,18 @@
 
 from fastlstm.ops import (
     contractions,
+    control,
     convolution,
+    ctc,
+    einsum,
     elementwise,
     entropy,
     lookups,
     masks,
     normalisation,
     one_hot,
+    ordering,
+    padding,
     rearranging,
     recurrent,
     reductions,
@@ -16,12 +21,16 @@ from fastlstm.ops import (
     squares,
     steps,
     views,
+    windows,
 )
 from fastlstm.ops.op import find, registered
 
 __all__ = [
     "contractions",
+    "control",
     "convolution",
+    "ctc",
+    "einsum",
     "elementwise",
     "entropy",
     "find",
@@ -29,6 +38,8 @@ __all__ = [
     "masks",
     "normalisation",
     "one_hot",
+    "ordering",
+    "padding",
     "rearranging",
     "recurrent",
     "reductions",
@@ -37,4 +48,5 @@ __all__ = [
     "squares",
     "steps",
     "views",
+    "windows",
 ]
