@@ -19,7 +19,6 @@ MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 # Cases of later work, with what they lack.
 LATER = {
-    "fdeep_recurrent_full": "ConvLSTM2D",
 }
 
 

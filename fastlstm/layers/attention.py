@@ -206,8 +206,8 @@ class MultiHeadAttention(Layer):
         return self.dropout > 0
 
     def shapes_of(self, x: Any, arguments: Mapping[str, Any]) -> Any:
-        value = arguments.get("value", x)
-        return [x.shape, value.shape, arguments.get("key", value).shape]
+        value = arguments.get("value") or x
+        return [x.shape, value.shape, (arguments.get("key") or value).shape]
 
     def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
         query, value, key = (shape[-1] for shape in x) if x else (None, None, None)

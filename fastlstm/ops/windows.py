@@ -91,7 +91,7 @@ class Windows(Op):
         stride, dilation, (before, after) = window_of(self, node)
         if before or after:
             T = x.shape[axis]
-            source = emit.scratch((*x.shape[:axis], before + T + after, *x.shape[axis + 1 :]), x.dtype)
+            source = emit.scratch((*x.shape[:axis], before + T + after, *x.shape[axis + 1 :]), x.dtype, lasts=True)
             source[...] = 0.0 if self.get(node, "fill") == "zero" else -np.inf
             emit.copy(source[(slice(None),) * axis + (slice(before, before + T),)], x)
             x = source

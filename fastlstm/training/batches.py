@@ -149,7 +149,7 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             _check_rest(ragged[0].shape[1:], spec)
             continue
         array = as_input(value, spec)
-        check_shape(array, spec, symbols)
+        check_shape(array, spec, symbols, free_axis=0)  # samples, of which a batch has some
         rows.append(_rows(array, np.dtype(spec.dtype)))
     _check_samples([(f"input {name!r}", len(one)) for name, one in zip(names, rows, strict=True)])
     return rows
@@ -290,6 +290,7 @@ class Samples:
     targets: list[Rows]
     weights: list[Array | None]
     batch_size: int = BATCH_SIZE
+    rows_of_states: int | None = None  # where states are kept from batch to batch: the size of every batch
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -306,8 +307,12 @@ class Samples:
             yield self.take(rows)
 
     def take(self, rows: slice | Array) -> Batch:
-        """Return some rows as a batch."""
+        """Return some rows as a batch. Raise ShapeError where the network keeps states of more or fewer rows."""
         inputs = [one.take(rows) for one in self.inputs]
+        if self.rows_of_states is not None and len(inputs[0][0]) != self.rows_of_states:
+            raise ShapeError(
+                f"a batch has {len(inputs[0][0])} samples: the network keeps states of {self.rows_of_states} from batch to batch"
+            )
         weights = [None if one is None else one[rows] for one in self.weights]
         targets = [one.take(rows)[0] for one in self.targets]
         return Batch([array for array, _ in inputs], [mask for _, mask in inputs], targets, weights)
@@ -323,7 +328,7 @@ class Samples:
         def cut(start: int, stop: int | None) -> Samples:
             weights = [None if one is None else one[start:stop] for one in self.weights]
             inputs, targets = ([one.cut(start, stop) for one in many] for many in (self.inputs, self.targets))
-            return Samples(inputs, targets, weights, self.batch_size)
+            return Samples(inputs, targets, weights, self.batch_size, self.rows_of_states)
 
         return cut(0, at), cut(at, None)
 
@@ -333,6 +338,8 @@ class Reader:
 
     def __init__(self, specs: Sequence[TensorSpec], targets: Sequence[Target], names: Sequence[str]):
         self.specs, self.targets, self.names = specs, targets, names
+        first = (specs[0].shape or (None,))[0]
+        self.rows_of_states = first if isinstance(first, int) else None
 
     def samples(
         self,
@@ -342,12 +349,21 @@ class Reader:
         class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
     ) -> Samples:
-        """Return checked rows. Raise InputError, ShapeError or DTypeError before anything is computed."""
-        size = BATCH_SIZE if batch_size is None else batch_size
+        """Return checked rows. Raise InputError, ShapeError or DTypeError before anything is computed.
+
+        Where states are kept from batch to batch, `batch_size` is the number of rows that have them.
+        """
+        rows = self.rows_of_states
+        size = (rows or BATCH_SIZE) if batch_size is None else batch_size
         if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
             raise InputError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
         inputs = inputs_of(x, self.specs)
-        samples = Samples(inputs, [], [], int(size))
+        if rows is not None and (size != rows or len(inputs[0]) % rows):
+            what = f"batch_size={size}" if size != rows else f"there are {len(inputs[0])} samples"
+            raise ShapeError(
+                f"{what}: the network keeps states of {rows} samples from batch to batch, pass batches of {rows}"
+            )
+        samples = Samples(inputs, [], [], int(size), rows)
         if not self.targets:
             return samples
         if y is None:

@@ -91,7 +91,8 @@ class TrainingBuild(Build):
     def _recurrent(self, name: str, op: str, inputs: list, outputs: int | Sequence[bool], attributes: dict) -> Any:
         """Add the projection of x and the steps; b of an LSTM or RNN, and b of a GRU, go into the projection.
 
-        Two inputs may follow those of the op, what each gate drops of h (G, B, H) and of x (G, B, 1, I), or (1, B, 1, I) where all drop the same.
+        Two inputs may follow those of the op, what each gate multiplies h by, (G, B, H), and x, (G, ...) with one step,
+        or (1, ...) where all gates share it.
         """
         slots = len(find(op).inputs)
         inputs += [None] * (slots + 2 - len(inputs))
