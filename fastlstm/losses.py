@@ -454,7 +454,8 @@ _BY_NAME |= {
     short: _BY_NAME[long]
     for long, shorts in {
         "binary_crossentropy": ("bce", "BCE"),
-        "kl_divergence": ("kld", "KLD"),
+        "huber": ("huber_loss",),
+        "kl_divergence": ("kld", "KLD", "kullback_leibler_divergence"),
         "log_cosh": ("logcosh",),
         "mean_absolute_error": ("mae", "MAE"),
         "mean_absolute_percentage_error": ("mape", "MAPE"),

@@ -81,6 +81,18 @@ class Network(Layer):
         raise self.fault(InputError, f"has no layer {name!r}; it has {one_of(layer.name for layer in self.layers)}")
 
     @property
+    def input(self) -> Any:
+        """The symbol of the input; a list of them for several inputs."""
+        self._need_built()
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
+    def output(self) -> Any:
+        """The symbol of the output; a list of them for several outputs."""
+        self._need_built()
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+    @property
     def input_names(self) -> list[str]:
         """The names of the inputs."""
         return [spec.name for spec in self.input_specs]
