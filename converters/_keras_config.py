@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from fastlstm.converters.keras_legacy import modern_layer, without_merge
 from fastlstm.errors import ModelFileError, UnsupportedError, one_of
 
 MAX_JSON = 16 << 20
@@ -53,7 +54,12 @@ def _normal(layer: Any, where: str) -> Config:
         found = {"layers": found}
     if not isinstance(found, dict):
         raise ModelFileError(f"{where}: {layer['class_name']} has no config but {str(found)[:80]}")
-    config: Config = dict(found)
+    if layer["class_name"] == "Sequential" and isinstance(found.get("layers"), list):
+        merged = without_merge(found.get("name"), found["layers"])
+        if merged is not None:
+            return _normal(merged, where)
+    layer = modern_layer({**layer, "config": found})
+    config: Config = dict(layer["config"])
     layers = config.get("layers")
     if layer["class_name"] in MODELS:
         if not isinstance(layers, list):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fastlstm.converters._keras_config import MODELS, Config, children, layer_name, model_config, parse_json
+from fastlstm.converters.keras_legacy import modern_weights
 from fastlstm.errors import InputError, ModelFileError, UnsupportedError, one_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class KerasFile:
         `path` is a layer's name, or names joined by "/" for a layer inside a nested model or wrapped model:
         "encoder/lstm", "time_distributed/cnn/conv1d". A wrapper gives the weights of what it wraps (Bidirectional:
         forward, then backward); a nested model those of its layers, layer by layer. A layer without weights gives [].
-        The state of random number generators is left out. `.h5` and `.keras` of one model give equal arrays.
+        The state of random number generators is left out. `.h5` and `.keras` of one model give equal arrays. Layouts of
+        Keras 1, cuDNN and Theano are brought to that of Keras 2; what was several arrays has the name of the first.
         Raises InputError for a name that the configuration lacks, ModelFileError for damage.
         """
         chain = [self.config]
@@ -77,7 +79,15 @@ class KerasFile:
             name = max(fits, key=len)
             chain.append(names[name])
             rest = rest[len(name) + 1 :]
-        return self._weights(chain[1:])
+        return self._collect(chain[1:])
+
+    def _collect(self, chain: list[Config]) -> Weights:
+        """Return the weights of the last layer of a chain, those of a nested model layer by layer."""
+        layer = chain[-1]
+        if layer["class_name"] in (*MODELS, "TimeDistributed") and children(layer):
+            return [weight for child in children(layer) for weight in self._collect([*chain, child])]
+        later = not self.keras_version.startswith("1")  # Keras 1 did not always name its backend
+        return modern_weights(layer, self._weights(chain), self.backend or ("tensorflow" if later else None))
 
 
 def sniff(data: bytes) -> Literal["keras-zip", "hdf5"] | None:
@@ -197,23 +207,15 @@ def _listed_weights(base: "Group", names: list[str], model: Config, where: str) 
         listed = [name for name in listed if "seed_generator" not in name]
         for outer, inner in pairwise(chain):
             listed = _split(listed, outer, where)[layer_name(inner)]
-        return [(name, _dataset(base, f"{top}/{name}", where).read()) for name in _in_order(listed, chain[-1], where)]
+        return [(name, _dataset(base, f"{top}/{name}", where).read()) for name in listed]
 
     return weights
-
-
-def _in_order(listed: list[str], layer: Config, where: str) -> list[str]:
-    """Order the weights of a nested model layer by layer: Keras lists all trainable ones before the others."""
-    if not children(layer):
-        return listed
-    parts = _split(listed, layer, where)
-    return [name for child in children(layer) for name in _in_order(parts[layer_name(child)], child, where)]
 
 
 def _split(listed: list[str], outer: Config, where: str) -> dict[str, list[str]]:
     """Give each weight of a nested model to the layer whose name it holds: `outer/lstm/lstm_cell/kernel:0` to lstm.
 
-    Keras 2 leaves out the names of models in between, so the names of all layers below count.
+    Keras 2 leaves out the names of models in between, so the names of all layers below count; Keras 1 wrote lstm_1_W_i.
     """
     parts: dict[str, list[str]] = {layer_name(child): [] for child in children(outer)}
     if len(parts) == 1:
@@ -223,7 +225,9 @@ def _split(listed: list[str], outer: Config, where: str) -> dict[str, list[str]]
         for name in _names_below(child):
             owners.setdefault(name, set()).add(layer_name(child))
     for weight in listed:
-        path = weight.split("/")[:-1]
+        path = (
+            weight.split("/")[:-1] or sorted((name for name in owners if weight.startswith(f"{name}_")), key=len)[-1:]
+        )
         steps = path[1:] if len(path) > 1 and path[0] == layer_name(outer) and path[1] in owners else path
         named = next(({step} if step in parts else owners[step] for step in steps if step in owners), set())
         if len(named) != 1:

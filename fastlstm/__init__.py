@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
-    from fastlstm.models import Input, Sequential, gru, lstm, rnn
+    from fastlstm.models import Input, Sequential, ctc, gru, lstm, rnn
     from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
@@ -50,6 +50,7 @@ _LATER = {
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "ctc": "fastlstm.models.functions",
     "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
     "value_and_grad": "fastlstm.training.trainable",
@@ -106,6 +107,7 @@ __all__ = [
     "VerificationError",
     "callbacks",
     "convert",
+    "ctc",
     "data",
     "gru",
     "initializers",

@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -115,9 +116,10 @@ class History(Callback):
         self.epoch: list[int] = []
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
+        with nullcontext() if self.model is None else self.model.uninterrupted:
+            self.epoch.append(epoch)
+            for name, value in (logs or {}).items():
+                self.history.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
         return f"History({len(self.epoch)} epochs of {', '.join(self.history)})"

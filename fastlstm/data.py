@@ -1,4 +1,5 @@
-"""Data helpers that programs for Keras lean on: padded sequences, sliding windows, one-hot classes, and a tokenizer of words or characters."""
+"""Data helpers that programs for Keras lean on: padded sequences, sliding windows, one-hot classes, a tokenizer of words or characters, and
+the labels that CTC's logits spell."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,7 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.decoding import ctc_decode
 from fastlstm.errors import InputError, ModelFileError, ShapeError
+
+__all__ = [
+    "FILTERS", "Tokenizer", "ctc_decode", "pad_sequences", "timeseries_windows", "to_categorical", "tokenizer_from_json",
+]  # fmt: skip
 
 FILTERS = '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n'
 

@@ -45,6 +45,15 @@ class Model:
         """
         format.write_atomically(path, (self if weights is None else self.narrowed(weights)).to_bytes())
 
+    def export(self, path: str | os.PathLike) -> None:
+        """Write a Keras 3 file (`.keras`) that Keras loads with the same outputs. Raise UnsupportedError naming a node that Keras lacks.
+
+        >>> fastlstm.convert("old.h5").export("new.keras")
+        """
+        from fastlstm.converters.to_keras import keras_bytes
+
+        format.write_atomically(path, keras_bytes(self))
+
     def to_bytes(self) -> bytes:
         """Return the bytes of the model file."""
         return format.to_bytes(Contents(self.graph, dict(self.weights), dict(self.metadata), self.example))

@@ -1,6 +1,7 @@
 """What every test sees: hypothesis profiles, and where the real cases are."""
 
 import os
+import re
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +12,12 @@ hypothesis.settings.register_profile("dev", deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 CASES = Path(os.environ.get("FASTLSTM_CASES", Path(__file__).parents[2] / "shared" / "cases"))
+
+
+def fenced(page: str, kind: str) -> list[str]:
+    """Return the code blocks of a kind in a page of docs/."""
+    text = (Path(__file__).parents[1] / "docs" / page).read_text()
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.S | re.M)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ An activation is a tuple (name, alpha, beta); a function without parameters has 
 All functions compute in `dtype`: float64 is the truth, float32 shows what rounding alone does to the same equations.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -207,3 +208,13 @@ def layer_norm(x, gamma, beta, *, axis=-1, eps=1e-3, dtype=np.float64):
 def batch_norm(x, gamma, beta, mean, var, *, eps=1e-3, dtype=np.float64):
     x, gamma, beta, mean, var = cast(dtype, x, gamma, beta, mean, var)
     return gamma * (x - mean) / np.sqrt(var + float(eps)) + beta
+
+
+def spelled(x, blank=0):
+    """Return the chances of all that logits x (T, N) spell, by labels: every path over the steps, repeated classes merged, blanks left out."""
+    p = np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+    chances = {}
+    for path in itertools.product(range(x.shape[1]), repeat=len(x)):
+        labels = tuple(k for k, _ in itertools.groupby(path) if k != blank)
+        chances[labels] = chances.get(labels, 0.0) + math.prod(p[t, k] for t, k in enumerate(path))
+    return chances

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import fenced
 
 from fastlstm import callbacks, layers, losses, metrics, optimizers
 from fastlstm.converters import from_onnx, keras_layers, onnx_graph
@@ -66,7 +67,7 @@ def test_the_lists_of_what_is_supported_are_the_registries(after, names):
 
 
 def _programs(engine: str) -> list[str]:
-    return re.findall(rf"^```python {engine}\n(.*?)^```$", (DOCS / "from-keras.md").read_text(), re.S | re.M)
+    return fenced("from-keras.md", f"python {engine}")
 
 
 def test_programs_for_keras_and_for_fastlstm_differ_in_their_imports_alone():

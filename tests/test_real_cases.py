@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CASES
+from conftest import CASES, fenced
 
 import fastlstm
 from fastlstm import layers
@@ -19,9 +19,6 @@ MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 # Cases of later work, with what they lack.
 LATER = {
-    "fdeep_recurrent_full": "ConvLSTM2D",
-    "keras_pincelate_orth_phon": "weights-only files in three parts",
-    "keras_textgenrnn_cudnn": "CuDNN layouts and a custom layer",
 }
 
 
@@ -56,12 +53,65 @@ def _assert_close(name: str, got: np.ndarray, expected: np.ndarray, case: dict) 
     np.testing.assert_allclose(got, expected, rtol=0, atol=case["atol"], err_msg=name)
 
 
-@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
-def test_outputs_agree_with_the_recorded_ones(case, model):
+# What users of weights-only files supply: their architecture and its own classes, and which records are of which file.
+PINCELATE = {
+    "orth-phon-training.h5": ("architecture.json", ["io.npz"]),
+    "orth-phon-infer-encoder.h5": ("architecture_encoder.json", ["io_encoder.npz"]),
+    "orth-phon-infer-decoder.h5": ("architecture_decoder.json", ["io_decoder.npz"]),
+}
+
+
+def _textgenrnn(monkeypatch: pytest.MonkeyPatch) -> dict:
+    """Run the programs of docs/custom-layers.md and return their names."""
+    monkeypatch.chdir(CASES / "keras_textgenrnn_cudnn")
+    names: dict = {}
+    for program in fenced("custom-layers.md", "python textgenrnn"):
+        exec(compile(program, "custom-layers.md", "exec"), names)
+    return names
+
+
+def _convert(case: dict, model: str, monkeypatch: pytest.MonkeyPatch) -> tuple[fastlstm.Model, list[str]]:
+    """Return the converted file and its records."""
     folder = CASES / case["id"]
-    session = fastlstm.Session(fastlstm.convert(folder / model))
+    if case["id"] == "keras_textgenrnn_cudnn":
+        return _textgenrnn(monkeypatch)["model"], case["io"]
+    if case["id"] == "keras_pincelate_orth_phon":
+        architecture, records = PINCELATE[model]
+        return fastlstm.convert(folder / model, architecture=folder / architecture), records
+    return fastlstm.convert(folder / model), case["io"]
+
+
+def test_the_worked_example_of_a_custom_layer_writes_the_recorded_text(monkeypatch, capsys):
+    _textgenrnn(monkeypatch)
+    recorded = json.loads((CASES / "keras_textgenrnn_cudnn" / "case.json").read_text())["greedy_text"]
+    assert capsys.readouterr().out.rstrip("\n") == recorded
+
+
+def test_pincelate_gives_its_authors_sounds_for_a_word():
+    """Encoder, then decoder fed its own output, as the author ran them with Keras 2.2.4; the first row is the start given."""
+    folder = CASES / "keras_pincelate_orth_phon"
+    literal = np.load(folder / "literal_allison.npz")
+    encoder, decoder = (
+        fastlstm.Session(
+            fastlstm.convert(folder / f"orth-phon-infer-{part}.h5", architecture=folder / f"architecture_{part}.json")
+        )
+        for part in ("encoder", "decoder")
+    )
+    sounds = literal["expected_phoneme_features"].astype(np.float32)
+    x, h = sounds[None, :1], encoder.run(literal["word_onehot"])
+    for sound in sounds[1:]:
+        results = decoder.run({"training_decoder_inputs": x, "input_3": h})
+        x, h = (results[spec.name] for spec in decoder.outputs)
+        np.testing.assert_allclose(x[0, 0], sound, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
+def test_outputs_agree_with_the_recorded_ones(case, model, monkeypatch):
+    folder = CASES / case["id"]
+    converted, records = _convert(case, model, monkeypatch)
+    session = fastlstm.Session(converted)
     compared = 0
-    for record in case["io"]:
+    for record in records:
         if record.startswith("io"):
             given = _named(_arrays(folder / record, "in_"), session.inputs, case)
             results = session.run(given)

@@ -38,7 +38,11 @@ def _parser() -> argparse.ArgumentParser:
     convert = adding.add_parser("convert", help="a Keras file or ONNX graph to a fastlstm file, verified")
     convert.add_argument("source", type=Path, help=".keras, .h5 or .onnx file, told apart by content")
     convert.add_argument(
-        "-o", "--output", type=Path, required=True, help="the file to write, such as model.safetensors"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file",
     )
     convert.add_argument("--weights", choices=STORAGE, help="storage of the weight matrices (default: as they are)")
     convert.add_argument(

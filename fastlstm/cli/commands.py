@@ -19,9 +19,12 @@ Results = tuple[dict[str, Any], str]
 
 
 def convert(given: Namespace) -> Results:
-    """Convert a source file, verify it, and write it in the storage asked for."""
+    """Convert a source file, verify it, and write it in the storage asked for, or as a Keras 3 file."""
     files.check_output(given.output, given.source, *filter(None, (given.example, given.architecture)))
     files.check_source(given.source, ("keras", "onnx"), "convert takes")
+    to_keras = given.output.suffix == ".keras"
+    if to_keras and given.weights:
+        raise InputError(f"--weights {given.weights} is of fastlstm files; a Keras file holds float32")
     if given.example:
         files.check_archive(given.example)
     with progress.working(f"converting {given.source}"):
@@ -33,7 +36,7 @@ def convert(given: Namespace) -> Results:
         stored, narrow = _stored(model, given.weights)
     _require(report)
     _require(narrow, f" with {given.weights} weights: store them wider")
-    stored.save(given.output)
+    stored.export(given.output) if to_keras else stored.save(given.output)
     size = given.output.stat().st_size
     lines = [str(report) if report else f"{NOT_VERIFIED}{why}"]
     lines += _lost(given.weights, report, narrow)

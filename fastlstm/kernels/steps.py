@@ -37,8 +37,8 @@ def is_masked(about, t, row):
 def make_walk(rows, tail_rows, gates: int, cells):
     """Return the loop over steps: h U of some rows, panel by panel, each followed by its `cells`.
 
-    cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S) ends step s for the rows m to m + n of the vector of units at `unit`, whose products
-    with the gates' columns of U (and b before them) are at z0, `stride` apart.
+    cells(tape, about, s, t, z, z0, z_b, stride, m, n, unit, B, H, S) ends step s for the rows m to m + n of the vector of units at `unit`, whose products
+    with the gates' columns of U (and b before them) are at z0, rows z_b and gates `stride` apart.
     """
 
     @routine
@@ -59,7 +59,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
                         stride = tail * L // 4
                     else:
                         rows(n, 1, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
-                    cells(tape, about, s, t, z, z0, stride, m, n, panel * L, B, H, S)
+                    cells(tape, about, s, t, z, z0, 4 * L, stride, m, n, panel * L, B, H, S)
 
     return walk
 
@@ -136,8 +136,9 @@ def zero_rows(y, y_stride, part):
 
 
 @routine
-def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail):
-    """y[m] += x[m] W for the rows of one worker; W (K, N) as panels of 4 vectors of columns, y of whole vectors."""
+def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N, tail):
+    """y[m] += x[m] W for the rows of one worker; W (K, N) as panels of 4 vectors of columns, y of whole vectors. weights, target: array, start."""
+    (W, W0), (y, y0) = weights, target
     L, none = lanes(y), np.intp(0)
     panels = none, (N + 4 * L - 1) // (4 * L)
     count, done = part[1] - part[0], none
@@ -146,9 +147,15 @@ def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail):
         panel, p = next_panels(panels, tail, False, done, at_once)
         done += p
         following = min(panel + p, panels[1] - 1)
-        at = y, part[0] * y_stride + panel * 4 * L, y_stride
-        source = x, x0 + part[0] * x_stride, x_stride, K, W, panel * size, size, following * size
+        at = y, y0 + part[0] * y_stride + panel * 4 * L, y_stride
+        source = x, x0 + part[0] * x_stride, x_stride, K, W, W0 + panel * size, size, W0 + following * size
         if is_tail(panels, tail, panel):
             dense_tail_rows(count, tail, at, source, no_source(x, x0, x_stride, W), at)
         else:
             dense_rows(count, p, at, source, no_source(x, x0, x_stride, W), at)
+
+
+@inline
+def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail):
+    """The same from the starts of both arrays."""
+    add_product_at(x, x0, x_stride, K, (W, np.intp(0)), size, (y, np.intp(0)), y_stride, part, N, tail)

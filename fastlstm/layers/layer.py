@@ -275,8 +275,7 @@ class Layer:
         first = next(leaf for leaf in leaves(x) if isinstance(leaf, Tensor))
         if not self.built:
             dtype = first.value.dtype.name if first.value.dtype.kind == "f" else "float32"
-            shapes = [t.shape for t in x] if isinstance(x, list | tuple) else x.shape
-            self.make_weights(shapes, self.dtype or dtype)
+            self.make_weights(self.shapes_of(x, arguments), self.dtype or dtype)
         build: Build = first.build
         mode = build.training
         if training and not mode and self.differs_in_training:
@@ -292,6 +291,10 @@ class Layer:
             for tensor in leaves(y):
                 self._penalise_activity(tensor)
         return y
+
+    def shapes_of(self, x: Any, arguments: Mapping[str, Any]) -> Any:
+        """Return the shape that `weight_shapes` is given: of the input, or a list of them for several inputs."""
+        return [t.shape for t in x] if isinstance(x, list | tuple) else x.shape
 
     @property
     def differs_in_training(self) -> bool:

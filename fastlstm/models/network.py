@@ -11,9 +11,9 @@ from fastlstm.graph import TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.operations import Operator
+from fastlstm.layers.order import ordered
 from fastlstm.layers.symbolic import Call, InputLayer, Symbol, leaves
 from fastlstm.model import Model as SavedModel
-from fastlstm.models.order import ordered
 from fastlstm.models.summary import summarize
 
 
@@ -190,8 +190,12 @@ class Network(Layer):
         return SavedModel(model.graph, weights, model.metadata)
 
     def save(self, path: str | Path) -> None:
-        """Write the model file that `fastlstm.load` reads."""
-        self.to_model().save(path)
+        """Write the model file that `fastlstm.load` reads; to a path that ends in `.keras` the file that Keras 3 loads."""
+        self.export(path) if Path(path).suffix == ".keras" else self.to_model().save(path)
+
+    def export(self, path: str | Path) -> None:
+        """Write a Keras 3 file of the network as it is now. Raise UnsupportedError naming a node that Keras lacks."""
+        self.to_model().export(path)
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print a table of the layers: output shapes and numbers of parameters. `print_fn` takes it as text instead."""

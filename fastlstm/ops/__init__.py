@@ -4,6 +4,7 @@ from fastlstm.ops import (
     contractions,
     control,
     convolution,
+    ctc,
     einsum,
     elementwise,
     entropy,
@@ -19,6 +20,7 @@ from fastlstm.ops import (
     shape_values,
     steps,
     views,
+    windows,
 )
 from fastlstm.ops.op import find, registered
 
@@ -26,6 +28,7 @@ __all__ = [
     "contractions",
     "control",
     "convolution",
+    "ctc",
     "einsum",
     "elementwise",
     "entropy",
@@ -43,4 +46,5 @@ __all__ = [
     "shape_values",
     "steps",
     "views",
+    "windows",
 ]

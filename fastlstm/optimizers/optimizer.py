@@ -99,7 +99,6 @@ class Optimizer:
         """Make the arrays for weights of this layout, unless they are there."""
         if self._layout is layout:
             return
-        self._layout = layout
         zeros = layout.new()
         self._scratch = [zeros, np.empty_like(zeros)]
         for slot in self.slots:
@@ -109,6 +108,7 @@ class Optimizer:
                 raise ShapeError(
                     f"optimizer {self.name!r} was made for other weights: it keeps {self.state[slot].size} numbers, the network has {zeros.size}"
                 )
+        self._layout = layout
 
     def start(self, slot: str, layout: Layout) -> np.ndarray:
         """Return the array of a slot before the first step."""

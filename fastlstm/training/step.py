@@ -38,13 +38,15 @@ class EvaluationBuild(TrainingBuild):
 class Objective:
     """What one output is compared with: `loss(target, output)` gives values per sample, (B,) or (B, T), which are weighted and averaged.
 
-    `reduction` is Keras's: "sum_over_batch_size" divides by the number of values, of those that are not masked if there is a mask.
+    `reduction` is Keras's: "sum_over_batch_size" divides by the number of values, of those that are not masked if there is a mask, unless the
+    loss itself `reads_mask`.
     """
 
     loss: Callable[[Tensor, Tensor], Tensor]
     target: TensorSpec
     weight: float = 1.0
     reduction: str = "sum_over_batch_size"
+    reads_mask: bool = False
 
 
 @dataclass
@@ -248,7 +250,7 @@ def reduced(build: Build, prediction: Tensor, objective: Objective) -> tuple[Ten
         return values, lambda target, weight: []
     rank = len(values.shape)
     weight = build.input(f"weights of {name}", dtype.name, values.shape)
-    mask = _joined(build, prediction.mask, values.mask)
+    mask = None if objective.reads_mask else _joined(build, prediction.mask, values.mask)
     weights, counts = weight, mask is not None and reduction in ("sum_over_batch_size", "mean")
     if mask is not None:
         if len(mask.shape) > rank:

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from fastlstm import losses, optimizers
 from fastlstm.callbacks import BackupAndRestore, CallbackList, History, TerminateOnNaN
 from fastlstm.errors import InputError, TrainingError, UnsupportedError, one_of
 from fastlstm.graph import TensorSpec
+from fastlstm.interrupts import Interrupts
 from fastlstm.losses import Loss
 from fastlstm.randomness import generator
 from fastlstm.training import checkpoint
@@ -210,7 +213,7 @@ class Trainable:
                 target = next(given)
                 shape = weights.output_shapes[k][:1] + _shape_of(loss, weights.output_shapes[k], target)
                 spec = TensorSpec(f"target of {self.output_names[k]}", target.dtype.name, shape)
-                objectives[k] = Objective(loss.call, spec, share, loss.reduction)
+                objectives[k] = Objective(loss.call, spec, share, loss.reduction, loss.reads_mask)
                 shapes.append(shape)
         key = training, outputs, with_loss, masked, tuple(shapes)
         if key not in self._steps:
@@ -237,13 +240,15 @@ class Trainable:
             raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         optimizer.build(weights.parameters)
         random = lambda: random_stream(seed, DRAWING, optimizer.iterations) if step.draws else None
-        arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved, weights.kept
-        before = weights.kept.copy() if step.updates else weights.kept
-        results = step.run(*arrays, weights.gradient, random())
+        arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved
+        kept = weights.kept.copy() if step.updates else weights.kept
+        results = step.run(*arrays, kept, weights.gradient, random())
         if not np.isfinite(results.loss):
-            arrays = (*arrays[:-1], before)
-            check_finite(results.loss, where(), lambda: step.first_bad_value(*arrays, random()))
-        optimizer.apply(weights.moved, weights.gradient)
+            check_finite(results.loss, where(), lambda: step.first_bad_value(*arrays, weights.kept, random()))
+        with self.uninterrupted:
+            if step.updates:
+                np.copyto(weights.kept, kept)
+            optimizer.apply(weights.moved, weights.gradient)
         return results
 
     def _test(self, batch: Batch, outputs: bool) -> Results:
@@ -282,7 +287,7 @@ class Trainable:
         `x` and `y`: arrays, lists, dicts, lists of sequences of different lengths, or in x batches (x, y) or (x, y, sample_weight) of a
         generator or iterable. `validation_split` takes the last part of the samples before they are shuffled. With the same `seed`, weights and
         data every run gives the same bits. Raise before any step for data that do not fit, and TrainingError where a loss is not finite.
-        After Ctrl-C the network keeps what it has learnt, and `history` the epochs that ended.
+        After Ctrl-C the network keeps what whole steps have taught it, and `history` the epochs that ended.
         """
         self._need_compiled("fit")
         self._need_weights(x)
@@ -306,25 +311,41 @@ class Trainable:
         self.stop_training = False
         lenient = any(isinstance(callback, TerminateOnNaN) for callback in given)
         logs: dict[str, Any] = {}
-        called.on_train_begin()
-        try:
-            first = self._go_on(initial_epoch)
-            for epoch in range(first, epochs):
-                self._epoch = epoch
-                called.on_epoch_begin(epoch)
-                logs = self._fit_epoch(epoch, data, shuffle, called, lenient)
-                if validation is not None and _due(epoch, validation_freq):
-                    found = self._evaluate(validation, called)
-                    logs |= {f"val_{name}": value for name, value in found.items()}
-                self._epoch = epoch + 1
-                called.on_epoch_end(epoch, logs)
-                if self.stop_training:
-                    break
-        finally:
-            called.on_train_end(logs)
+        with self._interrupts:
+            called.on_train_begin()
+            try:
+                self._first_epoch = self._go_on(initial_epoch)
+                for epoch in range(self._first_epoch, epochs):
+                    called.on_epoch_begin(epoch)
+                    logs = self._fit_epoch(epoch, data, shuffle, called, lenient)
+                    if validation is not None and _due(epoch, validation_freq):
+                        found = self._evaluate(validation, called)
+                        logs |= {f"val_{name}": value for name, value in found.items()}
+                    called.on_epoch_end(epoch, logs)
+                    if self.stop_training:
+                        break
+            finally:
+                called.on_train_end(logs)
         return self.history
 
-    _epoch = 0
+    _first_epoch = 0
+
+    @property
+    def _epoch(self) -> int:
+        """The epoch that comes after those that have ended."""
+        if self._resumed is not None:
+            return self._resumed.epoch
+        ended = self.history.epoch if hasattr(self, "history") else []
+        return ended[-1] + 1 if ended else self._first_epoch
+
+    @cached_property
+    def _interrupts(self) -> Interrupts:
+        return Interrupts()
+
+    @property
+    def uninterrupted(self) -> AbstractContextManager:
+        """What is done within it during `fit` or `train_on_batch` is done as a whole: Ctrl-C waits for its end."""
+        return self._interrupts.held
 
     @property
     def _own_seed(self) -> int:
@@ -488,7 +509,9 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._fresh_watch()
-        results = self._train(batch, self._own_seed, watch.any_metrics, lambda: f"step {self.optimizer.iterations + 1}")
+        where = lambda: f"step {self.optimizer.iterations + 1}"
+        with self._interrupts:
+            results = self._train(batch, self._own_seed, watch.any_metrics, where)
         watch.update(batch, results)
         return _listed(watch.results(), return_dict)
 
@@ -558,7 +581,7 @@ class Trainable:
             )
         self._take(found, path)
         self.optimizer.set_state(found.optimizer)
-        self._resumed, self._seed, self._epoch = found, found.seed, found.epoch
+        self._resumed, self._seed = found, found.seed
 
     def _take(self, found: checkpoint.Checkpoint, path: str | os.PathLike) -> None:
         weights = self._weights
@@ -605,7 +628,7 @@ def _first(batches: Iterable[Batch], steps: int | None) -> Iterator[Batch]:
 
 def _shape_of(loss: Loss, output: tuple, target: np.ndarray) -> tuple:
     """Return the axes of a target after the first: the output's, symbols included, where they agree with the data."""
-    own = output[1 : len(output) - 1] if loss.sparse else output[1:]
+    own = loss.axes(output)[1:]
     return own if len(own) == target.ndim - 1 else target.shape[1:]
 
 
@@ -681,8 +704,12 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
     ]
 
 
-def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
+def value_and_grad(
+    model: Network, loss: Any, threads: int | None = None
+) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Return a function of (x, y) that gives the loss of a batch and its gradient by name of weight, as the network is in training.
+
+    `threads` as for `compile`.
 
     >>> gradient = fastlstm.value_and_grad(model, "mse")
     >>> loss, gradients = gradient(x, y)
@@ -697,7 +724,7 @@ def value_and_grad(model: Network, loss: Any) -> Callable[..., tuple[float, dict
         adopt = staticmethod(model.adopt)
 
     bare = Bare()
-    bare.compile(loss=loss)
+    bare.compile(loss=loss, threads=threads)
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0

@@ -40,7 +40,7 @@ def written(build, **options):
 
 def refused(data: bytes, match: str, error: type[FastLSTMError] = ModelFileError) -> None:
     """Check that opening and reading everything ends in one line of the error, quickly and in little memory."""
-    started = time.perf_counter()
+    started = time.process_time()
     tracemalloc.start()
     try:
         with pytest.raises(error, match=match) as caught:
@@ -49,7 +49,7 @@ def refused(data: bytes, match: str, error: type[FastLSTMError] = ModelFileError
     finally:
         tracemalloc.stop()
     assert "\n" not in str(caught.value) and str(caught.value).startswith("x.h5")
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert peak < 2 * len(data) + (64 << 20)
 
 
@@ -330,12 +330,12 @@ def test_mutated_file_gives_values_or_our_error_in_bounded_time_and_memory(libve
     rng = random.Random(7)
     data = written(build_rich, libver=libver)
     for _ in range(MUTATIONS):
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             read_all(_hdf5.open_hdf5(mutated(data, rng), "x.h5"))
         except FastLSTMError as error:
             assert "\n" not in str(error)
-        assert time.perf_counter() - started < 5
+        assert time.process_time() - started < 5
 
 
 def test_nothing_relies_on_asserts(tmp_path):

@@ -660,6 +660,31 @@ def test_convolutions(seed):
     check(make, seed)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("axes", [2, 3])
+def test_convolutions_over_space(axes, seed):
+    def make(draw: Draw) -> Tensor:
+        B, G, c, f, *image = (int(n) for n in draw.rng.integers(1, 4, 4 + axes))
+        windows = [window(draw, size) for size in image]
+        options = {f"{key}s": tuple(one[key] for one in windows) for key in ("stride", "dilation")}
+        options["pads"] = tuple(one["pads"][side] for side in (0, 1) for one in windows)
+        W = draw.x((*(one["size"] for one in windows), c, G * f))
+        b = [draw.x((G * f,))] if draw.rng.random() < 0.5 else []
+        return draw.node(f"Conv{axes}D", [draw.x((B, *image, G * c)), W, *b], groups=G, **options)
+
+    check(make, seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("axis", [0, 2, 3])
+def test_windows_along_any_axis(axis, seed):
+    def make(draw: Draw) -> Tensor:
+        shape = tuple(int(n) for n in draw.rng.integers(2, 5, 4))
+        return draw.node("Windows", [draw.x(shape)], axis=axis, **window(draw, shape[axis]))
+
+    check(make, seed)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("op", ["ReduceMax", "ReduceMean", "ReduceSum"])
 def test_pooling_is_a_reduction_of_windows(op, seed):
