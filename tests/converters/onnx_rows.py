@@ -272,5 +272,13 @@ row("MatMulInteger", (10,), _codes(np.uint8, 3, 7) // 2, _codes(np.int8, 7, 5), 
 for _op in ("GlobalAveragePool", "GlobalMaxPool"):
     row(_op, (7, 22), f(2, 3, 4, 5))
     row(_op, (7,), f(2, 3, 7))
+for _options in ({}, {"strides": [2]}, {"strides": [3], "pads": [1, 2]}, {"dilations": [2], "pads": [1, 0]}, {"strides": [2], "output_padding": [1]},
+                 {"strides": [2], "output_padding": [1], "pads": [0, 2]}, {"auto_pad": "SAME_UPPER", "strides": [2]},
+                 {"auto_pad": "SAME_LOWER", "strides": [2]}, {"output_shape": [13], "strides": [2]}):  # fmt: skip
+    row("ConvTranspose", (7, 11, 22), f(2, 4, 6), f(4, 5, 3), f(5), **_options)
+    row("ConvTranspose", (11,), f(2, 4, 6), f(4, 2, 3), group=2, **_options)
+row("ConvTranspose", (11,), f(2, 3, 4, 5), f(3, 2, 3, 2), f(2), strides=[2, 1], pads=[1, 0, 0, 1])
+row("ConvTranspose", (11,), f(2, 4, 4, 5), f(4, 3, 2, 3), group=2, strides=[1, 3], dilations=[2, 1])
+row("ConvTranspose", (11,), f(1, 2, 3, 3, 3), f(2, 2, 2, 2, 2))
 row("Dropout", (12, 13), f(2, 3), outputs=2)
 row("Dropout", (12,), f(2, 3), number(0.0), np.array(True), outputs=2)
