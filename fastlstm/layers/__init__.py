@@ -26,6 +26,7 @@ from fastlstm.layers.core import (
     Softmax,
     ThresholdedReLU,
 )
+from fastlstm.layers.functions import add, average, concatenate, dot, maximum, minimum, multiply, subtract
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.normalisation import (
     BatchNormalization,
@@ -152,4 +153,12 @@ __all__ = [
     "UpSampling2D",
     "ZeroPadding1D",
     "ZeroPadding2D",
+    "add",
+    "average",
+    "concatenate",
+    "dot",
+    "maximum",
+    "minimum",
+    "multiply",
+    "subtract",
 ]

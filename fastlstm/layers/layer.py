@@ -246,6 +246,23 @@ class Layer:
         return build.entered[self, role]
 
     # ---- calls --------------------------------------------------------------------------------------
+    last_call: tuple[Any, Any] | None = None  # the symbols that it was called on last, and those that it returned
+
+    @property
+    def input(self) -> Any:
+        """The symbols that the layer was last called on, to make a Model from. Raise InputError where it was called on none."""
+        return self._of_last_call(0)
+
+    @property
+    def output(self) -> Any:
+        """The symbols that the layer returned last: `Model(model.input, model.get_layer("lstm").output)`."""
+        return self._of_last_call(1)
+
+    def _of_last_call(self, k: int) -> Any:
+        if self.last_call is None:
+            raise self.fault(InputError, "was not called on symbols yet, so that it has no input and output")
+        return self.last_call[k]
+
     def __call__(
         self, x: Any, *positional: Any, mask: Any = None, training: bool | None = None, **arguments: Any
     ) -> Any:

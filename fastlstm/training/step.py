@@ -334,12 +334,22 @@ def _plan(build: TrainingBuild, wanted: Sequence[Tensor], parameters: Layout, st
         views += _views(name, layout, weights)
     kept = [spec for spec in build.inputs if spec.name not in parameters.shapes and spec.name not in statistics.shapes]
     specs = tuple(TensorSpec(t.name, t.value.dtype.name, t.value.shape) for t in wanted)
-    nodes = build.live(wanted)
+    nodes = by_level(build.live(wanted)) if threads > 1 else build.live(wanted)
     used = {name for node in (*views, *nodes) for name in node.inputs} | {spec.name for spec in specs}
     weights = {name: array for name, array in weights.items() if name in used}
     graph = Graph((*views, *nodes), (*kept, *flats), specs)
     graph.check(weights)
     return Plan(graph, weights, threads=threads)
+
+
+def by_level(nodes: Sequence[Node]) -> list[Node]:
+    """Return nodes ordered by how many others they wait for in a row: those of a bidirectional layer's two directions, forwards and back,
+    then stand side by side, and a team does one direction each."""
+    levels: dict[str, int] = {}  # of values
+    for node in nodes:
+        level = 1 + max((levels.get(name, 0) for name in node.inputs), default=0)
+        levels |= dict.fromkeys(filter(None, node.outputs), level)
+    return sorted(nodes, key=lambda node: levels[next(filter(None, node.outputs))])
 
 
 def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[Node]:

@@ -152,6 +152,12 @@ class Trainable:
         """Whether `compile` was called."""
         return self._compiled is not None
 
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what `evaluate` gives, in order; metrics are among them once data were seen."""
+        self._need_compiled("metrics_names")
+        return list((self._held_watch or self._watch()).results())
+
     def _need_compiled(self, call: str) -> _Compiled:
         if self._compiled is None:
             raise InputError(f"{call} needs a loss and an optimizer: call compile first")
