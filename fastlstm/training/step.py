@@ -108,9 +108,7 @@ class Step:
                 total = total + part
             wanted = [total, *self.losses]
         elif training or not outputs:
-            raise InputError(
-                "there is nothing to train on or to evaluate: the network has no loss; pass one to compile"
-            )
+            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         self._build, self._predictions, self._input_count = build, predictions, len(inputs)
         self._scalars = len(wanted)
         self._masked = [prediction.mask is not None for prediction in predictions]

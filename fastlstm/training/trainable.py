@@ -273,8 +273,6 @@ class Trainable:
         """Make a step of the optimizer; raise TrainingError where the loss is not finite (unless `where` is None)."""
         weights, optimizer = self._weights, self.optimizer
         step = self._step(batch, True, outputs)
-        if not step.training:
-            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         optimizer.build(weights.parameters)
         random = lambda: Source(seed, optimizer.steps) if step.draws else None
         arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved

@@ -53,7 +53,7 @@ class Watch:
         ]
         for output, chosen in zip(names, map(list.__add__, *(by_output for by_output, _ in self._wanted)), strict=True):
             for one in chosen if output in spelled else ():
-                if not callable(one):
+                if isinstance(one, str | type | metrics.Metric):
                     raise InputError(
                         f"output {output!r}: metric {one!r} compares values of the same place, labels of CTC have none: decode them (fastlstm.data.ctc_decode)"
                     )
