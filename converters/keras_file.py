@@ -123,6 +123,28 @@ def read_keras_file(
     raise ModelFileError(f"{where}: neither HDF5 nor a zip archive, so no Keras file; it starts with {data[:8]!r}")
 
 
+def stored_weights(data: bytes, where: str) -> tuple[str, str | None, list[tuple[str, list[tuple[str, tuple[int, ...]]]]]] | None:
+    """Return (Keras's version, backend, [(layer, [(weight, shape), ...]), ...]) of an .h5 file of weights alone, None of any other.
+
+    Raises ModelFileError for damage.
+    """
+    from fastlstm.converters import _hdf5
+
+    if sniff(data) != "hdf5":
+        return None
+    with _hdf5.guarded(where):
+        root = _hdf5.open_hdf5(data, where, MAX_BYTES)
+        names = _strings(root, "layer_names", where)
+        if "model_config" in root.attributes or names is None:
+            return None
+        layers = []
+        for name in names:
+            listed = _strings(_at(root, name, where), "weight_names", where) or []
+            layers.append((name, [(one, _dataset(root, f"{name}/{one}", where).shape) for one in listed]))
+        version, backend = (root.attributes.get(key) for key in ("keras_version", "backend"))
+        return str(version or "1"), str(backend) if backend else None, layers
+
+
 def _read(path: Path) -> bytes:
     if path.is_dir():
         if (path / "saved_model.pb").exists() or (path / "keras_metadata.pb").exists():
