@@ -39,7 +39,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="source", type=Path, metavar="JSON", help="measure nothing, take these results")
     parser.add_argument("--json", type=Path, help="write the results")
     parser.add_argument("--table", type=Path, help="write the Markdown tables")
-    parser.add_argument("--readme", type=Path, help=f"replace what lies between {report.BEGIN} and {report.END}")
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        help="replace the blocks that are measured: " + " and ".join(report.markers(name)[0] for name in report.BLOCKS),
+    )
     parser.add_argument("--plot", type=Path, help="draw the ratios; NAME-cost.png beside it draws cost against T and B")
     return parser
 

@@ -45,6 +45,16 @@ def work(network: Network, threads: int = 1, rows: float | None = None) -> Work:
     return Work(round(network.flops * share), reads, swept)
 
 
+def training(network: Network, threads: int = 1) -> Work:
+    """Return the work of the loss of a batch and its gradient with respect to the weights.
+
+    The adjoint of a product is two of its size, of which the first layer has no use for dx; weights are read once more, on the way back.
+    """
+    forward = work(network, threads)
+    unused = 2 * network.B * network.T * network.I * network.gates * network.H * network.directions
+    return Work(3 * forward.flops - unused, {level: 2 * size for level, size in forward.reads.items()}, forward.swept)
+
+
 def binding(work: Work, rates: Mapping[str, float]) -> tuple[str, float]:
     """Return what binds ("FMA" or a level) and the seconds that it takes at least.
 

@@ -11,7 +11,7 @@ from bench import limits, probes
 from bench.blocks import ROUNDS, Times, interleaved
 from bench.limits import Work
 from bench.machine import Others
-from bench.peers import Peer, Runner
+from bench.peers import NO_WAY, Peer, Runner
 from bench.rows import Row
 
 TOLERANCE = 2e-5  # largest difference from float64
@@ -19,30 +19,31 @@ OURS = "fastlstm"
 TURNING = "back and forth"
 
 
-def difference(got: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference; infinite where a NaN makes it none. Raise ValueError where the shapes differ."""
+def difference(got: np.ndarray, expected: np.ndarray, scale: np.ndarray | float = 1.0) -> float:
+    """Return the largest difference over `scale`; infinite where a NaN makes it none. Raise ValueError where the shapes differ."""
     if got.shape != expected.shape:
         raise ValueError(f"outputs are {got.shape}, expected {expected.shape}")
-    largest = float(np.abs(got - expected).max())
+    largest = float((np.abs(got - expected) / scale).max())
     return largest if largest == largest else float("inf")
 
 
 def prepared(row: Row, peers: Mapping[str, Peer]) -> tuple[dict[str, Runner], dict[str, float], dict[str, str]]:
     """Return the runners that agree with float64, the largest difference of each, and why others are left out."""
     expected = row.expected()
+    scale = row.scale(expected)
     runners, differences, absent = {}, {}, {}
     for name, peer in peers.items():
         try:
             offered = row.runners(peer)
         except NotImplementedError:
-            absent[name] = "has no way to do it"
+            absent[name] = NO_WAY
             continue
         except Exception as error:  # engines fail in ways of their own; the others go on
             absent[name] = said(error)
             continue
         for variant, runner in offered.items():
             try:
-                differences[variant] = difference(runner.outputs(), expected)
+                differences[variant] = difference(runner.outputs(), expected, scale)
             except Exception as error:
                 absent[variant] = said(error)
                 continue

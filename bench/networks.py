@@ -82,6 +82,14 @@ class Network:
         """Return the weights of each direction of each layer."""
         return _weights(self.cell, self.I, self.H, self.layers, self.directions)
 
+    def target(self, seed: int = 2) -> np.ndarray:
+        """Return what the outputs (T, B, width) of a network in training are compared with."""
+        return np.random.default_rng(seed).standard_normal((self.T, self.B, self.width), np.float32)
+
+    def trained(self, part: Direction) -> tuple[np.ndarray, ...]:
+        """Return the weights of a direction as Keras has them: those of an LSTM have one bias, those of a GRU b and bu as its rows."""
+        return (part.W, part.U, part.b if self.cell == "LSTM" else np.stack([part.b, part.bu]))
+
     def dense_weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the Dense layer's kernel (width, dense) and bias (dense,)."""
         rng = np.random.default_rng(7)
@@ -115,3 +123,8 @@ def reordered(array: np.ndarray, order: tuple[int, ...]) -> np.ndarray:
     """Return an array whose last axis holds its blocks of gates in another order."""
     blocks = np.split(array, len(order), axis=-1)
     return np.concatenate([blocks[k] for k in order], axis=-1)
+
+
+def keras_arrays(part: Direction, cell: str) -> list[np.ndarray]:
+    """Return the weights of a direction as a layer of Keras's takes them."""
+    return [part.W, part.U, part.b + part.bu if cell == "LSTM" else np.stack([part.b, part.bu])]

@@ -21,12 +21,13 @@ def step(cell: str, x, h, c, part: Direction):
     return z * h + (1 - z) * np.tanh(an + sigmoid(ar + dr) * dn), c
 
 
-def _wide(part: Direction) -> Direction:
+def wide(part: Direction) -> Direction:
+    """Return the weights in float64."""
     return Direction(*(np.asarray(array, np.float64) for array in (part.W, part.U, part.b, part.bu)))
 
 
 def _layer(network: Network, x: np.ndarray, part: Direction, valid: np.ndarray, reverse: bool) -> np.ndarray:
-    part, (T, B, _) = _wide(part), x.shape
+    part, (T, B, _) = wide(part), x.shape
     h, c = np.zeros((B, network.H)), np.zeros((B, network.H))
     ys = np.zeros((T, B, network.H))
     for t in reversed(range(T)) if reverse else range(T):
@@ -51,7 +52,7 @@ def run(network: Network, x: np.ndarray, lengths: np.ndarray | None = None) -> n
 
 def arrivals(network: Network, ticks) -> np.ndarray:
     """Return the outputs (S, n, H) of streams of which each tick advances some."""
-    part = _wide(network.weights()[0][0])
+    part = wide(network.weights()[0][0])
     h, c = np.zeros((network.B, network.H)), np.zeros((network.B, network.H))
     ys = []
     for rows, x in ticks:

@@ -6,27 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from bench import summary
-from bench.peers import PEERS
+from bench.peers import NO_WAY, PEERS
 from fastlstm.errors import InputError
 
-BEGIN, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+BLOCKS = ("benchmarks", "training benchmarks")  # parts of a page that are generated, each between its markers
+TRAINING = "training"  # the group of rows with tables of their own
 Facts = Mapping[str, Any]
 
 
-def readme(results: Facts) -> str:
-    """Return the rows with one thread in full, and of each further number of threads the ratio alone."""
+def readme(results: Facts) -> dict[str, str]:
+    """Return by name of a block its rows with one thread in full, and of each further number of threads the ratio alone.
+
+    A block of which nothing was measured is left out.
+    """
     (first, main), *others = results["threads"].items()
     more = {f"{threads} threads": {row["name"]: _ratio(row) for row in each["rows"]} for threads, each in others}
-    heads = [_head(threads, each) for threads, each in results["threads"].items()]
-    heads = [head for head in heads if head]
-    return "\n\n".join([_setting(results, first), *heads, rows_table(main["rows"], more)]) + "\n"
+    blocks = {}
+    for block, mean, rows in zip(BLOCKS, summary.MEANS, _parted(main["rows"]), strict=True):
+        if rows:
+            heads = filter(None, (_head(threads, each, mean) for threads, each in results["threads"].items()))
+            blocks[block] = "\n\n".join([_setting(results, first), *heads, rows_table(rows, more)]) + "\n"
+    return blocks
+
+
+def _parted(rows: Sequence[Facts]) -> tuple[list[Facts], list[Facts]]:
+    """Return the rows that run networks, and those that train them."""
+    return [row for row in rows if row["group"] != TRAINING], [row for row in rows if row["group"] == TRAINING]
 
 
 def markdown(results: Facts) -> str:
     """Return for each number of threads all rows, the latencies of streams, and the studies."""
     parts = [f"{results['date']}: {_setting(results)}"]
     for threads, each in results["threads"].items():
-        parts += [f"## {_threads(threads)}", _head(threads, each), rows_table(each["rows"])]
+        parts.append(f"## {_threads(threads)}")
+        for mean, rows in zip(summary.MEANS, _parted(each["rows"]), strict=True):
+            parts += [_head(threads, each, mean), rows_table(rows)] if rows else []
         parts += [latency_table(each["rows"]), *map(_study, each.get("studies", {}).items())]
         parts.append("\n".join(f"- {line}" for line in summary.lines(each["summary"])))
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -44,11 +58,12 @@ def _threads(threads: str) -> str:
     return f"{threads} thread{'s' * (threads != '1')}"
 
 
-def _head(threads: str, each: Facts) -> str:
-    """Return the geometric mean as a sentence, empty where no row has a peer."""
-    mean, count = (each["summary"].get(name) for name in (summary.MEAN, summary.COUNT))
+def _head(threads: str, each: Facts, name: str) -> str:
+    """Return a geometric mean as a sentence, empty where no row has a peer."""
+    mean = each["summary"].get(name)
     if mean is None:
         return ""
+    count = len(summary.compared(each["rows"], summary.MEANS[name]))
     return f"With {_threads(threads)} the best peer of each row takes {mean:.2f} times as long, in the geometric mean of the table's {count} rows."
 
 
@@ -58,7 +73,8 @@ def rows_table(rows: Sequence[Facts], more: Mapping[str, Mapping[str, str]] | No
     `more` adds columns of text by the rows' names.
     """
     more = more or {}
-    seen = {_engine(name) for row in rows for name in (*row.get("us", {}), *row["absent"])}
+    tried = [name for row in rows for name, reason in row["absent"].items() if reason != NO_WAY]
+    seen = {_engine(name) for row in rows for name in (*row.get("us", {}), *tried)}
     engines = [name for name in PEERS if name in seen]
     head = ["row (B, T, I, H)", *engines, "best / ours", *more, "share of limit"]
     body = []
@@ -145,18 +161,26 @@ def _size(size: int) -> str:
     return f"{size >> 20} MiB" if size >= 1 << 20 else f"{size >> 10} KiB"
 
 
-def replace_between(text: str, block: str) -> str:
-    """Return a page with what lies between the markers replaced. Raise InputError unless each marker stands there once."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise InputError(f"expected {BEGIN} and, after it, {END}, once each")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{block.strip()}\n\n{END}{rest.split(END)[1]}"
+def markers(name: str) -> tuple[str, str]:
+    """Return what stands before and after a block of a page."""
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
-def update(path: Path, block: str) -> None:
-    """Replace the block of a page, whole or not at all. Raise InputError where the page has no place for it."""
+def replace_between(text: str, name: str, block: str) -> str:
+    """Return a page with what lies between a block's markers replaced. Raise InputError unless each marker stands there once."""
+    begin, end = markers(name)
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise InputError(f"expected {begin} and, after it, {end}, once each")
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n\n{block.strip()}\n\n{end}{rest.split(end)[1]}"
+
+
+def update(path: Path, blocks: Mapping[str, str]) -> None:
+    """Replace blocks of a page, all or none. Raise InputError where the page has no place for one."""
     try:
-        text = replace_between(path.read_text(encoding="utf-8"), block)
+        text = path.read_text(encoding="utf-8")
+        for name, block in blocks.items():
+            text = replace_between(text, name, block)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     write(path, text)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench import limits, reference
+from bench import gradients, limits, reference
 from bench.networks import Network
 from bench.peers import Peer, Runners
 from fastlstm.errors import InputError, one_of
@@ -31,6 +31,10 @@ class Row:
     def expected(self) -> np.ndarray:
         """Return the outputs in float64."""
         return reference.run(self.network, self.network.x())
+
+    def scale(self, expected: np.ndarray) -> np.ndarray | float:
+        """Return what differences from the expected outputs are measured in."""
+        return 1.0
 
     def work(self, threads: int) -> limits.Work:
         """Return what a call must do."""
@@ -99,6 +103,33 @@ class Arrivals(Row):
         return limits.work(self.network, threads, rows=self.network.B // 10)
 
 
+class Training(Row):
+    """The loss of a batch, mean (y - target)^2 over all outputs of all steps, and its gradient with respect to every weight (not to x).
+
+    Outputs are all gradients, one after the other in the order of `Network.trained`; differences count beside the largest element of a weight's.
+    """
+
+    def runners(self, peer: Peer) -> Runners:
+        return peer.train(self.network, self.network.x(), self.network.target())
+
+    def expected(self) -> np.ndarray:
+        found = gradients.gradients(self.network, self.network.x(), self.network.target())
+        return np.concatenate([array.ravel() for array in found])
+
+    def scale(self, expected: np.ndarray) -> np.ndarray:
+        parts = [part for layer in self.network.weights() for part in layer]
+        sizes = [array.size for part in parts for array in self.network.trained(part)]
+        pieces = np.split(expected, np.cumsum(sizes)[:-1])
+        return np.concatenate([np.full(piece.shape, np.abs(piece).max()) for piece in pieces])
+
+    def work(self, threads: int) -> limits.Work:
+        return limits.training(self.network, threads)
+
+
+def _training(name: str, network: Network) -> Row:
+    return Training(f"training {name}", network, "training")
+
+
 def _more(kind: type[Row], name: str, network: Network) -> Row:
     return kind(name, network, "more")
 
@@ -128,7 +159,16 @@ MORE: list[Row] = [
     _more(Step, "step with Dense", Network(1, 1, 64, 64, dense=1)),
     _more(Arrivals, "arrivals", Network(1000, 1, 64, 64)),
 ]
-GROUPS = {"table": TABLE, "more": MORE}
+TRAINING: list[Row] = [
+    _training("series", Network(1, 50, 1, 50)),
+    _training("2 layers", Network(1, 50, 5, 64, layers=2)),
+    _training("batch of series", Network(32, 50, 5, 64)),
+    _training("batch of sentences", Network(32, 100, 128, 128)),
+    _training("wide batch", Network(256, 20, 128, 128)),
+    _training("batch, 2 bidirectional layers", Network(8, 100, 256, 256, layers=2, bidirectional=True)),
+    _training("GRU", Network(32, 100, 128, 128, cell="GRU")),
+]
+GROUPS = {"table": TABLE, "more": MORE, "training": TRAINING}
 
 
 def slug(name: str) -> str:

@@ -8,6 +8,8 @@ Facts = Mapping[str, Any]
 COUNT = "rows of the table"
 DISTURBED = 0.1  # of a core
 MEAN = "best peer over ours, geometric mean"
+MEAN_TRAINING = "training: best peer over ours, geometric mean"
+MEANS = {MEAN: "table", MEAN_TRAINING: "training"}  # of which group of rows each is
 
 
 def geometric_mean(values: Iterable[float]) -> float | None:
@@ -19,13 +21,14 @@ def geometric_mean(values: Iterable[float]) -> float | None:
 def summarise(results: Facts) -> dict[str, Any]:
     """Return the summary of the results of one number of threads: what was measured of it."""
     rows = {row["name"]: row for row in results["rows"]}
-    table = [row for row in results["rows"] if row["group"] == "table" and "ratio" in row]
+    table, training = (compared(results["rows"], group) for group in MEANS.values())
     peers = sorted({name for row in table for name in row["ratios"]})
     facts: dict[str, Any] = {
         "machine, GFLOP/s and GB/s": peaks(results),
         COUNT: len(table),
         "rows where a peer is faster": [row["name"] for row in results["rows"] if row.get("ratio", 1) < 1],
         MEAN: geometric_mean(row["ratio"] for row in table),
+        MEAN_TRAINING: geometric_mean(row["ratio"] for row in training),
         "each peer over ours, geometric mean": {
             name: geometric_mean(row["ratios"][name] for row in table if name in row["ratios"]) for name in peers
         },
@@ -55,6 +58,11 @@ def summarise(results: Facts) -> dict[str, Any]:
     for each in studies.get("cost", []):
         facts[f"R squared of time against {each['name']}"] = each["lines"]["fastlstm"]["r2"]
     return {name: value for name, value in facts.items() if value not in (None, {}, [None, None])}
+
+
+def compared(rows: Iterable[Facts], group: str) -> list[Facts]:
+    """Return the rows of a group that a peer ran too."""
+    return [row for row in rows if row["group"] == group and "ratio" in row]
 
 
 def peaks(results: Facts) -> dict[str, float]:

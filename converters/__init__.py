@@ -46,6 +46,7 @@ def convert(
     architecture: Any = None,
     example: Example | str | os.PathLike | None = None,
     custom: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
+    external_data: str | os.PathLike | None = None,
 ) -> Model:
     """Return the model of a trained Keras file (.keras, .h5) or an ONNX graph, told apart by content, not by name.
 
@@ -53,6 +54,7 @@ def convert(
     architecture: for a weights-only Keras file, what `model.to_json()` gave: a dict, JSON text or its path.
     example: a recorded input and the source engine's output, or an .npz with in_<name> and out_<name> arrays.
     custom: builders for Keras classes of your own: {"Name": builder}, builder(config) returning a fastlstm.layers layer.
+    external_data: the folder of the files that an ONNX graph keeps tensors in; without it such a graph is refused.
     Raise UnsupportedError naming what is not honoured, ModelFileError for a damaged file, MissingExtraError.
 
     >>> model = fastlstm.convert("model.keras")
@@ -67,7 +69,7 @@ def convert(
             raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
         data = file.read()
     try:
-        model = _convert(data, inputs or {}, architecture, custom or {}, str(path))
+        model = _convert(data, inputs or {}, architecture, custom or {}, str(path), external_data)
     except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
         if str(error).startswith(str(path)):
             raise
@@ -77,7 +79,12 @@ def convert(
 
 
 def _convert(
-    data: bytes, inputs: Mapping[str, Any], architecture: Any, custom: Mapping[str, Callable], where: str
+    data: bytes,
+    inputs: Mapping[str, Any],
+    architecture: Any,
+    custom: Mapping[str, Callable],
+    where: str,
+    external_data: str | os.PathLike | None,
 ) -> Model:
     kind = sniff(data)
     if kind == "keras":
@@ -85,6 +92,8 @@ def _convert(
 
         if inputs:
             raise InputError(f"inputs={dict(inputs)!r}: only inputs of ONNX graphs can be bound")
+        if external_data is not None:
+            raise InputError("external_data is for ONNX graphs; this is a Keras file")
         return from_keras(data, architecture, custom, where)
     if kind == "fastlstm":
         raise ModelFileError("a safetensors file, not a Keras file or ONNX graph; fastlstm.load opens fastlstm's own")
@@ -94,7 +103,28 @@ def _convert(
 
     if architecture is not None or custom:
         raise InputError("architecture and custom are for Keras files; this is an ONNX graph")
-    return from_onnx(data, inputs)
+    return from_onnx(data, inputs, external_data)
+
+
+EXPORTS = (".keras", ".onnx")
+
+
+def exported(
+    model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False
+) -> bytes:
+    """Return the bytes of a model as a Keras 3 file or an ONNX graph, as the suffix of `path` says; what is meant by the rest, `Model.export`."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".onnx":
+        from fastlstm.converters.to_onnx import to_onnx
+
+        return to_onnx(model, opset, right_padded)
+    if suffix != ".keras":
+        raise InputError(f"export to {path}: the name ends in none of {one_of(EXPORTS)}")
+    if opset is not None or right_padded:
+        raise InputError("opset and right_padded are for ONNX graphs; a .keras file has masks")
+    from fastlstm.converters.to_keras import keras_bytes
+
+    return keras_bytes(model)
 
 
 def read_example(example: Example | str | os.PathLike, model: Model) -> Example:

@@ -1,6 +1,6 @@
 """Keras files as models: layers of ours, called as the file's Sequential or functional configuration calls them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,18 +8,25 @@ from fastlstm import layers
 from fastlstm.axes import find_axes
 from fastlstm.converters._keras_config import MODELS, Config, layer_name
 from fastlstm.converters.keras_file import KerasFile, read_keras_file
-from fastlstm.converters.keras_layers import Context, Custom, check_dtype, check_origin, layer_from_config
+from fastlstm.converters.keras_layers import (
+    Context,
+    Custom,
+    check_dtype,
+    check_origin,
+    layer_from_config,
+    time_distributed,
+)
+from fastlstm.converters.keras_masks import Key, Place, Reader, lost_masks
 from fastlstm.converters.keras_operations import is_operation, operate
-from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
+from fastlstm.errors import FastLSTMError, InputError, ModelFileError, UnsupportedError
 from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, TensorSpec
 from fastlstm.layers import Build, Layer, Tensor
+from fastlstm.layers.convolutional_recurrent import ConvLSTM
 from fastlstm.layers.recurrent import Recurrent
 from fastlstm.layers.shaping import Joining
 from fastlstm.model import Model
 from fastlstm.ops.inference import infer
-
-Key = tuple[str, int, int]  # layer, call, output
 
 
 def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None, where: str = "the file") -> Model:
@@ -88,6 +95,9 @@ class _Reader:
     def layer(self, config: Config, path: str) -> Layer:
         """Return a layer with its weights: one object however often the model calls it."""
         if path not in self._layers:
+            if config["class_name"] == "TimeDistributed" and _wrapped(config)["class_name"] in MODELS:
+                self._layers[path] = self._model_over_time(config, path)
+                return self._layers[path]
             made = layer_from_config(config, self.context)
             weights = [array for _, array in self.file.layer_weights(path)]
             if made.roles and not weights:
@@ -99,6 +109,13 @@ class _Reader:
                 made.set_weights(weights)
             self._layers[path] = made
         return self._layers[path]
+
+    def _model_over_time(self, config: Config, path: str) -> Layer:
+        """Return the layer that applies a nested model to every step, or to every step of every step."""
+        inner, name = config["config"]["layer"], layer_name(config)
+        path = f"{path}/{layer_name(inner)}"
+        made = _Nested(self, inner, path) if inner["class_name"] in MODELS else self._model_over_time(inner, path)
+        return time_distributed(made, name, self.context)
 
     def input(self, config: Config, dtype: Any, shape: Any) -> Tensor:
         """Add a graph input of a declared shape: no sizes become the symbols batch and time, others symbols of their own."""
@@ -157,11 +174,14 @@ class _Reader:
             outputs = self.call_model(layer, inner, _masked(x, arguments.get("mask")))
             return outputs[0] if len(outputs) == 1 else tuple(outputs)
         made = self.layer(layer, inner)
-        if isinstance(made, Recurrent | layers.RNN | layers.Bidirectional):
+        if isinstance(made, Recurrent | layers.RNN | layers.Bidirectional | ConvLSTM):
             return self._recur(made, x, arguments)
         if isinstance(x, list | tuple) and len(x) == 1 and not isinstance(made, Joining):
             x = x[0]
-        return made(x, **arguments)
+        try:
+            return made(x, **arguments)
+        except InputError as error:  # a call that the layer does not take
+            raise UnsupportedError(f"{error}, which is not supported") from error
 
     def _recur(self, made: Any, x: Any, arguments: dict[str, Any]) -> Any:
         """Call a recurrent layer: Keras 2 passes initial states as further inputs, stacked cells nest theirs."""
@@ -206,20 +226,73 @@ class _Reader:
             )
             for layer, k, node in waiting
         ]
+        lost = self._lost_masks(waiting)
         while waiting:
             ready = [entry for entry in waiting if all(key in values for key in entry[2].keys)]
             if not ready:
                 names = sorted({layer_name(layer) for layer, _, _ in waiting})
                 raise ModelFileError(f"the file's model cannot be ordered: layers {names[:5]} wait for each other")
             for layer, k, node in ready:
+                seen = _without_masks(layer, (layer_name(layer), k), node, values, lost)
                 outputs = self._call(
-                    layer, path, node.fill(node.x, values), {n: node.fill(v, values) for n, v in node.arguments.items()}
+                    layer, path, node.fill(node.x, seen), {n: node.fill(v, seen) for n, v in node.arguments.items()}
                 )
                 for i, tensor in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
                     values[layer_name(layer), k, i] = tensor
             done = {id(entry[2]) for entry in ready}
             waiting = [entry for entry in waiting if id(entry[2]) not in done]
         return [values[key] for key in outputs_at]
+
+    def _lost_masks(self, calls: Sequence[tuple[Config, int, "_Node"]]) -> Mapping:
+        """Return which calls see a value without its mask, as this version of Keras runs them."""
+        if (self.context.major, self.context.minor) < (3, 8):
+            return {}
+        readers = []
+        for layer, k, node in calls:
+            attends = layer["class_name"] == "MultiHeadAttention"
+            taken = [node.x, *(node.arguments.get(role) for role in ("value", "key"))] if attends else []
+            readers.append(Reader((layer_name(layer), k), node.keys, list(_find_keys(taken))))
+        return lost_masks(readers)
+
+
+def _without_masks(layer: Config, place: Place, node: "_Node", values: dict[Key, Tensor], lost: Mapping) -> Any:
+    """Return the values that a call reads, without the masks that are lost by then. Raise UnsupportedError where that is not known."""
+    if not lost or "mask" in node.arguments:
+        return values
+    seen = dict(values)
+    for key in node.keys:
+        fate = lost.get((place, key))
+        if fate == "unknown" and values[key].mask is not None:
+            raise UnsupportedError(
+                f"layer {layer_name(layer)!r} ({layer['class_name']}) reads {key[0]!r}, whose mask a MultiHeadAttention takes off before or "
+                "after it, which is not supported; pass the mask to it as mask=, or build the model without masks"
+            )
+        if fate == "lost":
+            seen[key] = values[key].with_mask(None)
+    return seen
+
+
+class _Nested(Layer):
+    """A model of the file as a layer, for what wraps it."""
+
+    def __init__(self, reader: _Reader, config: Config, path: str):
+        super().__init__(layer_name(config))
+        self._reader, self._config, self._path = reader, config, path
+
+    def call(self, x: Tensor) -> Tensor:
+        outputs = self._reader.call_model(self._config, self._path, [x])
+        if len(outputs) != 1:
+            raise UnsupportedError(
+                f"model {self._path!r} has {len(outputs)} outputs, which is not supported in TimeDistributed, only one"
+            )
+        return outputs[0]
+
+
+def _wrapped(layer: Config) -> Config:
+    """Return what TimeDistributed wraps, however often."""
+    while layer["class_name"] == "TimeDistributed":
+        layer = layer["config"]["layer"]
+    return layer
 
 
 def _first_shape(model: Config) -> Any:
@@ -298,29 +371,35 @@ def _node(node: Any, layer: Config) -> _Node:
         arguments = {k: _tensors(v) for k, v in node.get("kwargs", {}).items()}
         if is_operation(layer):
             return _Node(args, arguments)
+        if not args and "inputs" in arguments:
+            args = [arguments.pop("inputs")]
+        if layer["class_name"] in FURTHER:
+            args, arguments = args[:1], dict(zip(FURTHER[layer["class_name"]], args[1:], strict=False)) | arguments
+        elif len(args) == 2 and "initial_state" not in arguments:
+            args, arguments = args[:1], arguments | {"initial_state": args[1]}
         if len(args) != 1:
-            if not args and "inputs" in arguments:
-                args = [arguments.pop("inputs")]
-            elif len(args) == 2 and "initial_state" not in arguments:
-                args, arguments = args[:1], arguments | {"initial_state": args[1]}
-            else:
-                raise UnsupportedError(
-                    f"layer {name!r} is called with {len(args)} arguments; only one input (or list of inputs) is supported"
-                )
+            raise UnsupportedError(
+                f"layer {name!r} is called with {len(args)} arguments; only one input (or list of inputs) is supported"
+            )
         x = args[0]
     else:
         x = _keras2_tensors(node)
         x = x[0] if isinstance(x, list) and len(x) == 1 else x
         arguments = {
-            k: _keras2_tensors(v) if k in ("initial_state", "mask") else v
+            k: _keras2_tensors(v) if k in TENSORS else v
             for entry in _keras2_calls(node)
             for k, v in (entry[3] if len(entry) > 3 and entry[3] else {}).items()
         }
     kept = {k: v for k, v in arguments.items() if v is not None and v is not False and v != []}
     for k, v in kept.items():
-        if k not in ("initial_state", "mask") or not list(_find_keys(v)):
+        if not (k in TENSORS and list(_find_keys(v))) and not (k in OPTIONS and v is True):
             raise UnsupportedError(f"layer {name!r} is called with {k}={v!r}, which is not supported")
     return _Node(x, kept)
+
+
+FURTHER = {"MultiHeadAttention": ("value", "key", "query_mask", "value_mask", "key_mask", "attention_mask")}
+TENSORS = ("initial_state", "mask", "value", "key", "attention_mask")  # arguments that are tensors
+OPTIONS = ("use_causal_mask", "return_attention_scores")
 
 
 def _keras2_calls(node: Any) -> list[Any]:

@@ -1,30 +1,62 @@
-"""ONNX graphs as models: a protobuf is read as data (no checker, no shape inference, no external files), node by node."""
+"""ONNX graphs as models: a protobuf is read as data (no checker, no shape inference, no inliner), node by node."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from fastlstm.converters import onnx_ops, onnx_recurrent
-from fastlstm.converters.onnx_graph import OnnxNode, handlers
-from fastlstm.converters.onnx_ops import onnx_dtype
+from fastlstm.converters import (
+    onnx_control,
+    onnx_convolution,
+    onnx_normalisation,
+    onnx_ops,
+    onnx_quantised,
+    onnx_recurrent,
+    onnx_reductions,
+    onnx_sequences,
+    onnx_shapes,
+)
+from fastlstm.converters.onnx_external import External
+from fastlstm.converters.onnx_graph import full_name, handlers, onnx_dtype
+from fastlstm.converters.onnx_scope import GRAPH, MAX_NODES, Document, Scope, type_name
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import canonical
-from fastlstm.graph import Dim, Graph, TensorSpec
+from fastlstm.graph import Dim, Graph, Node, TensorSpec
 from fastlstm.layers import Build, Tensor
 from fastlstm.model import Model
 
-MAX_NODES = 100_000
-__all__ = ["from_onnx", "onnx_ops", "onnx_recurrent"]
+# they fill the registry of handlers
+__all__ = [
+    "from_onnx",
+    "onnx_control",
+    "onnx_convolution",
+    "onnx_normalisation",
+    "onnx_ops",
+    "onnx_quantised",
+    "onnx_recurrent",
+    "onnx_reductions",
+    "onnx_sequences",
+    "onnx_shapes",
+]
 
 
-def from_onnx(data: bytes, inputs: Mapping[str, Any]) -> Model:
-    """Return the model of an ONNX file's bytes. `inputs` binds graph inputs to constants.
+def from_onnx(data: bytes, inputs: Mapping[str, Any], external_data: str | os.PathLike | None = None) -> Model:
+    """Return the model of an ONNX file's bytes. `inputs` binds graph inputs to constants, `external_data` is the folder of tensors outside.
 
-    Raise ModelFileError for damage, UnsupportedError naming every operator or the attribute that is not supported.
+    Raise ModelFileError for damage, UnsupportedError naming every operator, attribute and value that is not supported.
     """
+    proto = parsed(data)
+    external = None if external_data is None else External(external_data)
+    with malformed():
+        return _Importer(proto, inputs, external).model()
+
+
+def parsed(data: bytes) -> Any:
+    """Return the ModelProto of a file's bytes. Raise ModelFileError, MissingExtraError."""
     try:
         import onnx
     except ImportError:
@@ -35,8 +67,14 @@ def from_onnx(data: bytes, inputs: Mapping[str, Any]) -> Model:
         raise ModelFileError(f"not a readable ONNX graph: {error}") from error
     if not proto.graph.node or not proto.graph.output:
         raise ModelFileError("not an ONNX graph: it has no nodes or no outputs")
+    return proto
+
+
+@contextmanager
+def malformed() -> Iterator[None]:
+    """Raise ModelFileError for whatever a graph that makes no sense leads to."""
     try:
-        return _Importer(proto, inputs).model()
+        yield
     except FastLSTMError:
         raise
     except (
@@ -49,58 +87,96 @@ def from_onnx(data: bytes, inputs: Mapping[str, Any]) -> Model:
         AssertionError,
         ZeroDivisionError,
         UnicodeDecodeError,
+        RecursionError,
     ) as error:
         raise ModelFileError(f"a malformed ONNX graph: {type(error).__name__}: {error}") from error
 
 
+def opsets_of(proto: Any) -> dict[str, int]:
+    """Return the versions of a model's or function's domains."""
+    return {entry.domain: int(entry.version) for entry in proto.opset_import}
+
+
+def functions_of(proto: Any) -> dict[str, Any]:
+    """Return a model's local functions by the name of their operator. Raise ModelFileError where one calls itself."""
+    functions = {full_name(one.domain, one.name): one for one in proto.functions}
+    calls = {
+        name: {full_name(n.domain, n.op_type) for n in walk(one.node)} & set(functions)
+        for name, one in functions.items()
+    }
+    done: set[str] = set()
+    while len(done) < len(functions):
+        leaves = {name for name, called in calls.items() if name not in done and called <= done}
+        if not leaves:
+            raise ModelFileError(f"function {sorted(set(functions) - done)[0]!r} calls itself")
+        done |= leaves
+    return functions
+
+
+def walk(nodes: Any) -> Iterator[Any]:
+    """Yield nodes and those of their subgraphs."""
+    waiting = [nodes]
+    while waiting:
+        for node in waiting.pop():
+            yield node
+            waiting.extend(one.g.node for one in node.attribute if one.type == GRAPH)
+
+
+def unknown_operators(proto: Any, functions: Mapping[str, Any]) -> dict[str, str]:
+    """Return the operators that are not supported, each with the name of a node of it. Raise ModelFileError for too many nodes."""
+    unknown: dict[str, str] = {}
+    everything = [proto.graph.node, *(one.node for one in functions.values())]
+    count = 0
+    for nodes in everything:
+        for node in walk(nodes):
+            count += 1
+            if count > MAX_NODES:
+                raise ModelFileError(f"the graph has more than {MAX_NODES} nodes")
+            name = full_name(node.domain, node.op_type)
+            if name not in handlers and name not in functions:
+                unknown.setdefault(name, node.name or next((output for output in node.output if output), ""))
+    return unknown
+
+
 class _Importer:
-    def __init__(self, proto: Any, bound: Mapping[str, Any]):
+    def __init__(self, proto: Any, bound: Mapping[str, Any], external: External | None):
         self.proto, self.graph, self.build = proto, proto.graph, Build()
-        domains = {entry.domain: entry.version for entry in proto.opset_import}
-        self.opset = int(domains.get("", domains.get("ai.onnx", 1)))
-        self.values: dict[str, Tensor] = {}
+        self.functions = functions_of(proto)
+        self.document = Document(self.functions, external)
+        self.scope = Scope(self.document, opsets_of(proto), self.build)
+        self.opset, self.values = self.scope.opset, self.scope.values
         self._bound = dict(bound)
         self.constants: dict[str, list] = {}
         # the graph's own names stay the model's
-        self._reserved = {value.name for value in (*self.graph.input, *self.graph.output)}
-        self.build._value_names |= self._reserved
+        self.build._value_names |= {value.name for value in (*self.graph.input, *self.graph.output)}
 
     def model(self) -> Model:
-        self._refuse_unknown()
-        initial = {tensor.name: tensor for tensor in self.graph.initializer}
-        if self.graph.sparse_initializer:
-            raise UnsupportedError("sparse initializers are not supported")
+        unknown = unknown_operators(self.proto, self.functions)
         repeated = [name for name, count in Counter(self._produced()).items() if count > 1]
         if repeated:
             raise ModelFileError(f"value {repeated[0]!r} is defined twice")
+        initial = {tensor.name for tensor in self.graph.initializer}
         names = [value.name for value in self.graph.input if value.name not in initial or value.name in self._bound]
-        unknown = [name for name in self._bound if name not in names]
-        if unknown:
-            raise InputError(f"inputs: the graph has no input {unknown[0]!r}; it has {one_of(names)}")
-        for name, tensor in initial.items():
-            if name not in self._bound:
-                self.values[name] = self.build.weight(f"{name}", self._array(tensor, f"initializer {name!r}"))
+        missing = [name for name in self._bound if name not in names]
+        if missing:
+            raise InputError(f"inputs: the graph has no input {missing[0]!r}; it has {one_of(names)}")
+        refused = self.document.refusals
+        self.scope.add_initializers(self.graph, frozenset(self._bound))
         for value in self.graph.input:
-            if value.name in names:
+            if value.name not in names:
+                continue
+            try:
                 self._input(value)
-        for proto in self.graph.node:
-            self._node(proto)
-        return self._finish()
-
-    def _refuse_unknown(self) -> None:
-        if len(self.graph.node) > MAX_NODES:
-            raise ModelFileError(f"the graph has {len(self.graph.node)} nodes, the limit is {MAX_NODES}")
-        unknown: dict[str, str] = {}
-        for node in self.graph.node:
-            known = node.domain in ("", "ai.onnx") and node.op_type in handlers
-            if not known:
-                unknown.setdefault(
-                    f"{node.domain}.{node.op_type}" if node.domain else node.op_type,
-                    node.name or (node.output[0] if node.output else ""),
-                )
+            except UnsupportedError as error:
+                refused.append(str(error))
+                self.values[value.name] = None
+        self.scope.add_nodes(self.graph.node)
         if unknown:
             listed = ", ".join(f"{op} (node {name!r})" for op, name in sorted(unknown.items()))
-            raise UnsupportedError(f"operators that are not supported (opset {self.opset}): {listed}")
+            refused.insert(0, f"operators that are not supported (opset {self.opset}): {listed}")
+        if refused:
+            raise UnsupportedError("; ".join(dict.fromkeys(refused)))
+        return self._finish()
 
     def _produced(self) -> Iterator[str]:
         """Yield the names of all values. An initializer may be the default of an input."""
@@ -109,37 +185,13 @@ class _Importer:
         yield from (tensor.name for tensor in self.graph.initializer if tensor.name not in inputs)
         yield from (name for node in self.graph.node for name in node.output if name)
 
-    def _array(self, tensor: Any, where: str) -> np.ndarray:
-        """Return the contents of a TensorProto, its size checked first."""
-        from onnx import numpy_helper
-
-        if tensor.data_location or tensor.external_data:
-            raise UnsupportedError(f"{where}: external data is not loaded; save the model as one file")
-        if onnx_dtype(tensor.data_type) is None:
-            raise UnsupportedError(f"{where}: element type {tensor.data_type} is not supported")
-        if any(d < 0 for d in tensor.dims):
-            raise ModelFileError(f"{where}: shape {list(tensor.dims)}")
-        held = max(len(tensor.raw_data), 1) * 8 + sum(
-            len(f)
-            for f in (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
-        )
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        if count > held:
-            raise ModelFileError(f"{where}: shape {list(tensor.dims)} claims more elements than the file holds")
-        try:
-            array = numpy_helper.to_array(tensor)
-        except (ValueError, TypeError) as error:
-            raise ModelFileError(f"{where}: {error}") from error
-        return np.ascontiguousarray(array).reshape(array.shape)
-
     def _input(self, value: Any) -> None:
         kind = value.type.tensor_type
         dtype = onnx_dtype(kind.elem_type)
         if not value.type.HasField("tensor_type") or dtype is None:
+            what = type_name(kind.elem_type) if value.type.HasField("tensor_type") else value.type.WhichOneof("value")
             raise UnsupportedError(
-                f"input {value.name!r}: its type is not supported, only tensors of numbers or booleans"
+                f"input {value.name!r}: its type {what} is not supported, only tensors of numbers or booleans"
             )
         if value.name in self._bound:
             array = self._bind(value.name, dtype, kind)
@@ -175,44 +227,16 @@ class _Importer:
                 raise InputError(f"inputs: {name!r} has shape {array.shape}, expected {shape}")
         return array
 
-    def _node(self, proto: Any) -> None:
-        from onnx import helper
-
-        attributes: dict[str, Any] = {}
-        for attribute in proto.attribute:
-            if attribute.type in (5, 10, 11, 12):  # GRAPH, GRAPHS, SPARSE_TENSOR(S)
-                raise UnsupportedError(
-                    f"node {proto.name!r}: {proto.op_type}: attribute {attribute.name!r} is a graph or a sparse tensor"
-                )
-            if attribute.type == 4:
-                attributes[attribute.name] = self._array(
-                    attribute.t, f"node {proto.name!r}: attribute {attribute.name!r}"
-                )
-            else:
-                attributes[attribute.name] = helper.get_attribute_value(attribute)
-        inputs = []
-        for name in proto.input:
-            if name and name not in self.values:
-                raise ModelFileError(
-                    f"node {proto.name or proto.op_type!r} uses {name!r} before it is computed: a cycle, or nodes out of order"
-                )
-            inputs.append(self.values[name] if name else None)
-        node = OnnxNode(self.build, proto.op_type, proto.name, self.opset, inputs, list(proto.output), attributes)
-        results = handlers[proto.op_type](node)
-        node.finish()
-        for name, tensor in zip(proto.output, results if isinstance(results, list) else [results], strict=False):
-            if name and tensor is not None:
-                self.values[name] = tensor
-        for name in proto.output:
-            if name and name not in self.values:
-                raise UnsupportedError(f"node {node.name!r}: {proto.op_type}: its output {name!r} is not supported")
-
     def _finish(self) -> Model:
         outputs, rename = [], {}
         for value in self.graph.output:
             if value.name not in self.values:
                 raise ModelFileError(f"output {value.name!r} is computed by no node")
             tensor = self.values[value.name]
+            if not isinstance(tensor, Tensor):
+                raise UnsupportedError(
+                    f"output {value.name!r}: a sequence, which is not supported: only tensors leave a graph"
+                )
             if tensor.name in rename or any(spec.name == tensor.name for spec in self.build.inputs):
                 tensor = self.build.node(f"{value.name}/output", "Identity", [tensor])
             rename[tensor.name] = value.name
@@ -263,4 +287,10 @@ def _renamed(
         specs.append(TensorSpec(name, tensor.value.dtype.name, shape))
     used = {n for node in nodes for n in node.inputs} | {spec.name for spec in specs}
     weights = {rename.get(n, n): array for n, array in build.weights.items() if rename.get(n, n) in used}
-    return Model(Graph(tuple(nodes), tuple(build.inputs), tuple(specs)), weights, metadata)
+    casts = []
+    for name in [name for name, array in weights.items() if array.dtype == np.float16]:
+        # a weight in float16 is a float32 value that is stored narrow: these stay what they are by a cast
+        wide = build.unique(f"{name}.wide")
+        weights[wide] = weights.pop(name).astype(np.float32)
+        casts.append(Node(build.unique(f"{name}/cast", build._node_names), "Cast", (wide,), (name,), {"to": "float16"}))
+    return Model(Graph((*casts, *nodes), tuple(build.inputs), tuple(specs)), weights, metadata)

@@ -21,6 +21,7 @@ TRAINING = {
     "stddev", "l1", "l2", "ragged", "sparse", "synchronized", "lora_rank", "lora_alpha", "autocast", "sparse_labels",
     "kernel_size_multiplier", "renorm_clipping", "renorm_momentum", "build_config", "cache_size", "input_spec", "module", "registered_name",
 }  # fmt: skip
+TENSORFLOW_FLOOR = 1e-12  # of the sum of squares that TensorFlow's l2_normalize divides by
 PACKAGES = ("keras", "keras_core", "tensorflow", "tf_keras")
 TRAINING_ENDS = ("_initializer", "_regularizer", "_constraint")
 
@@ -171,13 +172,17 @@ def _activation(keys: Keys, context: Context) -> layers.Layer:
 
 @handler("ReLU")
 def _relu(keys: Keys, context: Context) -> layers.Layer:
-    slope, threshold, top = (keys.take(key) for key in ("negative_slope", "threshold", "max_value"))
-    if threshold:
-        raise keys.refuse("threshold")
-    if top is not None and (float(top) != 6.0 or slope):
-        raise keys.refuse("max_value")
-    kind = ("LeakyRelu", float(slope), 0.0) if slope else "relu6" if top is not None else "relu"
-    return layers.Activation(kind, name=keys.name)
+    return layers.ReLU(name=keys.name, **keys.options("negative_slope", "threshold", "max_value"))
+
+
+@handler("ThresholdedReLU")
+def _thresholded_relu(keys: Keys, context: Context) -> layers.Layer:
+    return layers.ThresholdedReLU(name=keys.name, **keys.options("theta"))
+
+
+@handler("PReLU")
+def _prelu(keys: Keys, context: Context) -> layers.Layer:
+    return layers.PReLU(name=keys.name, **keys.options("shared_axes"))
 
 
 @handler("LeakyReLU")
@@ -193,13 +198,12 @@ def _elu(keys: Keys, context: Context) -> layers.Layer:
 
 @handler("Softmax")
 def _softmax(keys: Keys, context: Context) -> layers.Layer:
-    if not isinstance(keys.take("axis", -1), int):
-        raise keys.refuse("axis")
     return layers.Softmax(name=keys.name, **keys.options("axis"))
 
 
 @handler(
-    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "GaussianDropout", "GaussianNoise", "AlphaDropout", "ActivityRegularization", "Identity"
+    "Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout",
+    "ActivityRegularization", "Identity",
 )  # fmt: skip
 def _identity(keys: Keys, context: Context) -> layers.Layer:
     return layers.Identity(name=keys.name)
@@ -225,12 +229,103 @@ def _layer_normalization(keys: Keys, context: Context) -> layers.Layer:
     return layers.LayerNormalization(name=keys.name, **keys.options("axis", "epsilon", "center", "scale"))
 
 
-@handler("Conv1D", "Convolution1D")
-def _conv1d(keys: Keys, context: Context) -> layers.Layer:
-    if keys.take("data_format", "channels_last") not in ("channels_last", None):
-        raise keys.refuse("data_format")
-    names = ("filters", "kernel_size", "strides", "padding", "dilation_rate", "groups", "activation", "use_bias")
-    return layers.Conv1D(name=keys.name, **keys.options(*names))
+@handler("UnitNormalization")
+def _unit_normalization(keys: Keys, context: Context) -> layers.Layer:
+    made = layers.UnitNormalization(name=keys.name, **keys.options("axis"))
+    made.floor = made.floor if context.major >= 3 else TENSORFLOW_FLOOR
+    return made
+
+
+@handler("Normalization")
+def _normalization(keys: Keys, context: Context) -> layers.Layer:
+    return layers.Normalization(name=keys.name, **keys.options("axis", "mean", "variance", "invert"))
+
+
+@handler("Rescaling")
+def _rescaling(keys: Keys, context: Context) -> layers.Layer:
+    numbers = {key: _numbers(value) for key, value in keys.options("scale", "offset").items()}
+    return layers.Rescaling(name=keys.name, **numbers)
+
+
+def _numbers(value: Any) -> Any:
+    """Return numbers that Keras may have written as a serialized array."""
+    return value["config"]["value"] if isinstance(value, Mapping) else value
+
+
+WINDOWS = ("kernel_size", "strides", "padding", "data_format", "dilation_rate", "activation", "use_bias")
+
+
+@handler("Conv1D", "Convolution1D", "Conv2D")
+def _convolution(keys: Keys, context: Context) -> layers.Layer:
+    kind = layers.Conv1D if keys.class_name.endswith("1D") else layers.Conv2D
+    return kind(name=keys.name, **keys.options("filters", "groups", *WINDOWS))
+
+
+@handler("DepthwiseConv1D", "DepthwiseConv2D")
+def _depthwise_convolution(keys: Keys, context: Context) -> layers.Layer:
+    # Keras 2 writes what it takes of Conv along
+    if keys.take("filters") is not None or keys.take("groups", 1) != 1:
+        raise keys.refuse("filters" if keys.take("filters") is not None else "groups")
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("depth_multiplier", *WINDOWS))
+
+
+@handler("SeparableConv1D", "SeparableConv2D")
+def _separable_convolution(keys: Keys, context: Context) -> layers.Layer:
+    if keys.take("groups", 1) != 1:
+        raise keys.refuse("groups")
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("filters", "depth_multiplier", *WINDOWS))
+
+
+@handler("MaxPooling1D", "AveragePooling1D", "MaxPooling2D", "AveragePooling2D")
+def _pooling(keys: Keys, context: Context) -> layers.Layer:
+    options = keys.options("pool_size", "strides", "padding", "data_format")
+    return getattr(layers, keys.class_name)(name=keys.name, **options)
+
+
+@handler("GlobalAveragePooling1D", "GlobalMaxPooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling2D")
+def _global_pooling(keys: Keys, context: Context) -> layers.Layer:
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("data_format", "keepdims"))
+
+
+@handler("UpSampling1D", "UpSampling2D")
+def _up_sampling(keys: Keys, context: Context) -> layers.Layer:
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("size", "data_format", "interpolation"))
+
+
+@handler("ZeroPadding1D", "ZeroPadding2D")
+def _zero_padding(keys: Keys, context: Context) -> layers.Layer:
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("padding", "data_format"))
+
+
+@handler("Cropping1D", "Cropping2D")
+def _cropping(keys: Keys, context: Context) -> layers.Layer:
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options("cropping", "data_format"))
+
+
+@handler("Attention", "AdditiveAttention")
+def _attention(keys: Keys, context: Context) -> layers.Layer:
+    keys.take("dropout")
+    made = getattr(layers, keys.class_name)(name=keys.name, **keys.options("use_scale", "score_mode"))
+    made.causal = bool(keys.take("causal"))
+    return made
+
+
+@handler("MultiHeadAttention")
+def _multi_head_attention(keys: Keys, context: Context) -> layers.Layer:
+    for key in ("query_shape", "key_shape", "value_shape"):  # Keras 2 repeats what the call says
+        keys.take(key)
+    names = ("num_heads", "key_dim", "value_dim", "dropout", "use_bias", "output_shape", "attention_axes")
+    made = layers.MultiHeadAttention(name=keys.name, **keys.options(*names))
+    made.masked = "unfused" if context.major >= 3 and context.minor >= 10 else "mean"
+    return made
+
+
+@handler("ConvLSTM1D", "ConvLSTM2D", "ConvLSTM3D")
+def _conv_lstm(keys: Keys, context: Context) -> layers.Layer:
+    if keys.take("zero_output_for_mask"):
+        raise keys.refuse("zero_output_for_mask")
+    names = ("filters", "recurrent_activation", "return_sequences", "return_state", "go_backwards")
+    return getattr(layers, keys.class_name)(name=keys.name, **keys.options(*names, *WINDOWS))
 
 
 RECURRENT = ("use_bias", "return_sequences", "return_state", "go_backwards", "zero_output_for_mask")
@@ -257,6 +352,13 @@ def _gru(keys: Keys, context: Context) -> layers.Layer:
     # files written before reset_after existed mean False
     made = layers.GRU(name=keys.name, reset_after=bool(keys.take("reset_after", False)), **_recurrent_options(keys))
     return _unrolled(made, keys)
+
+
+@handler("CuDNNLSTM", "CuDNNGRU")
+def _cudnn(keys: Keys, context: Context) -> layers.Layer:
+    """The layers of CuDNN: their activations are fixed, and a GRU resets after the product."""
+    options = keys.options("units", "return_sequences", "return_state", "go_backwards")
+    return getattr(layers, keys.class_name.removeprefix("CuDNN"))(name=keys.name, **options)
 
 
 @handler("SimpleRNN", "SimpleRNNCell")
@@ -309,8 +411,15 @@ def _bidirectional(keys: Keys, context: Context) -> layers.Layer:
 @handler("TimeDistributed")
 def _time_distributed(keys: Keys, context: Context) -> layers.Layer:
     inner = layer_from_config(keys.take("layer"), context)
-    inner.name = keys.name
-    return layers.TimeDistributed(inner, name=keys.name)
+    inner.rename(keys.name)
+    return time_distributed(inner, keys.name, context)
+
+
+def time_distributed(inner: layers.Layer, name: str, context: Context) -> layers.TimeDistributed:
+    """Return a layer applied to every step, with the rule that its version of Keras has for masks."""
+    made = layers.TimeDistributed(inner, name=name)
+    made.mask_rule = "input" if context.major >= 3 else "inner"
+    return made
 
 
 @handler("Flatten")
@@ -343,6 +452,13 @@ def _concatenate(keys: Keys, context: Context) -> layers.Layer:
 @handler("Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum")
 def _merge(keys: Keys, context: Context) -> layers.Layer:
     return _joining(getattr(layers, keys.class_name)(name=keys.name), context)
+
+
+@handler("Dot")
+def _dot(keys: Keys, context: Context) -> layers.Layer:
+    made = layers.Dot(name=keys.name, **keys.options("axes", "normalize"))
+    made.floor = made.floor if context.major >= 3 else TENSORFLOW_FLOOR
+    return made
 
 
 def _joining(layer: Any, context: Context) -> layers.Layer:

@@ -50,7 +50,7 @@ def main(count: int = 2000, epochs: int = 40, folder: str | Path = "example-outp
     model.add(LSTM(24, return_sequences=True))
     model.add(TimeDistributed(Dense(1)))
     model.compile(optimizer="adam", loss="mse")
-    history = model.fit(x, x, epochs=epochs, batch_size=32, validation_split=0.1, verbose=0, seed=0)
+    history = model.fit(x, x, epochs=epochs, batch_size=32, validation_split=0.1, verbose=0)
 
     error = lambda rows: np.mean((model.predict(rows, verbose=0) - rows) ** 2, axis=(1, 2))
     threshold = np.quantile(error(x), 0.99)

@@ -10,20 +10,13 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-import fastlstm.demo
 from fastlstm import Sequential, set_random_seed
 from fastlstm.callbacks import EarlyStopping
 from fastlstm.data import timeseries_windows
+from fastlstm.demo.series import weekly_changes
 from fastlstm.layers import LSTM, Dense, Dropout
 
 STEPS, AHEAD = 26, 4  # weeks
-
-
-def weekly_changes() -> np.ndarray:
-    """Return the change of CO2 from week to week, in ppm (626,)."""
-    with np.load(Path(fastlstm.demo.__file__).parent / "models" / "co2_season.npz") as arrays:
-        windows = arrays["in_weekly_change"][:, :, 0]
-    return np.concatenate([windows[0], windows[1:, -1]])
 
 
 def main(epochs: int = 100, folder: str | Path = "example-output") -> dict[str, float]:
@@ -42,7 +35,7 @@ def main(epochs: int = 100, folder: str | Path = "example-output") -> dict[str, 
     model.compile(optimizer="adam", loss="mse", metrics=["mae"])
     stopping = EarlyStopping(monitor="val_loss", patience=10, restore_best_weights=True)
     history = model.fit(
-        x_fit, y_fit, epochs=epochs, batch_size=16, validation_split=0.2, callbacks=[stopping], verbose=0, seed=0
+        x_fit, y_fit, epochs=epochs, batch_size=16, validation_split=0.2, callbacks=[stopping], verbose=0
     )
 
     forecast = model.predict(x[held_out:], verbose=0)

@@ -48,7 +48,7 @@ def main(count: int = 4000, epochs: int = 30, folder: str | Path = "example-outp
     layer = LSTM(UNITS, input_shape=(STEPS, 2))
     model = Sequential([layer, Dense(1)])
     model.compile(optimizer=Adam(0.01), loss="mse")
-    history = model.fit(x, y, epochs=epochs, batch_size=32, verbose=0, seed=0)
+    history = model.fit(x, y, epochs=epochs, batch_size=32, verbose=0)
 
     drawn = gates(x[0], *layer.get_weights())
     difference = float(np.abs(drawn[-1, -1] - layer(x[:1])[0]).max())

@@ -55,9 +55,7 @@ def main(sentences: int = 2000, epochs: int = 8, folder: str | Path = "example-o
     h = Bidirectional(LSTM(16, return_sequences=True))(h)
     model = Model(words, TimeDistributed(Dense(len(TAGS), activation="softmax"))(h))
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = model.fit(
-        x[held_out:], y[held_out:], epochs=epochs, batch_size=32, validation_split=0.1, verbose=0, seed=0
-    )
+    history = model.fit(x[held_out:], y[held_out:], epochs=epochs, batch_size=32, validation_split=0.1, verbose=0)
 
     found = model.predict(x[:held_out], verbose=0).argmax(axis=-1)
     is_word = x[:held_out] > 0

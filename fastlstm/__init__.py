@@ -27,12 +27,23 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastlstm import callbacks, data, initializers, layers, losses, metrics, models, optimizers, regularizers
+    from fastlstm import (
+        callbacks,
+        constraints,
+        data,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        regularizers,
+    )
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
     from fastlstm.model import Model, load
-    from fastlstm.models import Input, Sequential, gru, lstm, rnn
+    from fastlstm.models import Input, Sequential, ctc, gru, lstm, rnn
     from fastlstm.randomness import set_random_seed
     from fastlstm.session import Session
     from fastlstm.stream import State, Stream
@@ -50,6 +61,7 @@ _LATER = {
     "State": "fastlstm.stream",
     "Stream": "fastlstm.stream",
     "convert": "fastlstm.converters",
+    "ctc": "fastlstm.models.functions",
     "gru": "fastlstm.models.functions",
     "load": "fastlstm.model",
     "value_and_grad": "fastlstm.training.trainable",
@@ -60,6 +72,7 @@ _LATER = {
 }
 _NAMESPACES = (
     "callbacks",
+    "constraints",
     "data",
     "initializers",
     "layers",
@@ -105,7 +118,9 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "callbacks",
+    "constraints",
     "convert",
+    "ctc",
     "data",
     "gru",
     "initializers",

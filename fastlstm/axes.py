@@ -10,7 +10,7 @@ from functools import cached_property
 
 from fastlstm.errors import FastLSTMError, StreamError
 from fastlstm.graph import Graph, Node, TensorSpec, Weight
-from fastlstm.ops import inference
+from fastlstm.ops import dims, inference
 from fastlstm.ops.convolution import Conv1D
 from fastlstm.ops.masks import SequenceMask
 from fastlstm.ops.op import HostOp, NeedsValue, Op, Value, find
@@ -18,6 +18,7 @@ from fastlstm.ops.recurrent import Recurrent
 from fastlstm.ops.shape_values import ShapeOp
 
 BATCH, TIME = "«batch»", "«time»"
+BOTH = dims.product((BATCH, TIME))  # the axis of what is applied to every step of every row
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,15 @@ def _mixes(op: Op, node: Node, args: list[Value | None], outs: list[Value], symb
         shape = args[k].shape if k < len(args) and args[k] is not None else None  # type: ignore[union-attr]
         if shape is not None and axis < len(shape) and isinstance(shape[axis], str) and symbol in shape[axis]:  # type: ignore[operator]
             return True
+    kept = (symbol, BOTH)
     if any(
-        out.shape is None or any(isinstance(d, str) and symbol in d and d != symbol for d in out.shape) for out in outs
+        out.shape is None or any(isinstance(d, str) and symbol in d and d not in kept for d in out.shape)
+        for out in outs
     ):
         return True
     # an axis that is dropped, meets one of a fixed size, or crosses itself, is not kept apart
-    return not isinstance(op, Recurrent | ShapeOp) and any((out.shape or ()).count(symbol) != 1 for out in outs)
+    count = lambda out: sum(dim in kept for dim in out.shape or ())
+    return not isinstance(op, Recurrent | ShapeOp) and any(count(out) != 1 for out in outs)
 
 
 def _order(op: Op, node: Node, symbol: str) -> list[tuple[int, int]]:
@@ -148,6 +152,9 @@ def _claimed(graph: Graph, values: Mapping[str, Value], inputs: Sequence[TensorS
     """Return the input axes, (name, axis) -> BATCH or TIME, that nodes claim or that share a symbol with such an axis."""
     kinds: dict[str, str] = {}
     for node in graph.nodes:
+        x = values[node.inputs[0]].shape if node.inputs and node.inputs[0] else None
+        if isinstance(find(node.op), Recurrent | Conv1D) and any("*" in str(dim) for dim in (x or ())[:2]):
+            continue  # applied to every step: its time lies within a step
         for k, axis, kind in _claims(find(node.op), node):
             shape = values[node.inputs[k]].shape if k < len(node.inputs) and node.inputs[k] else None
             if shape is not None and axis < len(shape) and isinstance(shape[axis], str):

@@ -4,7 +4,7 @@
 |---|---|
 | an Identity disappears | the same |
 | a MatMul by a constant matrix, and the Add of a constant row after it, are one Dense | the bias begins the sum instead of ending it |
-| an activation whose only input is a Dense or Conv1D, read by nothing else, belongs to it | the same |
+| an activation whose only input is a Dense or a convolution, read by nothing else, belongs to it | the same |
 | a Cast after a OneHot casts its two values instead | the same |
 | a Transpose of batch and time after a look-up transposes the ids instead | the same |
 | a look-up that only recurrent nodes read, as X, gives them numbers of rows projected once | the same |
@@ -141,9 +141,9 @@ def _fits(weights: Mapping[str, Weight], W: str, row: str) -> bool:
 
 
 def activations_joined(graph: Graph, notes: dict[str, list[str]]) -> Graph:
-    """Return the graph with activations as part of the Dense and Conv1D nodes before them."""
+    """Return the graph with activations as part of the Dense and convolution nodes before them."""
     uses, nodes = _uses(graph), []
-    bare: dict[str, int] = {}  # where the Dense or Conv1D without an activation stands that computes a value
+    bare: dict[str, int] = {}  # where the Dense or convolution without an activation stands that computes a value
     for node in graph.nodes:
         known = ACTIVATIONS.get(node.op) if node.op != "Identity" else None
         place = bare.get(node.inputs[0]) if known is not None else None
@@ -157,7 +157,10 @@ def activations_joined(graph: Graph, notes: dict[str, list[str]]) -> Graph:
             nodes[place] = Node(before.name, before.op, before.inputs, node.outputs, attributes)
             notes.setdefault(before.name, []).append(f"+ activation {node.op} {node.name!r}")
             continue
-        if node.op in ("Dense", "Conv1D") and node.attributes.get("activation", "Identity") == "Identity":
+        if (
+            node.op in ("Dense", "Conv1D", "Conv2D", "Conv3D")
+            and node.attributes.get("activation", "Identity") == "Identity"
+        ):
             bare[node.outputs[0]] = len(nodes)
         nodes.append(node)
     return _with(graph, nodes)

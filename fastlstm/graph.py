@@ -29,7 +29,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Node:
-    """One step: an op applied to values. `subgraphs` are the bodies of control flow, by attribute name."""
+    """One step: an op applied to values. `subgraphs` are the bodies of control flow, functions of their own inputs alone."""
 
     name: str
     op: str
@@ -47,9 +47,12 @@ class Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def check(self, weights: Mapping[str, object], outer: frozenset[str] = frozenset()) -> None:
-        """Raise GraphError unless every value has one producer that stands before its consumers."""
-        known = set(outer)
+    def check(self, weights: Mapping[str, object]) -> None:
+        """Raise GraphError unless every value has one producer that stands before its consumers.
+
+        Subgraphs are closed: they name no value from outside.
+        """
+        known: set[str] = set()
         for name in (*(spec.name for spec in self.inputs), *weights):
             if not name or name in known:
                 raise GraphError(f"value {name!r} is defined twice" if name else "an input or a weight has no name")
@@ -68,7 +71,7 @@ class Graph:
                         else f"node {node.name!r} uses value {value!r}, which is no input, weight or node output"
                     )
             for body in node.subgraphs.values():
-                body.check({}, frozenset(known))
+                body.check({})
             for value in node.outputs:
                 if value in known:
                     raise GraphError(f"value {value!r} is defined twice, the second time by node {node.name!r}")

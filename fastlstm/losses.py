@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from fastlstm.errors import InputError, ShapeError, UnsupportedError, one_of
-from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.build import Build, Shape, Tensor
 
 EPSILON = 1e-7  # Keras's
+BLANK = 0  # the class of CTC that spells nothing; Keras's
 REDUCTIONS = ("sum_over_batch_size", "mean", "sum", "mean_with_sample_weight")
 Function = Callable[..., Tensor]
 
@@ -80,6 +81,8 @@ def _logits(y_pred: Tensor, from_logits: bool, op: str) -> Tensor | None:
 # ---- regression ------------------------------------------------------------------------------------------
 def mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """mean (p - y)^2"""
+    if y_pred.shape and y_pred.shape == y_true.shape and y_pred.value.dtype == y_true.value.dtype:
+        return _node("MeanSquares", y_pred, y_true)
     return _mean((y_pred - y_true) ** 2)
 
 
@@ -185,6 +188,26 @@ def squared_hinge(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return _mean(_at_least(1.0 - y_true * y_pred, 0.0) ** 2)
 
 
+# ---- labels without places -------------------------------------------------------------------------------
+def ctc(
+    y_true: Tensor, y_pred: Tensor, input_length: Tensor | None = None, label_length: Tensor | None = None
+) -> Tensor:
+    """- log of the chance that logits y_pred (B, T, N) spell the labels y_true (B, L), whole numbers; class 0 is the blank.
+
+    `input_length` (B,) says how many steps count, else the mask of y_pred; `label_length` (B,) how many labels, else all before the first
+    0. The loss is infinite where labels need more steps than there are: one for each, and one between two that are equal. `fastlstm.ctc` is
+    the same for arrays.
+    """
+    build, mask = y_pred.build, y_pred.mask
+    up_to = lambda lengths, x: build.node("steps", "SequenceMask", [lengths, x], batch_first=True)
+    if input_length is not None:
+        mask = up_to(input_length, y_pred)
+    if label_length is not None:
+        y_true = _node("Where", up_to(label_length, y_true), y_true, _number(y_true, BLANK))
+    # the slope is what the adjoint reads
+    return build.node("ctc", "CTC", [y_pred, y_true, mask], [True, build.training], blank=BLANK)[0]
+
+
 # ---- objects ---------------------------------------------------------------------------------------------
 class Loss:
     """A loss with its options: `function(y_true, y_pred, **options)` gives values, `reduction` says how they become one number.
@@ -195,6 +218,8 @@ class Loss:
 
     function: Function
     sparse = False  # whether targets are class indices, one axis less than outputs
+    whole = False  # whether targets are whole numbers
+    reads_mask = False  # whether the mask of an output is the loss's to read, and weighs no values
     signed = False  # whether labels are -1 and 1
 
     def __init__(self, reduction: str = "sum_over_batch_size", name: str | None = None, **options: Any):
@@ -210,9 +235,48 @@ class Loss:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{key}={value!r}' for key, value in self.options.items())})"
 
+    # ---- targets ----------------------------------------------------------------------------------------
+    def axes(self, shape: Shape) -> Shape:
+        """Return the shape of targets for an output of `shape` (B, ...)."""
+        return shape[:-1] if self.sparse else shape
+
+    def weight_axes(self, shape: Shape) -> int:
+        """Return how many axes sample weights may have: those of the loss's values."""
+        return max(len(shape) - 1, 1)
+
+    def shaped(self, y_true: np.ndarray, shape: Shape, where: str) -> np.ndarray:
+        """Return targets with the axes that the loss compares with an output of `shape` (B, ...). Raise ShapeError.
+
+        As in Keras, an axis of size 1 that one of the two lacks at the end is added or taken away.
+        """
+        expected = self.axes(shape)
+        if y_true.ndim == len(expected) - 1 and shape[-1] == 1 and not self.sparse:
+            y_true = y_true[..., None]
+        elif y_true.ndim == len(expected) + 1 and y_true.shape[-1] == 1:
+            y_true = y_true[..., 0]
+        fits = y_true.ndim == len(expected) and all(
+            not isinstance(d, int) or d == n for d, n in zip(expected[1:], y_true.shape[1:], strict=True)
+        )
+        if not fits:
+            hint = ""
+            if not self.sparse and y_true.ndim == len(shape) - 1:
+                hint = "; class indices need loss='sparse_categorical_crossentropy'"
+            raise ShapeError(
+                f"{where}: targets have shape {y_true.shape}, loss {self.name!r} expects {_shown(expected)}{hint}"
+            )
+        return y_true
+
+    def check(self, y_true: np.ndarray, shape: Shape, where: str, first: int = 0) -> None:
+        """Raise InputError for targets that cannot be, `first` being the number of the first sample."""
+        if self.sparse:
+            _check_classes(y_true, shape[-1], where, first, self.options.get("ignore_class"))
+
+    def check_steps(self, y_true: np.ndarray, steps: Any, where: str, first: int = 0) -> None:
+        """Raise InputError where targets do not fit in the steps, a number or one for each sample, of their output."""
+
     def prepared(self, y_true: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return targets as the loss takes them. Raise InputError for values that cannot be."""
-        if self.sparse:
+        if self.whole:
             return y_true.astype(np.int64)
         if self.signed and y_true.size and np.isin(y_true, (0, 1)).all():
             y_true = 2 * y_true.astype(dtype) - 1
@@ -320,7 +384,7 @@ class CategoricalCrossentropy(Loss):
 
 class SparseCategoricalCrossentropy(Loss):
     function = staticmethod(sparse_categorical_crossentropy)
-    sparse = True
+    sparse = whole = True
 
     def __init__(
         self,
@@ -332,8 +396,55 @@ class SparseCategoricalCrossentropy(Loss):
         super().__init__(reduction, name, from_logits=from_logits, ignore_class=ignore_class)
 
 
+class CTC(Loss):
+    """Connectionist temporal classification: labels (B, L), 0 behind the last, for logits (B, T, N) whose class 0 is the blank.
+
+    The steps that count are those of the output's mask, all without one; sample weights have one value for each sequence.
+    """
+
+    function = staticmethod(ctc)
+    reads_mask = True
+    whole = True
+
+    def __init__(self, reduction: str = "sum_over_batch_size", name: str | None = "ctc"):
+        super().__init__(reduction, name)
+
+    def axes(self, shape: Shape) -> Shape:
+        return shape[0], "labels"
+
+    def weight_axes(self, shape: Shape) -> int:
+        return 1
+
+    def shaped(self, y_true: np.ndarray, shape: Shape, where: str) -> np.ndarray:
+        if len(shape) != 3:
+            raise ShapeError(f"{where} has shape {_shown(shape)}, loss {self.name!r} expects (batch, steps, classes)")
+        if y_true.ndim != 2:
+            raise ShapeError(f"{where}: labels have shape {y_true.shape}, loss {self.name!r} expects (batch, labels)")
+        return y_true
+
+    def check(self, y_true: np.ndarray, shape: Shape, where: str, first: int = 0) -> None:
+        _check_classes(y_true, shape[-1], where, first)
+        inside = (y_true[:, :-1] == BLANK) & (y_true[:, 1:] != BLANK)
+        if inside.any():
+            row, label = (int(k) for k in np.argwhere(inside)[0])
+            raise InputError(f"{where}: label {label} of sample {row + first} is {BLANK}, the blank, and others follow")
+        if isinstance(shape[1], int):
+            self.check_steps(y_true, shape[1], where, first)
+
+    def check_steps(self, y_true: np.ndarray, steps: Any, where: str, first: int = 0) -> None:
+        labels = y_true != BLANK
+        repeated = (y_true[:, 1:] == y_true[:, :-1]) & labels[:, 1:]
+        needed = labels.sum(axis=1) + repeated.sum(axis=1)
+        steps = np.broadcast_to(steps, needed.shape)
+        if (needed > steps).any():
+            row = int(np.argmax(needed > steps))
+            raise InputError(
+                f"{where}: sample {row + first} has {labels[row].sum()} labels, which need {needed[row]} steps (equal neighbours one between them), the output has {steps[row]}"
+            )
+
+
 _CLASSES: tuple[type[Loss], ...] = (
-    BinaryCrossentropy, CategoricalCrossentropy, CosineSimilarity, Hinge, Huber, KLDivergence, LogCosh,
+    CTC, BinaryCrossentropy, CategoricalCrossentropy, CosineSimilarity, Hinge, Huber, KLDivergence, LogCosh,
     MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError, MeanSquaredLogarithmicError, Poisson,
     SparseCategoricalCrossentropy, SquaredHinge,
 )  # fmt: skip
@@ -343,7 +454,8 @@ _BY_NAME |= {
     short: _BY_NAME[long]
     for long, shorts in {
         "binary_crossentropy": ("bce", "BCE"),
-        "kl_divergence": ("kld", "KLD"),
+        "huber": ("huber_loss",),
+        "kl_divergence": ("kld", "KLD", "kullback_leibler_divergence"),
         "log_cosh": ("logcosh",),
         "mean_absolute_error": ("mae", "MAE"),
         "mean_absolute_percentage_error": ("mape", "MAPE"),
@@ -372,41 +484,15 @@ def get(loss: str | Loss | Function) -> Loss:
     raise InputError(f"loss={loss!r}: expected a name, a loss or a function of tensors")
 
 
-def targets_of(loss: Loss, y_true: np.ndarray, shape: tuple, where: str) -> np.ndarray:
-    """Return targets with the axes that a loss compares with an output of `shape` (B, ...). Raise ShapeError.
-
-    As in Keras, an axis of size 1 that one of the two lacks at the end is added or taken away.
-    """
-    wanted = len(shape) - loss.sparse
-    if y_true.ndim == wanted - 1 and (loss.sparse or shape[-1] == 1):
-        y_true = y_true[..., None] if not loss.sparse else y_true
-    elif y_true.ndim == wanted + 1 and y_true.shape[-1] == 1:
-        y_true = y_true[..., 0]
-    expected = shape[: len(shape) - 1] if loss.sparse else shape
-    fits = y_true.ndim == len(expected) and all(
-        not isinstance(d, int) or d == n for d, n in zip(expected[1:], y_true.shape[1:], strict=True)
-    )
-    if not fits:
-        hint = ""
-        if not loss.sparse and y_true.ndim == len(shape) - 1:
-            hint = "; class indices need loss='sparse_categorical_crossentropy'"
-        raise ShapeError(
-            f"{where}: targets have shape {y_true.shape}, loss {loss.name!r} expects {_shown(expected)}{hint}"
-        )
-    return y_true
-
-
 def _shown(shape: tuple) -> str:
     return f"({', '.join(str(dim) for dim in shape)}{',' if len(shape) == 1 else ''})"
 
 
-def check_classes(loss: Loss, y_true: np.ndarray, classes: Any, where: str, first: int = 0) -> None:
-    """Raise InputError unless every target is a class, or the one that is ignored; `first` is the number of the first sample."""
-    if not loss.sparse:
-        return
+def _check_classes(y_true: np.ndarray, classes: Any, where: str, first: int, other: int | None = None) -> None:
+    """Raise InputError unless every target is a class, or the one that is ignored."""
     bad = (y_true < 0) | (y_true >= classes) | (y_true != np.floor(y_true))
-    if loss.options.get("ignore_class") is not None:
-        bad &= y_true != loss.options["ignore_class"]
+    if other is not None:
+        bad &= y_true != other
     if bad.any():
         row, *rest = (int(k) for k in np.argwhere(bad)[0])
         place = (row + first, *rest)

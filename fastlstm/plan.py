@@ -6,34 +6,39 @@ is copying the inputs in, walking the steps, and copying the outputs out. A boun
 shape and lent to one call at a time, so any number of threads can run one plan.
 
 Where a shape depends on the contents of a value, the frame ends there and continues, once the steps so far have run, in a
-frame bound for those contents: a specialisation on a value, kept like any other.
+frame bound for those contents: a specialisation on a value, kept like any other. So it does where a loop alone can tell the shapes of what it
+gives, and where the condition of an If is not known: the rest is then bound without the If, for the branch that was chosen.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+from fastlstm.buffers import SMALL, Buffers, Readers
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.fusion import fuse
-from fastlstm.graph import Graph, Node, Quantized, Weight, widen
+from fastlstm.graph import Graph, Node, Quantized, TensorSpec, Weight, widen
 from fastlstm.kernels import codes, layout, target
 from fastlstm.kernels.caches import near_bytes
 from fastlstm.ops import inference
+from fastlstm.ops.control import resolve
+from fastlstm.ops.dims import known
 from fastlstm.ops.op import NeedsValue, Stored, Value, ViewOp, find, is_contiguous
 from fastlstm.ops.strides import merged_axes
 from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
 
-FLOAT32 = np.dtype(np.float32)
+FLOAT32, BYTES = np.dtype(np.float32), np.dtype(np.uint8)
 TEAM_WORK = 600_000  # floating-point operations from which a team may pay
 BLOCK_VECTORS = target.WIDTH * target.BLOCK
 KEPT_SHAPES = 32
 KEPT_VALUES = 16
+KEPT_BODIES = 64
 KEPT_BYTES = 256 << 20  # of the buffers of frames that wait for another call
 MAX_SCRATCH = 4 << 30  # bytes of buffers of one call
 
@@ -72,6 +77,23 @@ class Lowered:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Wait:
+    """Where binding ends until the run has found something: `find` it, and `resume` with a frame for whatever has the same `key`."""
+
+    find: Callable[[], list[np.ndarray]]
+    key: Callable[[list[np.ndarray]], object]
+    resume: Callable[[list[np.ndarray]], "Frame"]
+
+
+def _contents_key(found: list[np.ndarray]) -> object:
+    return found[0].tobytes()
+
+
+def _shapes_key(found: list[np.ndarray]) -> object:
+    return tuple(array.shape for array in found)
+
+
 @dataclass
 class Frame:
     """A program bound to shapes: one call at a time."""
@@ -86,10 +108,9 @@ class Frame:
     lowered: list[Lowered] = field(default_factory=list)
     work: int = 0  # floating-point operations
     pace: Pace | None = None  # decides whether a team runs it
-    # where binding waits for the contents of a value: that value's buffer, and how to go on
-    waits_for: np.ndarray | None = None
-    resume: Callable[[np.ndarray], "Frame"] | None = None
-    continued: "OrderedDict[bytes, Frame]" = field(default_factory=OrderedDict)
+    waits_for: "Wait | None" = None
+    continued: "OrderedDict[object, Frame]" = field(default_factory=OrderedDict)
+    received: Sequence[np.ndarray] = ()  # of a continuation: where it wants what was waited for
     # for the short way of a call: see `get_ready`
     is_ready: bool = False
     input: np.ndarray = field(default_factory=lambda: np.empty(0))
@@ -133,14 +154,18 @@ class Frame:
         self.pace.note(together, perf_counter() - start)
 
     def _continue(self) -> "Frame":
-        assert self.waits_for is not None and self.resume is not None
-        key = self.waits_for.tobytes()
+        assert self.waits_for is not None
+        found = self.waits_for.find()
+        key = self.waits_for.key(found)
         if key not in self.continued:
-            self.continued[key] = self.resume(self.waits_for.copy())
+            self.continued[key] = self.waits_for.resume(found)
             while len(self.continued) > KEPT_VALUES:
                 self.continued.popitem(last=False)
         self.continued.move_to_end(key)
-        return self.continued[key]
+        frame = self.continued[key]
+        for buffer, array in zip(frame.received, found, strict=False):
+            np.copyto(buffer, array)
+        return frame
 
 
 class Plan:
@@ -148,14 +173,15 @@ class Plan:
 
     def __init__(self, graph: Graph, weights: Mapping[str, Weight], max_scratch: int = MAX_SCRATCH, threads: int = 1):
         self._given = weights
+        self._unfused = graph
+        self._branches = any(node.op == "If" for node in graph.nodes)
+        self._resolved: dict[tuple, Plan] = {}  # by the conditions that were known or found: the plan of what is left
+        self._bodies: OrderedDict[tuple, Plan] = OrderedDict()
         self.fused = fuse(graph, weights)
         self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
         self.output_names = frozenset(spec.name for spec in graph.outputs)
-        self.readers: dict[str, list[Node]] = {}
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = Readers(graph)
         self.ancestors = _ancestors(graph)
         weights = {**weights, **self.fused.constants}
         self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
@@ -211,17 +237,55 @@ class Plan:
 
     def bind(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:
         """Return a new frame for inputs of these shapes; one that `carries` moves states from and to a stream. Raise ShapeError, LimitError."""
-        values = dict(self.weights)
-        inputs = {}
+        inputs, given = {}, {}
         binder = _Binder(self, 0, carries)
         for spec, shape in zip(self.graph.inputs, shapes, strict=True):
-            array = binder.scratch(shape, np.dtype(spec.dtype))
+            array = binder.scratch(shape, np.dtype(spec.dtype), lasts=True)
             inputs[spec.name] = Port(array)
-            values[spec.name] = Value(array.dtype, shape, None, array)
-        return self._bind_from(0, values, Frame(inputs), binder)
+            given[spec.name] = Value(array.dtype, shape, None, array)
+        if self._branches:
+            return self._bind_branches(given, Frame(inputs, scratch_bytes=binder.bytes), (), carries)
+        return self._bind_from(0, self.weights | given, Frame(inputs), binder)
 
-    def _bind_from(self, first: int, values: dict[str, Value], frame: Frame, binder: "_Binder") -> Frame:
-        waits = None
+    def _bind_branches(
+        self, given: dict[str, Value], frame: Frame, decided: tuple[bool, ...], carries: bool = False
+    ) -> Frame:
+        """Bind the graph without its Ifs; where a condition is not known, what computes it, and the rest once it has."""
+        nodes, found, condition = resolve(self._unfused, self.weights | given, decided)
+        plan = self._without_ifs(nodes, tuple(found), condition)
+        binder = _Binder(plan, frame.scratch_bytes, carries)
+        goal = None
+        if condition is not None:
+
+            def resume(contents: list[np.ndarray]) -> Frame:
+                continued = Frame(frame.inputs, scratch_bytes=binder.bytes)
+                return self._bind_branches(given, continued, (*decided, bool(contents[0].ravel()[0])))
+
+            goal = condition, resume
+        return plan._bind_from(0, plan.weights | given, Frame(frame.inputs), binder, goal)
+
+    def _without_ifs(self, nodes: list[Node], found: tuple[bool, ...], condition: str | None) -> "Plan":
+        key = found, condition
+        if key not in self._resolved:
+            outputs = self._unfused.outputs
+            if condition is not None:
+                outputs = (TensorSpec(condition, "bool", None),)
+                nodes = _live(nodes, condition)
+            graph = replace(self._unfused, nodes=tuple(nodes), outputs=outputs)
+            graph.check(self._given)
+            self._resolved[key] = self.of_twin(graph)
+        return self._resolved[key]
+
+    def _bind_from(
+        self,
+        first: int,
+        values: dict[str, Value],
+        frame: Frame,
+        binder: "_Binder",
+        goal: "tuple[str, Callable[[list[np.ndarray]], Frame]] | None" = None,
+    ) -> Frame:
+        """Bind the nodes from `first` on; a `goal` is the value that is waited for in the end, and what goes on from there."""
+        waits, found_by = None, None
         for index in range(first, len(self.graph.nodes)):
             node = self.graph.nodes[index]
             try:
@@ -229,40 +293,83 @@ class Plan:
             except NeedsValue as needed:
                 waits = index, node.inputs[needed.index]
                 break
-            if any(out.shape is None for out in outs):
-                raise UnsupportedError(f"node {node.name!r}: the shape of its output is not known before it runs")
+            if any(not known(out.shape) for out in outs):
+                if not find(node.op).finds_shapes:
+                    raise UnsupportedError(f"node {node.name!r}: the shape of its output is not known before it runs")
+                found_by = index
+                break
             if all(out.data is not None for out in outs):
                 binder.charge(sum(out.data.nbytes for out in outs if out.data is not None))
             values.update((name, out) for name, out in zip(node.outputs, outs, strict=False) if name)
         # every shape is known from here on: a value can be written where its reader wants it
         binder.values = values
-        for node in self.graph.nodes[first : waits[0] if waits else None]:
+        end = waits[0] if waits else found_by
+        for node in self.graph.nodes[first:end]:
             binder.lower(node)
         if waits is not None:
-            self._wait(*waits, values, frame, binder)
-            return frame
-        for spec in self.graph.outputs:
-            array = values[spec.name].array
-            assert array is not None
-            frame.outputs[spec.name] = Port(array)
-            if values[spec.name].data is not None:
-                frame.outputs[spec.name].forbid()  # no step writes a constant
-        binder.finish(frame)
+            self._wait(*waits, values, frame, binder, goal)
+        elif found_by is not None:
+            self._wait_for_results(found_by, values, frame, binder, goal)
+        elif goal is not None:
+            self._end(frame, binder, Wait(_reader(values[goal[0]]), _contents_key, goal[1]))
+        else:
+            for spec in self.graph.outputs:
+                array = values[spec.name].array
+                assert array is not None
+                frame.outputs[spec.name] = Port(array)
+                if values[spec.name].data is not None:
+                    frame.outputs[spec.name].forbid()  # no step writes a constant
+            binder.finish(frame)
         return frame
 
-    def _wait(self, index: int, name: str, values: dict[str, Value], frame: Frame, binder: "_Binder") -> None:
-        waiting = values[name]
-        assert waiting.array is not None
+    def _end(self, frame: Frame, binder: "_Binder", wait: Wait) -> None:
+        """End a frame that goes on in another."""
         for port in frame.inputs.values():
             port.forbid()
         binder.finish(frame)
+        frame.waits_for = wait
 
-        def resume(contents: np.ndarray) -> Frame:
+    def _wait(
+        self, index: int, name: str, values: dict[str, Value], frame: Frame, binder: "_Binder", goal: Any
+    ) -> None:
+        """End a frame at a node that needs the contents of a value."""
+        waiting = values[name]
+
+        def resume(contents: list[np.ndarray]) -> Frame:
+            known = values | {name: Value(waiting.dtype, waiting.shape, contents[0], waiting.array)}
+            return self._bind_from(index, known, Frame(frame.inputs), _Binder(self, frame.scratch_bytes), goal)
+
+        self._end(frame, binder, Wait(_reader(waiting), _contents_key, resume))
+
+    def _wait_for_results(
+        self, index: int, values: dict[str, Value], frame: Frame, binder: "_Binder", goal: Any
+    ) -> None:
+        """End a frame at a node that runs by itself, since it alone can tell the shapes of what it gives."""
+        node = self.graph.nodes[index]
+        args = inference.arguments(node, values)
+        run = find(node.op).runner(node, args, binder)
+        arrays = [None if arg is None else arg.array for arg in args]
+
+        def resume(results: list[np.ndarray]) -> Frame:
+            after = _Binder(self, frame.scratch_bytes)
+            buffers = [after.scratch(result.shape, result.dtype) for result in results]
             known = dict(values)
-            known[name] = Value(waiting.dtype, waiting.shape, contents, waiting.array)
-            return self._bind_from(index, known, Frame(frame.inputs), _Binder(self, frame.scratch_bytes))
+            for name, buffer in zip(node.outputs, buffers, strict=True):
+                if name:
+                    known[name] = Value(buffer.dtype, buffer.shape, None, buffer)
+            return self._bind_from(index + 1, known, Frame(frame.inputs, received=buffers), after, goal)
 
-        frame.waits_for, frame.resume = waiting.array, resume
+        self._end(frame, binder, Wait(lambda: run(arrays), _shapes_key, resume))
+
+    def body(self, name: str, graph: Graph, constants: Mapping[str, np.ndarray]) -> "Plan":
+        """Return the plan of a subgraph with constants for some of its inputs."""
+        key = name, *((one, array.ctypes.data, array.shape) for one, array in sorted(constants.items()))
+        if key not in self._bodies:
+            inputs = tuple(spec for spec in graph.inputs if spec.name not in constants)
+            self._bodies[key] = Plan(replace(graph, inputs=inputs), constants, self.max_scratch)
+            while len(self._bodies) > KEPT_BODIES:
+                self._bodies.popitem(last=False)
+        return self._bodies[key]
 
     def weight_of(self, value: Value) -> str | None:
         """Return the name of the weight whose elements a constant holds, None if it is none or part of one."""
@@ -284,6 +391,44 @@ def _ancestors(graph: Graph) -> dict[str, frozenset[str]]:
     return known
 
 
+def _reader(value: Value) -> Callable[[], list[np.ndarray]]:
+    """Return what copies the contents of a value's buffer."""
+    array = value.array
+    assert array is not None
+    return lambda: [array.copy()]
+
+
+def _live(nodes: list[Node], value: str) -> list[Node]:
+    """Return the nodes that a value depends on."""
+    needed, live = {value}, []
+    for node in reversed(nodes):
+        if needed & set(node.outputs):
+            live.append(node)
+            needed.update(node.inputs)
+    return live[::-1]
+
+
+class _Subprogram:
+    """A subgraph that a call runs again and again: its frames belong to that call's frame."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._frames: OrderedDict[tuple, Frame] = OrderedDict()
+
+    def __call__(self, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        arrays = [values[spec.name] for spec in self._plan.graph.inputs]
+        shapes = tuple(array.shape for array in arrays)
+        frame = self._frames.get(shapes)
+        if frame is None:
+            frame = self._frames[shapes] = self._plan.bind(shapes)
+            while len(self._frames) > KEPT_VALUES:
+                self._frames.popitem(last=False)
+        for port, array in zip(frame.inputs.values(), arrays, strict=True):
+            port.feed(array)
+        last = frame.run()
+        return [last.outputs[spec.name].buffer.copy() for spec in self._plan.graph.outputs]
+
+
 class _Binder:
     """The Emit that ops lower themselves to: collects the program, buffers and states of one frame."""
 
@@ -295,14 +440,27 @@ class _Binder:
         self._lowered: list[Lowered] = []
         self._packed: dict[int, int] = {}  # bytes of weights by their address
         self._states: list[StateBuffer] = []
-        self._bytes = scratch_bytes
+        self.bytes = scratch_bytes
+        self._buffers = self._new_buffers()
         self._node: Node | None = None
         self.values: dict[str, Value] = {}
         self._places: dict[str, np.ndarray] = {}  # where a value belongs inside what its only reader makes of it
         self._workspaces: dict[tuple[np.dtype, int], np.ndarray] = {}
 
+    def _new_buffers(self) -> Buffers:
+        return Buffers(self._plan.readers, self._plan.ancestors if self._plan.threads > 1 else None)
+
     def lower(self, node: Node) -> None:
-        """Let a node's op emit its steps; every output then has its array."""
+        """Let a node's op emit its steps; every output then has its array, and what is read no more is free."""
+        self._lower(node)
+        for name in filter(None, node.outputs):
+            value = self.values[name]
+            arrays = value.array, None if value.rows is None else value.rows.numbers
+            self._buffers.hold(name, (array for array in arrays if array is not None))
+        self._buffers.lowered(node)
+        self._node = None
+
+    def _lower(self, node: Node) -> None:
         args = inference.arguments(node, self.values)
         # outputs that nothing names are computed all the same
         outs = [self.values[name] if name else None for name in node.outputs]
@@ -334,7 +492,7 @@ class _Binder:
         if self._carries:
             frame.carried = self._carry()
         self._program.seal([*frame.inputs.values(), *frame.outputs.values()])
-        frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self._bytes
+        frame.program, frame.states, frame.scratch_bytes = self._program, self._states, self.bytes
         frame.packed_bytes, frame.lowered = sum(self._packed.values()), self._lowered
         frame.work = sum(self._work.values())
         if self._plan.threads > 1 and frame.work > TEAM_WORK:
@@ -371,7 +529,10 @@ class _Binder:
         flat = [one for arg in args for one in (arg if isinstance(arg, tuple) else (arg,))]
         kind = kind or next(arg.dtype for arg in flat if isinstance(arg, np.ndarray))
         node = "" if self._node is None else self._node.name
-        flat = flat if refuses is None else [VERDICT, *flat]
+        if refuses is not None:
+            # looked at again after a run that was refused
+            self._buffers.keep(arg for arg in flat if isinstance(arg, np.ndarray))
+            flat = [VERDICT, *flat]
         self._steps.append(KernelStep(node, name, kind, narrow or kind, flat, refuses=refuses))
 
     def can_refuse(self) -> bool:
@@ -399,16 +560,24 @@ class _Binder:
     @property
     def fold_limit(self) -> int:
         """How many elements of 8 bytes may still be computed ahead of time."""
-        return min(inference.FOLD_LIMIT, max(0, self._plan.max_scratch - self._bytes) // 8)
+        return min(inference.FOLD_LIMIT, max(0, self._plan.max_scratch - self.bytes) // 8)
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        self.charge(prod(shape) * dtype.itemsize)
-        return aligned(shape, dtype)
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype, lasts: bool = False) -> np.ndarray:
+        size = prod(shape) * dtype.itemsize
+        if lasts or size < SMALL or self._node is None:
+            self.charge(size)
+            return aligned(shape, dtype)
+        memory = self._buffers.take(size, self._node.name)
+        if memory is None:
+            self.charge(size)
+            memory = aligned((size,), BYTES)
+            self._buffers.add(memory, self._node.name)
+        return memory[:size].view(dtype).reshape(shape)
 
     def charge(self, size: int) -> None:
         """Count bytes before they are allocated. Raise LimitError beyond what a call may use."""
-        self._bytes += size
-        if self._bytes > self._plan.max_scratch:
+        self.bytes += size
+        if self.bytes > self._plan.max_scratch:
             raise LimitError(
                 f"a call of this size needs more than {self._plan.max_scratch / 2**20:.0f} MiB of buffers; "
                 "pass fewer rows or steps, or a larger max_scratch to Session"
@@ -418,7 +587,7 @@ class _Binder:
         L = target.lanes(dtype.itemsize)
         key = dtype, max(columns, BLOCK_VECTORS * L)
         if key not in self._workspaces:
-            self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype)
+            self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype, lasts=True)
         return self._workspaces[key]
 
     def output(self, out: Value, accepts: Callable[[np.ndarray], bool] = is_contiguous) -> np.ndarray:
@@ -426,16 +595,25 @@ class _Binder:
         name = next((name for name in self._node.outputs if name and self.values[name] is out), "")
         place = self._place(name, out)
         if place is None or not accepts(place):
-            place = self.scratch(out.shape, out.dtype)  # type: ignore[arg-type]
+            place = self.scratch(out.shape, out.dtype, self._leaves(name))  # type: ignore[arg-type]
         else:
             self._note_place(name)
         out.array = place
         return place
 
+    def _leaves(self, name: str) -> bool:
+        """Tell whether a value is an output, or what one is a view of: the caller's array may take the place of its buffer."""
+        while name not in self._plan.output_names:
+            readers = self._plan.readers.of.get(name, ())
+            if len(readers) != 1 or not isinstance(find(readers[0].op), ViewOp):
+                return False
+            name = readers[0].outputs[0]
+        return True
+
     def _note_place(self, name: str) -> None:
         """Note the node in whose output a value is written."""
         last = None
-        while len(readers := self._plan.readers.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
+        while len(readers := self._plan.readers.of.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
             last, name = readers[0], readers[0].outputs[0]
         if last is not None:
             self.note(f"writes {'for' if isinstance(find(last.op), ViewOp) else 'into'} {last.op} {last.name!r}")
@@ -448,7 +626,7 @@ class _Binder:
         """Return where a value belongs inside what its only reader makes of it, None where there is no such place."""
         if name in self._places:
             return self._places[name]
-        readers = self._plan.readers.get(name, ())
+        readers = self._plan.readers.of.get(name, ())
         if len(readers) != 1 or name in self._plan.output_names:
             return None
         node = readers[0]
@@ -459,15 +637,26 @@ class _Binder:
         def whole() -> np.ndarray:
             place = self._place(node.outputs[0], result)
             if place is None:
-                place = self.scratch(result.shape, result.dtype)  # type: ignore[arg-type]
+                place = self.scratch(result.shape, result.dtype, self._leaves(node.outputs[0]))  # type: ignore[arg-type]
                 self._places[node.outputs[0]] = place
+                self._buffers.hold(node.outputs[0], [place])
             return place
 
         args = [self.values.get(one) for one in node.inputs]
         place = find(node.op, node.name).place(node, name, args, whole)
         if place is not None:
             self._places[name] = place
+            self._buffers.hold(name, [place])
         return place
+
+    def subprogram(
+        self, name: str, body: Graph, constants: Mapping[str, np.ndarray]
+    ) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+        return _Subprogram(self._plan.body(name, body, constants))
+
+    @property
+    def room(self) -> int:
+        return self._plan.max_scratch
 
     def contiguous(self, array: np.ndarray) -> np.ndarray:
         if is_contiguous(array):
@@ -479,7 +668,7 @@ class _Binder:
     def state(
         self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int
     ) -> np.ndarray:
-        array = self.scratch(shape, dtype)
+        array = self.scratch(shape, dtype, lasts=True)
         self._states.append(StateBuffer(node.name, role, array, start, width))
         return array
 
@@ -491,7 +680,7 @@ class _Binder:
             self._packed[array.ctypes.data] = array.nbytes
             return array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
-        array = self.scratch(sample.shape, sample.dtype)
+        array = self.scratch(sample.shape, sample.dtype, lasts=True)  # zeros past its ends
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
         return array
 
@@ -517,10 +706,10 @@ class _Binder:
         if array is None:
             array = aligned(shape, dtype)
             # the steps of making it are a program of their own, whose buffers are not those of a call
-            steps, size, program = self._steps, self._bytes, Program()
-            self._steps = program.steps
+            steps, size, buffers, program = self._steps, self.bytes, self._buffers, Program()
+            self._steps, self._buffers = program.steps, self._new_buffers()
             make(array)
-            self._steps, self._bytes = steps, size
+            self._steps, self.bytes, self._buffers = steps, size, buffers
             program.seal()
             program.run()
             self._plan._packed[key] = array

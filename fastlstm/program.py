@@ -78,30 +78,37 @@ def schedule(
 
 
 class Pace:
-    """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time."""
+    """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time.
 
-    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = (
-        3,
-        8,
-        64,
-    )  # a team is slow for as long as others use the machine, one thread seldom
+    A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4 calls, then every 8;
+    one thread every 64.
+    """
+
+    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 8, 64
 
     def __init__(self) -> None:
         self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
-        self._calls = 0
+        self._team_is_faster = True
+        self._patience = self._left = 1  # calls from one try of the slower one to the next, and those that are left
         self.together = True
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
         self._seconds[together].append(seconds)
-        self._calls += 1
         alone, team = self._seconds[False], self._seconds[True]
         if len(alone) < self.SAMPLES or len(team) < self.SAMPLES:
             self.together = not together
             return
-        faster = min(team) < min(alone)
-        again = self._calls % (self.ALONE_AGAIN if faster else self.TEAM_AGAIN) == 0
-        self.together = faster != again
+        before, self._team_is_faster = self._team_is_faster, min(team) < min(alone)
+        if self._team_is_faster:
+            self._patience = self.ALONE_AGAIN
+        elif before:
+            self._patience = 1
+        elif together:
+            self._patience = min(2 * self._patience, self.TEAM_AGAIN)
+        tried = together != self._team_is_faster
+        self._left = self._patience if tried or before != self._team_is_faster else self._left - 1
+        self.together = self._team_is_faster == (self._left > 0)
 
 
 class Port:

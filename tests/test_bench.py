@@ -11,13 +11,14 @@ if not pytest.importorskip("importlib.util").find_spec("bench"):
     pytest.skip("the benchmarks are not beside the tests", allow_module_level=True)
 
 from bench import __main__ as command
-from bench import limits, machine, report, summary
+from bench import limits, machine, reference, report, summary
 from bench.blocks import Times, interleaved
 from bench.measure import TOLERANCE, difference, judged, prepared, timed
-from bench.networks import Network
-from bench.peers import installed
+from bench.networks import Direction, Network
+from bench.peers import NO_WAY, installed
 from bench.peers.base import Peer, Runner
-from bench.rows import GROUPS, Arrivals, Ragged, Row, Step, chosen, slug
+from bench.reference import wide
+from bench.rows import GROUPS, Arrivals, Ragged, Row, Step, Training, chosen, slug
 from bench.studies import STUDIES, line
 from fastlstm.errors import InputError
 
@@ -32,6 +33,11 @@ SMALL = {
     "ragged": Ragged("r", Network(4, 9, 2, 7)),
     "arrivals": Arrivals("r", Network(30, 1, 2, 7)),
 }
+TRAINED = {
+    "LSTM": Training("r", Network(3, 5, 2, 7)),
+    "GRU": Training("r", Network(3, 5, 2, 7, cell="GRU")),
+    "bidirectional": Training("r", Network(3, 5, 2, 7, layers=2, bidirectional=True)),
+}
 
 
 @pytest.mark.parametrize("engine", ["fastlstm", "onnxruntime"])
@@ -45,6 +51,57 @@ def test_every_kind_of_row_agrees_with_float64(row, engine):
     assert runners.keys() == differences.keys()
     for runner in runners.values():
         runner.call()
+
+
+@pytest.mark.parametrize("engine", ["fastlstm", "torch", "keras"])
+@pytest.mark.parametrize("row", TRAINED.values(), ids=list(TRAINED))
+def test_every_engine_that_trains_gives_the_gradients_in_float64(row, engine):
+    peers = installed(1, [engine])
+    if not peers:
+        pytest.skip(f"{engine} is not installed")
+    runners, differences, absent = prepared(row, peers)
+    assert not absent
+    assert max(differences.values()) < 2e-6
+    for runner in runners.values():
+        runner.call()
+
+
+@pytest.mark.parametrize("row", TRAINED.values(), ids=list(TRAINED))
+def test_the_gradients_are_those_of_central_differences(row):
+    network, rng, step = row.network, np.random.default_rng(0), 1e-6
+    x, target = network.x(), network.target()
+    found = row.expected()
+    layers = [[wide(part) for part in parts] for parts in network.weights()]
+
+    def loss(flat):
+        moved, at = [], 0
+        for parts in layers:
+            moved.append([])
+            for part in parts:
+                arrays = list(network.trained(part))
+                for k, array in enumerate(arrays):
+                    arrays[k], at = flat[at : at + array.size].reshape(array.shape), at + array.size
+                W, U, b = arrays
+                moved[-1].append(Direction(W, U, *((b, part.bu) if network.cell == "LSTM" else b)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Network, "weights", lambda self: moved)
+            return np.mean((reference.run(network, x) - target) ** 2)
+
+    flat = np.concatenate([array.ravel() for parts in layers for part in parts for array in network.trained(part)])
+    for _ in range(5):
+        way = rng.standard_normal(flat.size)
+        slope = (loss(flat + step * way) - loss(flat - step * way)) / (2 * step)
+        assert found @ way == pytest.approx(slope, rel=1e-6)
+
+
+def test_a_gradient_is_compared_beside_the_largest_element_of_its_weight():
+    row = TRAINED["LSTM"]
+    expected = row.expected()
+    wrong = expected.copy()
+    smallest = np.argmin(row.scale(expected))
+    wrong[smallest] += 1e-4 * row.scale(expected)[smallest]
+    assert difference(wrong, expected, row.scale(expected)) == pytest.approx(1e-4)
+    assert len(row.scale(expected)) == 28 * (2 + 7 + 1)
 
 
 class _Wrong(Peer):
@@ -79,6 +136,11 @@ def test_the_work_of_a_network():
     assert network.input_bytes == 4 * 2 * 28 * (5 + 14)
     assert network.recurrent_bytes == 4 * 7 * 28
     assert Network(2, 3, 5, 7, cell="GRU").flops == 2 * 2 * 3 * (5 + 7) * 21
+
+
+def test_training_has_no_use_for_the_gradient_of_its_input(caches):
+    network = Network(2, 3, 5, 7)
+    assert limits.training(network).flops == 2 * 2 * 3 * 28 * (2 * 5 + 3 * 7)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +195,9 @@ def facts(name: str, us: dict[str, float], **more) -> dict:
 
 WON = facts("won", {"fastlstm": 10, "onnxruntime": 25, "onnxruntime bound": 20, "torch": 1234.5})
 LOST = facts("lost", {"fastlstm": 10, "onnxruntime": 5}, absent={"torch": "differs from float64 by 1: not timed"})
+TRAINED_ROW = facts("trained", {"fastlstm": 10, "torch": 30, "keras XLA": 20}, group="training", kind="Training") | {
+    "absent": {"onnxruntime": NO_WAY}
+}
 BROKEN = {key: WON[key] for key in ("dims", "group", "kind", "difference")} | {
     "name": "broken",
     "absent": {"fastlstm": "ShapeError: no"},
@@ -141,7 +206,7 @@ BROKEN = {key: WON[key] for key in ("dims", "group", "kind", "difference")} | {
 
 @pytest.fixture
 def results() -> dict:
-    one = {"machine": {"L2": 100.0}, "rows": [WON, LOST, BROKEN], "studies": {"cost": []}}
+    one = {"machine": {"L2": 100.0}, "rows": [WON, LOST, BROKEN, TRAINED_ROW], "studies": {"cost": []}}
     one["studies"]["raggedness"] = [
         {"name": "ragged", "dims": "(2, 3)", "us": {"ragged": 5.0, "full": 9.0}, "ratio": 1.5}
     ]
@@ -179,23 +244,43 @@ def test_the_pages_hold_every_row_and_study(results):
     page = report.markdown(results)
     for part in ("## 1 thread\n", "## 2 threads\n", "won", "lost", "raggedness", "L2 2 MiB", "20.0 / 20.0 / 20.0"):
         assert part in page
-    readme = report.readme(results)
+    blocks = report.readme(results)
+    readme = blocks["benchmarks"]
     assert "| 2 threads |" in readme and "| lost (1, 1, 2, 3) | 10.0 | 5.0 | differs | 0.50 | 0.50 | 50% L2 |" in readme
     widths = {line.count("|") for line in readme.splitlines() if line.startswith("|")}
     assert len(widths) == 1
 
 
+def test_training_has_tables_of_its_own(results):
+    found = results["threads"]["1"]["summary"]
+    assert found[summary.MEAN_TRAINING] == pytest.approx(2.0) and found[summary.COUNT] == 2
+    blocks = report.readme(results)
+    assert "trained" not in blocks["benchmarks"]
+    assert blocks["training benchmarks"].splitlines()[-3:] == [
+        "| row (B, T, I, H) | fastlstm | torch | keras | best / ours | 2 threads | share of limit |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| trained (1, 1, 2, 3) | 10.0 | 30.0 | 20.0 (XLA) | 2.00 |  | 50% L2 |",
+    ]
+    assert "takes 2.00 times as long, in the geometric mean of the table's 1 rows" in blocks["training benchmarks"]
+    assert "| trained (1, 1, 2, 3) | 10.0 | 30.0 | 20.0 (XLA) | 2.00 | 50% L2 |" in report.markdown(results)
+    results["threads"]["1"]["rows"] = [WON]
+    assert list(report.readme(results)) == ["benchmarks"]
+
+
+BEGIN, END = report.markers("benchmarks")
+
+
 def test_a_block_is_replaced_between_its_markers_alone():
-    page = f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n"
-    once = report.replace_between(page, "new\n")
-    assert once == f"before\n{report.BEGIN}\n\nnew\n\n{report.END}\nafter\n"
-    assert report.replace_between(once, "new\n") == once
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    once = report.replace_between(page, "benchmarks", "new\n")
+    assert once == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    assert report.replace_between(once, "benchmarks", "new\n") == once
 
 
-@pytest.mark.parametrize("page", ["", report.BEGIN, f"{report.END} {report.BEGIN}", f"{report.BEGIN}{report.END}" * 2])
+@pytest.mark.parametrize("page", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN}{END}" * 2])
 def test_a_page_without_one_place_for_the_block_is_refused(page):
     with pytest.raises(InputError, match="once each"):
-        report.replace_between(page, "new")
+        report.replace_between(page, "benchmarks", "new")
 
 
 def test_a_line_and_how_well_it_fits():
@@ -233,10 +318,10 @@ def test_kept_results_give_the_pages_and_pictures_again(results, tmp_path):
     fits = {"fastlstm": line([1, 2], [1.0, 2.0])}
     results["threads"]["1"]["studies"]["cost"] = [{"name": "T", "sizes": [1, 2], "lines": fits}]
     kept.write_text(json.dumps(results))
-    page.write_text(f"{report.BEGIN}\n{report.END}\n")
+    page.write_text("\n".join(mark for name in report.BLOCKS for mark in report.markers(name)))
     tables = tmp_path / "t.md"
     assert command.main(["--from", str(kept), "--readme", str(page), "--table", str(tables), "--plot", str(plot)]) == 0
-    assert "| won" in page.read_text() and "| lost" in tables.read_text()
+    assert "| won" in page.read_text() and "| trained" in page.read_text() and "| lost" in tables.read_text()
     assert plot.stat().st_size and (tmp_path / "r-cost.png").stat().st_size
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "r-cost.png", "r.json", "r.png", "t.md"]
 

@@ -37,3 +37,11 @@ def test_what_reads_a_filled_array_whose_shape_is_an_input_knows_its_dtype():
     net = models.model(nodes, [("x", "int64", (2,))], ["y"], {})
     got = fastlstm.Session(net).run({"x": np.array([2, 3])})["y"]
     np.testing.assert_allclose(got, np.full((2, 3), np.tanh(0.5)), atol=1e-6)
+
+
+def test_one_element_gathered_from_a_vector_of_the_run_is_read_at_each_run():
+    nodes = [Node("one", "Gather", ("x", "place"), ("v",)), Node("next", "Add", ("v", "v"), ("y",))]
+    net = models.model(nodes, [("x", "int64", (3,))], ["y"], {"place": np.array(1)})
+    session = fastlstm.Session(net)
+    for value in (5, 7):
+        assert session.run({"x": np.array([1, value, 2])})["y"] == 2 * value

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bench.peers.base import Peer, Runner, Runners
+from bench.peers.base import NO_WAY, Peer, Runner, Runners
 
 # name: (package that must be there, module, class), in the order of the table's columns
 PEERS = {
@@ -50,4 +50,4 @@ def _silence() -> Iterator[None]:
             os.close(kept)
 
 
-__all__ = ["PEERS", "Peer", "Runner", "Runners", "installed"]
+__all__ = ["NO_WAY", "PEERS", "Peer", "Runner", "Runners", "installed"]

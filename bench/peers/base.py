@@ -22,6 +22,7 @@ class Runner:
 
 
 Runners = dict[str, Runner]
+NO_WAY = "has no way to do it"  # why an engine is left out that raises NotImplementedError
 Ticks = Sequence[tuple[np.ndarray, np.ndarray]]
 
 
@@ -51,6 +52,11 @@ class Peer:
 
     def arrivals(self, network: Network, ticks: Ticks) -> Runners:
         """B streams; each tick brings x (n, I) for some rows (n,). Outputs of all ticks (S, n, H)."""
+        raise NotImplementedError
+
+    def train(self, network: Network, x: np.ndarray, target: np.ndarray) -> Runners:
+        """Loss of a batch x (T, B, I), mean (y - target)^2 with target (T, B, width), and the gradients of all weights; outputs are
+        those in the order of `Network.trained`, as one vector."""
         raise NotImplementedError
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bench.networks import Direction, Network
+from bench.networks import Network, keras_arrays
 from bench.peers.base import Peer, Runner, Runners, Ticks, stepping
 
 
@@ -38,7 +38,7 @@ class Keras(Peer):
             if network.bidirectional:
                 layer = keras.layers.Bidirectional(layer)
             y = layer(y)
-            layer.set_weights([array for part in parts for array in _arrays(part, network.cell)])
+            layer.set_weights([array for part in parts for array in keras_arrays(part, network.cell)])
         return keras.Model(x, y)
 
     def run(self, network: Network, x: np.ndarray) -> Runners:
@@ -59,11 +59,18 @@ class Keras(Peer):
         call = lambda: compiled(given).numpy()
         return {self.name: Runner(call, lambda: call().transpose(1, 0, 2) * valid)}
 
+    def train(self, network: Network, x: np.ndarray, target: np.ndarray) -> Runners:
+        given = [tf.constant(array.transpose(1, 0, 2)) for array in (x, target)]
+        return {
+            f"{self.name} {how}": _training(self.model(network), given, jit_compile)
+            for how, jit_compile in (("tf.function", False), ("XLA", True))
+        }
+
     def _cell(self, network: Network):
         """Return a function (x, states) -> (y, states)."""
         cell = getattr(keras.layers, f"{network.cell}Cell")(network.H)
         cell.build((None, network.I))
-        cell.set_weights(_arrays(network.weights()[0][0], network.cell))
+        cell.set_weights(keras_arrays(network.weights()[0][0], network.cell))
         kernel, bias = network.dense_weights()
 
         def function(x, states):
@@ -117,5 +124,20 @@ class Keras(Peer):
         return {self.name: stepping(reset, step, given, (len(ticks[0][0]), network.H))}
 
 
-def _arrays(part: Direction, cell: str) -> list[np.ndarray]:
-    return [part.W, part.U, part.b + part.bu if cell == "LSTM" else np.stack([part.b, part.bu])]
+def _training(model: keras.Model, given: list[tf.Tensor], jit_compile: bool) -> Runner:
+    weights = [variable.value for variable in model.trainable_variables]
+
+    @tf.function(jit_compile=jit_compile)
+    def step(x, target):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(model(x, training=True) - target))
+        return loss, tape.gradient(loss, weights)
+
+    compiled = step.get_concrete_function(*given)
+
+    def call():
+        loss, found = compiled(*given)
+        loss.numpy()
+        return found
+
+    return Runner(call, lambda: np.concatenate([tf.convert_to_tensor(array).numpy().ravel() for array in call()]))

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 import fastlstm
-from bench.networks import Network
+from bench.networks import Network, keras_arrays
 from bench.onnx_files import sequence_file
 from bench.peers.base import Peer, Runner, Runners, Ticks, stepping
+from fastlstm import layers
 from fastlstm.converters.from_onnx import from_onnx
 
 
@@ -21,6 +22,18 @@ def model(network: Network, storage: str | None = None) -> fastlstm.Model:
         path = Path(folder, "model.safetensors")
         converted.save(path, weights=storage)
         return fastlstm.load(path)
+
+
+def trainable(network: Network) -> fastlstm.Sequential:
+    """Return the network as a model that can be trained, batch first."""
+    model, kind = fastlstm.Sequential([fastlstm.Input((network.T, network.I))]), getattr(layers, network.cell)
+    for _ in range(network.layers):
+        layer = kind(network.H, return_sequences=True)
+        model.add(layers.Bidirectional(layer) if network.bidirectional else layer)
+    model.set_weights(
+        [array for parts in network.weights() for part in parts for array in keras_arrays(part, network.cell)]
+    )
+    return model
 
 
 class FastLSTM(Peer):
@@ -59,6 +72,13 @@ class FastLSTM(Peer):
             return padded
 
         return {self.label: Runner(lambda: session.run(sequences), outputs)}
+
+    def train(self, network: Network, x: np.ndarray, target: np.ndarray) -> Runners:
+        model = trainable(network)
+        gradient = fastlstm.value_and_grad(model, "mse", threads=self.threads)
+        given = [np.ascontiguousarray(array.transpose(1, 0, 2)) for array in (x, target)]
+        call = lambda: gradient(*given)
+        return {self.label: Runner(call, lambda: np.concatenate([array.ravel() for array in call()[1].values()]))}
 
     def arrivals(self, network: Network, ticks: Ticks) -> Runners:
         stream = self.session(network).stream(batch=network.B)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from bench.networks import Network, reordered
+from bench.networks import Direction, Network, reordered
 from bench.peers.base import Peer, Runner, Runners, Ticks, stepping
 
 ORDER = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2)}  # torch's gates: i f g o, r z n
@@ -77,6 +77,34 @@ class Torch(Peer):
 
         return {f"{self.name} cell": stepping(reset, step, given, (len(ticks[0][0]), network.H))}
 
+    def train(self, network: Network, x: np.ndarray, target: np.ndarray) -> Runners:
+        with torch.inference_mode(False):
+            module = self.module(network).train()
+            given, wanted = torch.from_numpy(x.copy()), torch.from_numpy(target.copy())
+            weights = list(module.parameters())
+
+        def call():
+            with torch.inference_mode(False):
+                loss = torch.nn.functional.mse_loss(module(given)[0], wanted)
+                return loss, torch.autograd.grad(loss, weights)
+
+        def outputs() -> np.ndarray:
+            order = tuple(np.argsort(ORDER[network.cell]))
+            found = dict(zip((name for name, _ in module.named_parameters()), call()[1], strict=True))
+            arrays = []
+            for layer, parts in enumerate(network.weights()):
+                for _, suffix in zip(parts, ("", "_reverse"), strict=False):
+                    part = Direction(
+                        *(
+                            reordered(found[f"{name}_l{layer}{suffix}"].numpy().T, order)
+                            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+                        )
+                    )
+                    arrays += network.trained(part)
+            return np.concatenate([array.ravel() for array in arrays])
+
+        return {self.name: Runner(call, outputs)}
+
     def _cell(self, network: Network) -> torch.nn.Module:
         cell = getattr(torch.nn, f"{network.cell}Cell")(network.I, network.H).eval()
         _fill(cell, network.weights()[0][0], "", network.cell)
@@ -109,4 +137,6 @@ def _carried(call, dense):
 def _fill(module: torch.nn.Module, part, suffix: str, cell: str) -> None:
     arrays = {"weight_ih": part.W, "weight_hh": part.U, "bias_ih": part.b, "bias_hh": part.bu}
     for name, array in arrays.items():
-        getattr(module, name + suffix).copy_(torch.from_numpy(np.ascontiguousarray(reordered(array, ORDER[cell]).T)))
+        getattr(module, name + suffix).detach().copy_(
+            torch.from_numpy(np.ascontiguousarray(reordered(array, ORDER[cell]).T))
+        )

@@ -42,7 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         required=True,
-        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file",
+        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file; model.onnx: an ONNX graph",
+    )
+    convert.add_argument("--opset", type=int, help="of an ONNX graph to write, 13 to 23")
+    convert.add_argument(
+        "--right-padded",
+        action="store_true",
+        help="to write an ONNX graph: the valid steps of every row come first, so that lengths stand for masks",
     )
     convert.add_argument("--weights", choices=STORAGE, help="storage of the weight matrices (default: as they are)")
     convert.add_argument(

@@ -1,11 +1,12 @@
 """Arithmetic element by element, with broadcasting.
 
-    y = a + b, a - b, a b, a / b, max(a, b), min(a, b), -a, |a|, sqrt a, (a - b) c, sign a, log a
+    y = a + b, a - b, a b, a / b, max(a, b), min(a, b), -a, |a|, sqrt a, (a - b) c, sign a, log a, erf a
 
-Each operation but log rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
+Each operation but log and erf rounds once, as NumPy's does: the same numbers, but that denormals count as zero. NaN in either operand gives NaN.
 """
 
-from fastlstm.kernels.codes import ABS, ADD, DIV, LOG, MAX, MIN, MUL, NEG, SIGN, SQRT, SUB
+from fastlstm.kernels.activations import erf
+from fastlstm.kernels.codes import ABS, ADD, DIV, ERF, LOG, MAX, MIN, MUL, NEG, SIGN, SQRT, SUB
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.simd import (
@@ -51,6 +52,8 @@ def combined(code, a, b, c):
         return where_less(a, zero, -one, where_less(zero, a, one, a))
     if code == LOG:
         return log(a)
+    if code == ERF:
+        return erf(a)
     return (a - b) * c
 
 

@@ -58,8 +58,8 @@ ACTIVATIONS = _numbered(
     SQUAREPLUS,
 ) = range(len(ACTIVATIONS))
 
-ARITHMETIC = _numbered("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale", "Sign", "Log")
-ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE, SIGN, LOG = range(len(ARITHMETIC))
+ARITHMETIC = _numbered("Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Scale", "Sign", "Log", "Erf")
+ADD, SUB, MUL, DIV, MAX, MIN, NEG, ABS, SQRT, SCALE, SIGN, LOG, ERF = range(len(ARITHMETIC))
 
 PREDICATES = _numbered("Equal", "NotEqual", "Less", "Greater", "And", "Or", "Not")
 EQUAL, NOT_EQUAL, LESS, GREATER, AND, OR, NOT = range(len(PREDICATES))

@@ -11,8 +11,10 @@ z, r and n take the place of Z, and q is kept; with other activations or a bound
     reset before: dq = dZ_n U_n'          dZ_r = dq h r (1 - r)          ... + dq r
 
 dims as in steps.py; Z (T, B, 3H) gates z r n side by side, q (T, B, S). dq takes the place of q where the reset comes after. A masked step keeps h.
+With recurrent dropout h meets U as in dropped.py, and before a reset q = r (h * m_n).
 """
 
+from fastlstm.kernels.dropped import add_back, add_kept, drop_of, make_dropped_walk
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
 from fastlstm.kernels.gru import after_rows, after_tail_rows
 from fastlstm.kernels.jit import inline, kernel, routine
@@ -61,7 +63,7 @@ def ended(options, gates, g_at, update, candidate, h, H, count):
 
 
 @inline
-def after_cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
+def after_cells(tape, about, s, t, z, z0, z_b, stride, m, n, unit, B, H, S):
     place, gates, g_t, g_b, q, options = tape
     hs, count = place[0], H - unit
     for row in range(m, m + n):
@@ -69,7 +71,7 @@ def after_cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
         if is_masked(about, t, row):
             skip_step(place, about, s, t, row, unit, B, H, S)
             continue
-        k, g_at = z0 + (row - m) * 4 * lanes(z), t * g_t + row * g_b + unit
+        k, g_at = z0 + (row - m) * z_b, t * g_t + row * g_b + unit
         recurrent = load(z, k + 3 * stride)
         if options[0] == 0:
             update = load(z, k) + load_units(gates, g_at, count)
@@ -95,41 +97,54 @@ def after_cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
 
 
 after_walk = make_walk(after_rows, after_tail_rows, 3, after_cells)
+dropped_walk = make_dropped_walk((0, 1, 3), after_cells)
 
 
 @kernel
 def gru_after_steps_forward(kind, narrow, team, args):
     """Run T steps. Arguments: Z, its strides of time and rows, U, b (of the recurrent sums: bn), y, its strides, hs, last output, workspace and its
-    size for a worker, mask and its strides, masked, T, B, H, S, reverse, has_y, tail, q, then those of `options_of`."""
+    size for a worker, mask and its strides, masked, T, B, H, S, reverse, has_y, tail, q, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, b, y, y_t, y_b, hs, y_last, z, z_size, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_y, tail, q,
     ), _ = arguments(args, 0, 24, 0)  # fmt: skip
     gates, U, b, y, hs, y_last, z, q = pointers(kind, (gates, U, b, y, hs, y_last, z, q))
     team = words(team)
-    tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, q, options_of(args, 24)
+    tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, q, options_of(args, 33)
     about = byte_pointer(mask), mask_t, mask_b, masked
     part = share(B, team[WORKER], team[WORKERS])
-    after_walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
+    drop = drop_of(kind, args, 24)
+    if drop[0]:
+        dropped_walk(tape, about, part, hs, drop, T, B, H, S, reverse)
+    else:
+        after_walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
+
+
+@inline
+def kept_state(drop, hs, at, row, unit, B, H):
+    """Return h of one vector of units as the candidate sees it."""
+    h = load(hs, at)
+    return h * load_units(drop[1], (2 * B + row) * H + unit, H - unit) if drop[0] else h
 
 
 @routine
-def gates_before(options, place, gates, g_t, g_b, q, sums, width, about, s, t, row, B, H, S):
-    """z, r and q = r h of one row; its sums h U_zr lie side by side."""
+def gates_before(options, drop, place, gates, g_t, g_b, q, sums, width, r_at, s, t, row, B, H, S):
+    """z, r and q = r h of one row; its sums h U_z and h U_r are r_at apart."""
     hs = place[0]
     for unit in range(0, H, lanes(gates)):
         count, at, g_at = H - unit, (s * B + row) * S + unit, t * g_t + row * g_b + unit
+        h = kept_state(drop, hs, at, row, unit, B, H)
         z = load_units(sums, row * width + unit, count) + load_units(gates, g_at, count)
-        r = load_units(sums, row * width + H + unit, count) + load_units(gates, g_at + H, count)
+        r = load_units(sums, row * width + r_at + unit, count) + load_units(gates, g_at + H, count)
         if options[0] == 0:
             write_units(gates, g_at, z, count)
             write_units(gates, g_at + H, r, count)
-            store(q, at, activated(r, *gate_of(options)) * load(hs, at))
+            store(q, at, activated(r, *gate_of(options)) * h)
             continue
         e_z, e_r = exp_zr((z, r))
         reset = 1.0 / (1.0 + e_r)
         write_units(gates, g_at, 1.0 / (1.0 + e_z), count)
         write_units(gates, g_at + H, reset, count)
-        store(q, at, reset * load(hs, at))
+        store(q, at, reset * h)
 
 
 @routine
@@ -152,7 +167,7 @@ def candidates_before(options, place, gates, g_t, g_b, sums, width, about, s, t,
 @kernel
 def gru_before_steps_forward(kind, narrow, team, args):
     """Run T steps. Arguments: Z, its strides, U_zr and U_n as panels of columns, their tails, sums (B, width) of each, their widths, y, its strides, hs, last
-    output, mask and its strides, masked, T, B, H, S, reverse, has_y, q, then those of `options_of`."""
+    output, mask and its strides, masked, T, B, H, S, reverse, has_y, q, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, Un, tail, n_tail, sums, n_sums, width, n_width, y, y_t, y_b, hs, y_last, mask, mask_t, mask_b, masked,
         T, B, H, S, reverse, has_y, q,
@@ -161,16 +176,21 @@ def gru_before_steps_forward(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = hs, y, y_t, y_b, y_last, has_y
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, options = share(B, team[WORKER], team[WORKERS]), options_of(args, 27)
+    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 27), options_of(args, 36)
+    r_at = n_width if drop[0] else H
     for s in range(T):
         t = T - 1 - s if reverse else s
         zero_rows(sums, width, part)
         zero_rows(n_sums, n_width, part)
-        add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, 2 * H, tail)
+        if drop[0]:
+            for gate in range(2):
+                add_kept(hs, s * B * S, drop, gate, (sums, gate * n_width), width, part, B, H, S)
+        else:
+            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, 2 * H, tail, s)
         for row in range(part[0], part[1]):
             if not is_masked(about, t, row):
-                gates_before(options, place, gates, g_t, g_b, q, sums, width, about, s, t, row, B, H, S)
-        add_product(q, s * B * S, S, H, Un, H * 4 * L, n_sums, n_width, part, H, n_tail)
+                gates_before(options, drop, place, gates, g_t, g_b, q, sums, width, r_at, s, t, row, B, H, S)
+        add_product(q, s * B * S, S, H, Un, H * 4 * L, n_sums, n_width, part, H, n_tail, s)
         for row in range(part[0], part[1]):
             if is_masked(about, t, row):
                 for unit in range(0, H, L):
@@ -224,7 +244,7 @@ def after_back(options, place, gates, g_t, g_b, q, hs, dh, h_b, about, s, t, row
 @kernel
 def gru_after_steps_adjoint(kind, narrow, team, args):
     """Run the adjoint of T steps. Arguments: the gates, their strides, U_zr' and U_n' as panels of columns, their tail, dy, its strides, hs, gradient
-    of the last output, dh and its row stride, mask and its strides, masked, T, B, H, S, reverse, has_dy, q, then those of `options_of`."""
+    of the last output, dh and its row stride, mask and its strides, masked, T, B, H, S, reverse, has_dy, q, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, Un, tail, dy, y_t, y_b, hs, dy_last, dh, h_b, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_dy, q,
     ), _ = arguments(args, 0, 24, 0)  # fmt: skip
@@ -232,7 +252,7 @@ def gru_after_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, options = share(B, team[WORKER], team[WORKERS]), options_of(args, 24)
+    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 24), options_of(args, 33)
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
@@ -241,8 +261,13 @@ def gru_after_steps_adjoint(kind, narrow, team, args):
                 skip_back(place, gates, g_t, g_b, q, about, s, t, row, B, H, S)
             else:
                 after_back(options, place, gates, g_t, g_b, q, hs, dh, h_b, about, s, t, row, B, H, S)
-        add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail)
-        add_product(q, s * B * S, S, H, Un, H * 4 * L, dh, h_b, part, H, tail)
+        if drop[0]:
+            for gate in range(2):
+                add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
+            add_back(q, s * B * S, S, drop, 2, dh, h_b, part, B, H)
+        else:
+            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)
+            add_product(q, s * B * S, S, H, Un, H * 4 * L, dh, h_b, part, H, tail, s)
 
 
 @routine
@@ -266,18 +291,22 @@ def before_back(options, place, gates, g_t, g_b, hs, dh, h_b, about, s, t, row, 
 
 
 @routine
-def reset_back(options, gates, g_t, g_b, hs, dh, h_b, dq, s, t, row, B, H, S):
+def reset_back(options, drop, gates, g_t, g_b, hs, dh, h_b, dq, s, t, row, B, H, S):
     """dZ_r of one row and step from dq, and what reaches h through r h."""
     for unit in range(0, H, lanes(gates)):
         count, at, h_at, g_at = H - unit, (s * B + row) * S + unit, row * h_b + unit, t * g_t + row * g_b + unit
         r, d = load_units(gates, g_at + H, count), load(dq, h_at)
+        h = load(hs, at)
+        if drop[0]:
+            # the gradient of h * m_n
+            d = d * load_units(drop[1], (2 * B + row) * H + unit, count)
         if options[0] == 0:
             reset = activated(r, *gate_of(options))
-            d_r = d * load(hs, at) * activation_slope(r, reset, *gate_of(options))
+            d_r = d * h * activation_slope(r, reset, *gate_of(options))
             write_units(gates, g_at + H, d_r, count)
             store(dh, h_at, load(dh, h_at) + d * reset)
             continue
-        write_units(gates, g_at + H, d * load(hs, at) * r * (1.0 - r), count)
+        write_units(gates, g_at + H, d * h * r * (1.0 - r), count)
         store(dh, h_at, load(dh, h_at) + d * r)
 
 
@@ -291,7 +320,7 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, options = share(B, team[WORKER], team[WORKERS]), options_of(args, 25)
+    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 25), options_of(args, 34)
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
@@ -301,8 +330,12 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
             else:
                 before_back(options, place, gates, g_t, g_b, hs, dh, h_b, about, s, t, row, B, H, S)
         zero_rows(dq, h_b, part)
-        add_product(gates, t * g_t + 2 * H, g_b, H, Un, H * 4 * L, dq, h_b, part, H, tail)
+        add_product(gates, t * g_t + 2 * H, g_b, H, Un, H * 4 * L, dq, h_b, part, H, tail, s)
         for row in range(part[0], part[1]):
             if not is_masked(about, t, row):
-                reset_back(options, gates, g_t, g_b, hs, dh, h_b, dq, s, t, row, B, H, S)
-        add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail)
+                reset_back(options, drop, gates, g_t, g_b, hs, dh, h_b, dq, s, t, row, B, H, S)
+        if drop[0]:
+            for gate in range(2):
+                add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
+        else:
+            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)

@@ -10,9 +10,10 @@ the gates does. The adjoint walks back; dh and dc are the gradients of h' and c'
     dz = di i (1 - i), df f (1 - f), dg (1 - g^2), do o (1 - o)                dc = dc f        dh = dz U'
 
 dims as in steps.py; z (T, B, 4H) gates i f g o side by side and y (T, B, H) in any axis order; U (H, 4H) as panels of one vector of
-units by its four gates, U' (4H, H) as panels of four vectors of columns. A masked step keeps h and c.
+units by its four gates, U' (4H, H) as panels of four vectors of columns. A masked step keeps h and c. With recurrent dropout h meets U as in dropped.py.
 """
 
+from fastlstm.kernels.dropped import add_back, drop_of, make_dropped_walk
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
@@ -72,7 +73,7 @@ def options_of(kind, args, start):
 
 
 @inline
-def cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
+def cells(tape, about, s, t, z, z0, z_b, stride, m, n, unit, B, H, S):
     place, gates, g_t, g_b, cs, options = tape
     count = H - unit
     for row in range(m, m + n):
@@ -81,7 +82,7 @@ def cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
             store(cs, at + B * S, load(cs, at))
             skip_step(place, about, s, t, row, unit, B, H, S)
             continue
-        k, g_at = z0 + (row - m) * 4 * lanes(z), t * g_t + row * g_b + unit
+        k, g_at = z0 + (row - m) * z_b, t * g_t + row * g_b + unit
         i = load(z, k) + load_units(gates, g_at, count)
         f = load(z, k + stride) + load_units(gates, g_at + H, count)
         g = load(z, k + 2 * stride) + load_units(gates, g_at + 2 * H, count)
@@ -104,21 +105,26 @@ def cells(tape, about, s, t, z, z0, stride, m, n, unit, B, H, S):
 
 
 walk = make_walk(dense_rows, dense_tail_rows, 4, cells)
+dropped_walk = make_dropped_walk((0, 1, 2, 3), cells)
 
 
 @kernel
 def lstm_steps_forward(kind, narrow, team, args):
     """Run T steps. Arguments: z, its strides of time and rows, U, b, y, its strides, hs, cs, last output, workspace and its size for a worker,
-    mask and its strides, masked, T, B, H, S, reverse, has_y, tail, then those of `options_of`."""
+    mask and its strides, masked, T, B, H, S, reverse, has_y, tail, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, b, y, y_t, y_b, hs, cs, y_last, z, z_size, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_y, tail,
     ), _ = arguments(args, 0, 24, 0)  # fmt: skip
     gates, U, b, y, hs, cs, y_last, z = pointers(kind, (gates, U, b, y, hs, cs, y_last, z))
     team = words(team)
-    tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, cs, options_of(kind, args, 24)
+    tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, cs, options_of(kind, args, 33)
     about = byte_pointer(mask), mask_t, mask_b, masked
     part = share(B, team[WORKER], team[WORKERS])
-    walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
+    drop = drop_of(kind, args, 24)
+    if drop[0]:
+        dropped_walk(tape, about, part, hs, drop, T, B, H, S, reverse)
+    else:
+        walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
 
 
 @routine
@@ -199,7 +205,7 @@ def cells_back(options, gates, cs, dh, dc, place, about, s, t, row, g_t, g_b, h_
 @kernel
 def lstm_steps_adjoint(kind, narrow, team, args):
     """Run the adjoint of T steps. Arguments: the gates and their strides, U' and its tail, dy, its strides, cs, gradient of the last output, dh,
-    its row stride (of whole panels), dc, mask and its strides, masked, T, B, H, S, reverse, has_dy, then those of `options_of`. dh and dc hold the gradients of the final states and
+    its row stride (of whole panels), dc, mask and its strides, masked, T, B, H, S, reverse, has_dy, then those of `drop_of` and `options_of`. dh and dc hold the gradients of the final states and
     end as those of the first."""
     (
         gates, g_t, g_b, U, tail, dy, y_t, y_b, cs, dy_last, dh, h_b, dc, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_dy,
@@ -209,10 +215,14 @@ def lstm_steps_adjoint(kind, narrow, team, args):
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
     part = share(B, team[WORKER], team[WORKERS])
-    options = options_of(kind, args, 23)
+    drop, options = drop_of(kind, args, 23), options_of(kind, args, 32)
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
         for row in range(part[0], part[1]):
             cells_back(options, gates, cs, dh, dc, place, about, s, t, row, g_t, g_b, h_b, B, H, S)
-        add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail)
+        if drop[0]:
+            for gate in range(4):
+                add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
+        else:
+            add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail, s)

@@ -2,9 +2,10 @@
 
     h' = tau(Z + h U)               dh += dy        dZ = dh tau'(Z + h U)        dh = dZ U'
 
-What goes into tau takes the place of Z, dZ that of it. dims as in steps.py; Z (T, B, H). A masked step keeps h.
+What goes into tau takes the place of Z, dZ that of it. dims as in steps.py; Z (T, B, H). A masked step keeps h. With recurrent dropout h meets U as in dropped.py.
 """
 
+from fastlstm.kernels.dropped import add_back, add_kept, drop_of
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
 from fastlstm.kernels.steps import (
@@ -41,7 +42,7 @@ def cells(options, place, gates, g_t, g_b, sums, width, about, s, t, row, B, H, 
 @kernel
 def rnn_steps_forward(kind, narrow, team, args):
     """Run T steps. Arguments: Z, its strides of time and rows, U as panels of columns, its tail, sums (B, width), width, y, its strides, hs, last output, mask and
-    its strides, masked, T, B, H, S, reverse, has_y, then those of `options_of`."""
+    its strides, masked, T, B, H, S, reverse, has_y, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, tail, sums, width, y, y_t, y_b, hs, y_last, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_y,
     ), _ = arguments(args, 0, 22, 0)  # fmt: skip
@@ -49,11 +50,14 @@ def rnn_steps_forward(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = hs, y, y_t, y_b, y_last, has_y
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, options = share(B, team[WORKER], team[WORKERS]), options_of(args, 22)
+    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 22), options_of(args, 31)
     for s in range(T):
         t = T - 1 - s if reverse else s
         zero_rows(sums, width, part)
-        add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail)
+        if drop[0]:
+            add_kept(hs, s * B * S, drop, 0, (sums, H - H), width, part, B, H, S)
+        else:
+            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail, s)
         for row in range(part[0], part[1]):
             if is_masked(about, t, row):
                 for unit in range(0, H, L):
@@ -81,7 +85,7 @@ def cells_back(options, place, gates, g_t, g_b, dh, h_b, about, s, t, row, B, H,
 @kernel
 def rnn_steps_adjoint(kind, narrow, team, args):
     """Run the adjoint of T steps. Arguments: what went into tau and its strides, U' as panels of columns, its tail, dy, its strides, gradient of the last output, dh and its row
-    stride, mask and its strides, masked, T, B, H, S, reverse, has_dy, then those of `options_of`."""
+    stride, mask and its strides, masked, T, B, H, S, reverse, has_dy, then those of `drop_of` and `options_of`."""
     (
         gates, g_t, g_b, U, tail, dy, y_t, y_b, dy_last, dh, h_b, mask, mask_t, mask_b, masked, T, B, H, S, reverse, has_dy,
     ), _ = arguments(args, 0, 21, 0)  # fmt: skip
@@ -89,10 +93,13 @@ def rnn_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, options = share(B, team[WORKER], team[WORKERS]), options_of(args, 21)
+    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 21), options_of(args, 30)
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
         for row in range(part[0], part[1]):
             cells_back(options, place, gates, g_t, g_b, dh, h_b, about, s, t, row, B, H, S)
-        add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail)
+        if drop[0]:
+            add_back(gates, t * g_t, g_b, drop, 0, dh, h_b, part, B, H)
+        else:
+            add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail, s)

@@ -66,7 +66,7 @@ WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 PANELS = 2  # at most, for one row
 BLOCK = 8 * ROWS  # rows whose sums lie side by side before they are finished
 DEPTH = (
-    1024 if BYTES == 64 else 192
+    1024 if BYTES == 64 else 256
 )  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
 
 

@@ -1,12 +1,50 @@
 """Keras's layers as builders of nodes: Keras's semantics live here once, its files are opened through them, and models are made of them."""
 
-from fastlstm.layers.attention import AdditiveAttention, Attention
+from fastlstm.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastlstm.layers.build import Build, Tensor
-from fastlstm.layers.convolution import Conv1D
-from fastlstm.layers.core import ELU, Activation, Dense, Embedding, Identity, Lambda, LeakyReLU, Masking, ReLU, Softmax
+from fastlstm.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
+from fastlstm.layers.convolution import (
+    Conv1D,
+    Conv2D,
+    DepthwiseConv1D,
+    DepthwiseConv2D,
+    SeparableConv1D,
+    SeparableConv2D,
+)
+from fastlstm.layers.convolutional_recurrent import ConvLSTM1D, ConvLSTM2D, ConvLSTM3D
+from fastlstm.layers.core import (
+    ELU,
+    Activation,
+    Dense,
+    Embedding,
+    Identity,
+    Lambda,
+    LeakyReLU,
+    Masking,
+    PReLU,
+    ReLU,
+    Softmax,
+    ThresholdedReLU,
+)
+from fastlstm.layers.functions import add, average, concatenate, dot, maximum, minimum, multiply, subtract
 from fastlstm.layers.layer import Layer
-from fastlstm.layers.normalisation import BatchNormalization, LayerNormalization
-from fastlstm.layers.pooling import AveragePooling1D, GlobalAveragePooling1D, GlobalMaxPooling1D, MaxPooling1D
+from fastlstm.layers.normalisation import (
+    BatchNormalization,
+    LayerNormalization,
+    Normalization,
+    Rescaling,
+    UnitNormalization,
+)
+from fastlstm.layers.pooling import (
+    AveragePooling1D,
+    AveragePooling2D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    MaxPooling1D,
+    MaxPooling2D,
+)
 from fastlstm.layers.recurrent import GRU, LSTM, RNN, Bidirectional, SimpleRNN
 from fastlstm.layers.regularisation import (
     ActivityRegularization,
@@ -19,6 +57,9 @@ from fastlstm.layers.shaping import (
     Add,
     Average,
     Concatenate,
+    Cropping1D,
+    Cropping2D,
+    Dot,
     Flatten,
     Maximum,
     Minimum,
@@ -27,9 +68,13 @@ from fastlstm.layers.shaping import (
     RepeatVector,
     Reshape,
     Subtract,
-    TimeDistributed,
+    UpSampling1D,
+    UpSampling2D,
+    ZeroPadding1D,
+    ZeroPadding2D,
 )
 from fastlstm.layers.symbolic import Input, InputLayer, Symbol
+from fastlstm.layers.time_distributed import TimeDistributed
 
 __all__ = [
     "ELU",
@@ -43,40 +88,77 @@ __all__ = [
     "Attention",
     "Average",
     "AveragePooling1D",
+    "AveragePooling2D",
     "BatchNormalization",
     "Bidirectional",
     "Build",
     "Concatenate",
     "Conv1D",
+    "Conv2D",
+    "ConvLSTM1D",
+    "ConvLSTM2D",
+    "ConvLSTM3D",
+    "Cropping1D",
+    "Cropping2D",
     "Dense",
+    "DepthwiseConv1D",
+    "DepthwiseConv2D",
+    "Dot",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
+    "GlobalAveragePooling2D",
     "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D",
     "Identity",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
     "LeakyReLU",
     "Masking",
     "MaxPooling1D",
+    "MaxPooling2D",
     "Maximum",
     "Minimum",
+    "MultiHeadAttention",
     "Multiply",
+    "Normalization",
+    "PReLU",
     "Permute",
     "ReLU",
     "RepeatVector",
+    "Rescaling",
     "Reshape",
+    "SeparableConv1D",
+    "SeparableConv2D",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "Symbol",
     "Tensor",
+    "ThresholdedReLU",
     "TimeDistributed",
+    "UnitNormalization",
+    "UpSampling1D",
+    "UpSampling2D",
+    "ZeroPadding1D",
+    "ZeroPadding2D",
+    "add",
+    "average",
+    "concatenate",
+    "dot",
+    "maximum",
+    "minimum",
+    "multiply",
+    "subtract",
 ]

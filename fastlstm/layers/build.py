@@ -1,6 +1,6 @@
 """Build and its tensors: a graph under construction, which knows the shape of every value as soon as it exists."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -130,11 +130,14 @@ class Build:
         """Let a weight have another value after this step; only training replaces weights."""
         raise UnsupportedError(f"{statistic.name!r} is replaced in training alone")
 
-    def drop(self, name: str, shape: Shape, rate: float, dtype: str = "float32") -> Tensor:
+    def constrain(self, parameter: Tensor, constraint: Any) -> None:
+        """Hold a parameter to a constraint after each step of training; a network that is not trained has none."""
+
+    def drop(self, name: str, shape: Shape, rate: float, dtype: str = "float32", owner: Any = None) -> Tensor:
         """Return the mask of a dropout; only training drops."""
         raise UnsupportedError(f"{name!r} is drawn in training alone")
 
-    def noise(self, name: str, shape: Shape, stddev: float, dtype: str = "float32") -> Tensor:
+    def noise(self, name: str, shape: Shape, stddev: float, dtype: str = "float32", owner: Any = None) -> Tensor:
         """Return normal numbers around 0; only training draws them."""
         raise UnsupportedError(f"{name!r} is drawn in training alone")
 
@@ -148,6 +151,7 @@ class Build:
         op: str,
         inputs: Sequence[Tensor | None],
         outputs: int | Sequence[bool] = 1,
+        subgraphs: Mapping[str, Graph] | None = None,
         **attributes: AttributeValue,
     ) -> Any:
         """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""
@@ -159,7 +163,7 @@ class Build:
         given = ["" if tensor is None else tensor.name for tensor in inputs]
         while given and not given[-1]:
             given.pop()
-        node = Node(name, op, tuple(given), tuple(names), attributes)
+        node = Node(name, op, tuple(given), tuple(names), attributes, subgraphs or {})
         inference.find(op, name).check(node)
         args = inference.arguments(node, self.values)
         try:

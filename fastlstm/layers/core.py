@@ -1,11 +1,12 @@
 """Dense, Embedding, activations and masking."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
-from fastlstm.layers.activations import SOFTMAX, activate, activation
+from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.layers.activations import activate, activation, is_apart
 from fastlstm.layers.build import Tensor
 from fastlstm.layers.layer import Layer, size_of
 
@@ -33,8 +34,8 @@ class Dense(Layer):
     def call(self, x: Tensor) -> Tensor:
         W, b = self.add_weight(x.build, "W", "kernel"), self.add_weight(x.build, "b", "bias")
         op, alpha, beta = self.activation
-        if self.activation == SOFTMAX:
-            return activate(x.build.node(self.name, "Dense", [x, W, b]), f"{self.name}/softmax", SOFTMAX)
+        if is_apart(self.activation):
+            return activate(x.build.node(self.name, "Dense", [x, W, b]), f"{self.name}/{op}", self.activation)
         return x.build.node(self.name, "Dense", [x, W, b], activation=op, alpha=alpha, beta=beta)
 
 
@@ -81,13 +82,16 @@ class Activation(Layer):
 
 
 class Softmax(Layer):
-    """Softmax along `axis`."""
+    """Softmax along `axis`, of which there is one."""
 
     supports_masking = True
 
-    def __init__(self, axis: int = -1, name: str | None = None, **options: Any):
+    def __init__(self, axis: int | Sequence[int] = -1, name: str | None = None, **options: Any):
         super().__init__(name, **options)
-        self.axis = axis
+        axes = [axis] if isinstance(axis, int) else list(axis)
+        if len(axes) != 1:
+            raise self.fault(UnsupportedError, f"axis={axis!r} is not supported, only one axis")
+        self.axis = axes[0]
 
     def call(self, x: Tensor) -> Tensor:
         if x.mask is not None:
@@ -130,8 +134,10 @@ class Masking(Layer):
         return x.build.node(self.name, "Where", [column, x, zero]).with_mask(mask)
 
 
-class ReLU(Activation):
-    """max(x, 0), with a slope below 0, or bounded by 6."""
+class ReLU(Layer):
+    """x above `threshold`, bounded by `max_value`, and `negative_slope` (x - threshold) below it."""
+
+    supports_masking = True
 
     def __init__(
         self,
@@ -141,13 +147,59 @@ class ReLU(Activation):
         name: str | None = None,
         **options: Any,
     ):
-        if threshold or (max_value is not None and (max_value != 6 or negative_slope)):
-            given = f"max_value={max_value!r}, negative_slope={negative_slope!r}, threshold={threshold!r}"
-            raise UnsupportedError(
-                f"layer {name or 're_lu'!r}: ReLU({given}) is not supported, only a slope, or max_value=6"
-            )
-        kind = ("LeakyRelu", float(negative_slope), 0.0) if negative_slope else "relu" if max_value is None else "relu6"
-        super().__init__(kind, name, **options)
+        super().__init__(name, **options)
+        self.max_value = None if max_value is None else float(max_value)
+        self.negative_slope, self.threshold = float(negative_slope or 0.0), float(threshold or 0.0)
+        for argument in ("max_value", "negative_slope", "threshold"):
+            if (getattr(self, argument) or 0.0) < 0:
+                raise self.fault(InputError, f"{argument}={getattr(self, argument)}: expected at least 0")
+
+    def call(self, x: Tensor) -> Tensor:
+        build, name, slope, threshold = x.build, self.name, self.negative_slope, self.threshold
+        number = lambda value: build.weight(f"{name}.number", np.array(value, x.value.dtype))
+        if not threshold and self.max_value is None:
+            return build.node(name, "LeakyRelu", [x], alpha=slope) if slope else build.node(name, "Relu", [x])
+        y = build.node(name, "ThresholdedRelu", [x], alpha=threshold) if threshold else build.node(name, "Relu", [x])
+        if self.max_value is not None:
+            y = build.node(f"{name}/bounded", "Min", [y, number(self.max_value)])
+        if slope:
+            below = build.node(f"{name}/below", "Relu", [build.node(f"{name}/off", "Sub", [number(threshold), x])])
+            y = build.node(f"{name}/y", "Sub", [y, build.node(f"{name}/sloped", "Mul", [below, number(slope)])])
+        return y
+
+
+class ThresholdedReLU(Activation):
+    """x above `theta`, else 0; of Keras 2."""
+
+    def __init__(self, theta: float = 1.0, name: str | None = None, **options: Any):
+        super().__init__(("ThresholdedRelu", float(theta), 0.0), name, **options)
+
+
+class PReLU(Layer):
+    """x, and below 0 x times a weight `alpha` of the input's shape, with size 1 along `shared_axes`."""
+
+    supports_masking = True
+    initial = {"alpha": "zeros"}
+
+    def __init__(self, shared_axes: int | Sequence[int] | None = None, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        self.shared_axes = [shared_axes] if isinstance(shared_axes, int) else list(shared_axes or [])
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("alpha",)
+
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
+        if x is None:
+            return {}
+        return {"alpha": tuple(1 if axis in self.shared_axes else d for axis, d in enumerate(x) if axis)}
+
+    def call(self, x: Tensor) -> Tensor:
+        build, name = x.build, self.name
+        alpha = self.add_weight(build, "alpha", "alpha")
+        above, turned = build.node(f"{name}/above", "Relu", [x]), build.node(f"{name}/negative", "Neg", [x])
+        below = build.node(f"{name}/below", "Mul", [alpha, build.node(f"{name}/below", "Relu", [turned])])
+        return build.node(name, "Sub", [above, below])
 
 
 class LeakyReLU(Activation):
@@ -168,4 +220,4 @@ class ELU(Activation):
 
 
 def _activation(name: Any, layer: str):
-    return activation(name, layer, softmax=True)
+    return activation(name, layer, apart=True)

@@ -1,11 +1,11 @@
-"""BatchNormalization and LayerNormalization."""
+"""Layers that normalise: BatchNormalization, LayerNormalization, UnitNormalization, and Normalization and Rescaling of data."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, ShapeError, UnsupportedError
 from fastlstm.layers.build import Tensor
 from fastlstm.layers.layer import Layer
 
@@ -144,3 +144,111 @@ class LayerNormalization(Layer):
             )
         weights = [self.add_weight(x.build, role, role) for role in ("gamma", "beta")]
         return x.build.node(self.name, "LayerNormalization", [x, *weights], axis=axes[0] - rank, epsilon=self.epsilon)
+
+
+def unit(x: Tensor, axes: int | Sequence[int], name: str, floor: float) -> Tensor:
+    """Return x divided by its norm along axes, whose square is taken to be `floor` at least."""
+    build = x.build
+    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    square = build.node(f"{name}/square", "Mul", [x, x])
+    total = build.node(f"{name}/sum", "ReduceSum", [square], axes=axes, keepdims=True)
+    least = build.weight(f"{name}.floor", np.array(floor, x.value.dtype))
+    norm = build.node(f"{name}/norm", "Sqrt", [build.node(f"{name}/bounded", "Max", [total, least])])
+    return build.node(name, "Div", [x, norm])
+
+
+class UnitNormalization(Layer):
+    """x divided by its norm along `axis`."""
+
+    supports_masking = True
+    floor = 1e-24  # of the sum of squares: Keras 3's
+
+    def __init__(self, axis: int | Sequence[int] = -1, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        self.axis = axis
+
+    def call(self, x: Tensor) -> Tensor:
+        return unit(x, self.axis, self.name, self.floor)
+
+
+class Normalization(Layer):
+    """(x - mean) / max(sqrt(variance), 1e-7), or with `invert` the way back; of statistics kept, or given as arguments.
+
+    axis: which axes have statistics of their own; None: none.
+    """
+
+    supports_masking = True
+    initial = {"mean": "zeros", "variance": "ones", "count": "zeros"}
+    statistics = ("mean", "variance", "count")
+
+    def __init__(
+        self,
+        axis: int | Sequence[int] | None = -1,
+        mean: Any = None,
+        variance: Any = None,
+        invert: bool = False,
+        name: str | None = None,
+        **options: Any,
+    ):
+        super().__init__(name, **options)
+        if (mean is None) != (variance is None):
+            raise self.fault(InputError, "mean and variance are given together")
+        self.axis = () if axis is None else (axis,) if isinstance(axis, int) else tuple(axis)
+        self.mean, self.variance, self.invert = mean, variance, invert
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return ("mean", "variance", "count") if self.mean is None else ()
+
+    def weight_shapes(self, x: Any = None) -> dict[str, tuple[Any, ...]]:
+        if x is None:
+            return {"count": ()}
+        shape = tuple(x[axis] for axis in self._kept(len(x)))
+        return {"mean": shape, "variance": shape, "count": ()}
+
+    def _kept(self, rank: int) -> list[int]:
+        return sorted(axis % rank for axis in self.axis)
+
+    def call(self, x: Tensor) -> Tensor:
+        build, name, dtype = x.build, self.name, np.dtype(self.dtype or "float32")
+        if x.value.dtype.kind == "f":
+            dtype = x.value.dtype
+        else:
+            x = build.node(f"{name}/cast", "Cast", [x], to=dtype.name).with_mask(x.mask)
+        kept = self._kept(len(x.shape))
+        sizes = tuple(x.shape[axis] for axis in kept)
+        if not all(isinstance(size, int) for size in sizes):
+            raise self.fault(ShapeError, f"axis={self.axis} of an input {x.shape}: expected known sizes")
+        shape = [x.shape[axis] if axis in kept else 1 for axis in range(len(x.shape))]
+
+        def row(statistic: Any) -> np.ndarray:
+            """Return a statistic under a shape that broadcasts to x, which numbers of the arguments may have to fill."""
+            return np.broadcast_to(np.asarray(statistic, dtype), sizes).reshape(shape)  # type: ignore[arg-type]
+
+        given = (self.mean, self.variance) if self.mean is not None else self.weights[:2]
+        mean, variance = map(row, given)
+        scale = np.maximum(np.sqrt(variance), np.asarray(EPSILON, dtype))
+        centre, spread = build.weight(f"{name}.mean", mean), build.weight(f"{name}.scale", scale)
+        if self.invert:
+            return build.node(name, "Add", [build.node(f"{name}/scaled", "Mul", [x, spread]), centre])
+        return build.node(name, "Div", [build.node(f"{name}/off", "Sub", [x, centre]), spread])
+
+
+class Rescaling(Layer):
+    """x scale + offset."""
+
+    supports_masking = True
+
+    def __init__(self, scale: Any, offset: Any = 0.0, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        self.scale, self.offset = scale, offset
+
+    def call(self, x: Tensor) -> Tensor:
+        build, name = x.build, self.name
+        if x.value.dtype.kind != "f":
+            x = build.node(f"{name}/cast", "Cast", [x], to=self.dtype or "float32").with_mask(x.mask)
+        scale, offset = (
+            build.weight(f"{name}.{role}", np.asarray(value, x.value.dtype))
+            for role, value in (("scale", self.scale), ("offset", self.offset))
+        )
+        return build.node(name, "Add", [build.node(f"{name}/scaled", "Mul", [x, scale]), offset])

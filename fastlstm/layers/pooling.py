@@ -1,119 +1,167 @@
-"""Pooling over time, of everything or of windows."""
+"""Pooling over time or over images, of everything or of windows."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import ShapeError, UnsupportedError
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Tensor
-from fastlstm.layers.convolution import window_pads
-from fastlstm.layers.layer import Layer, size_of
+from fastlstm.layers.convolution import channels_last, check_rank, sizes_of, window_pads
+from fastlstm.layers.layer import Layer
 
 
 class GlobalPooling(Layer):
-    """What the global poolings share: (B, T, C) to (B, C), or (B, 1, C) with `keepdims`."""
+    """What the global poolings share: (B, T, ..., C) to (B, C), or (B, 1, ..., C) with `keepdims`."""
+
+    axes = 1
 
     def __init__(self, data_format: str | None = None, keepdims: bool = False, name: str | None = None, **options: Any):
         super().__init__(name, **options)
-        _channels_last(self, data_format)
+        channels_last(self, data_format)
         self.keepdims = keepdims
 
     def call(self, x: Tensor) -> Tensor:
-        if len(x.shape) != 3:
-            raise self.fault(ShapeError, f"takes inputs (batch, steps, features), got shape {x.shape}")
-        return self.pooled(x)
+        check_rank(self, x, self.axes)
+        return self.pooled(x, {"axes": tuple(range(1, 1 + self.axes)), "keepdims": self.keepdims})
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """Add the nodes."""
+    def pooled(self, x: Tensor, over: dict[str, Any]) -> Tensor:
+        """Add the nodes of a reduction of x over what `over` says."""
         raise NotImplementedError
 
 
 class GlobalAveragePooling1D(GlobalPooling):
     """The mean over time, of the valid steps where there is a mask."""
 
-    def pooled(self, x: Tensor) -> Tensor:
+    def pooled(self, x: Tensor, over: dict[str, Any]) -> Tensor:
         build, name = x.build, self.name
         if x.mask is None:
-            return build.node(name, "ReduceMean", [x], axes=(1,), keepdims=self.keepdims)
+            return build.node(name, "ReduceMean", [x], **over)
         valid = build.node(f"{name}/valid", "Cast", [x.mask], to=x.value.dtype.name)
         column = build.node(f"{name}/column", "Unsqueeze", [valid, build.ints(f"{name}.axes", 2)])
         kept = build.node(f"{name}/kept", "Mul", [x, column])
         sums, counts = (
-            build.node(f"{name}/{role}", "ReduceSum", [values], axes=(1,), keepdims=self.keepdims)
+            build.node(f"{name}/{role}", "ReduceSum", [values], **over)
             for role, values in (("sum", kept), ("count", column))
         )
         return build.node(name, "Div", [sums, counts])
 
 
+class GlobalAveragePooling2D(GlobalPooling):
+    """The mean over an image."""
+
+    axes = 2
+
+    def pooled(self, x: Tensor, over: dict[str, Any]) -> Tensor:
+        return x.build.node(self.name, "ReduceMean", [x], **over)
+
+
 class GlobalMaxPooling1D(GlobalPooling):
     """The largest of each feature over time; masks are not asked."""
 
-    def pooled(self, x: Tensor) -> Tensor:
-        return x.build.node(self.name, "ReduceMax", [x], axes=(1,), keepdims=self.keepdims)
+    def pooled(self, x: Tensor, over: dict[str, Any]) -> Tensor:
+        return x.build.node(self.name, "ReduceMax", [x], **over)
 
 
-class Pooling1D(Layer):
-    """What MaxPooling1D and AveragePooling1D share: windows of `pool_size` steps, `strides` apart; padding "valid" or "same"."""
+class GlobalMaxPooling2D(GlobalMaxPooling1D):
+    """The largest of each channel over an image."""
 
+    axes = 2
+
+
+class Pooling(Layer):
+    """What poolings of windows share: windows of `pool_size`, `strides` apart; padding "valid" or "same".
+
+    Windows over an image are reduced along its height, then along its width.
+    """
+
+    axes = 1
     fill = "zero"
+    op = ""
 
     def __init__(
         self,
-        pool_size: int | tuple[int, ...] = 2,
-        strides: int | tuple[int, ...] | None = None,
+        pool_size: int | Sequence[int] = 2,
+        strides: int | Sequence[int] | None = None,
         padding: str = "valid",
         data_format: str | None = None,
         name: str | None = None,
         **options: Any,
     ):
         super().__init__(name, **options)
-        _channels_last(self, data_format)
-        size, stride = (v[0] if isinstance(v, tuple | list) else v for v in (pool_size, strides))
-        self.pool_size = size_of(self, "pool_size", size)
-        self.stride = self.pool_size if stride is None else size_of(self, "strides", stride)
+        channels_last(self, data_format)
+        self.sizes = sizes_of(self, "pool_size", pool_size, self.axes)
+        self.strides = self.sizes if strides is None else sizes_of(self, "strides", strides, self.axes)
         if padding not in ("valid", "same"):
             raise self.fault(UnsupportedError, f"padding={padding!r} is not supported, only 'valid' and 'same'")
         self.padding = padding
 
     def call(self, x: Tensor) -> Tensor:
-        if len(x.shape) != 3:
-            raise self.fault(ShapeError, f"takes inputs (batch, steps, features), got shape {x.shape}")
-        x.build.steps_matter |= self.padding == "same" and self.stride > 1
-        pads = window_pads(self, self.padding, x.shape[1], self.pool_size, self.stride)
-        options = {"size": self.pool_size, "stride": self.stride, "pads": pads, "fill": self.fill}
-        return self.reduced(x, x.build.node(f"{self.name}/windows", "Windows", [x], **options), pads)
+        check_rank(self, x, self.axes)
+        x.build.steps_matter |= self.padding == "same" and max(self.strides) > 1
+        y = x
+        for axis, (size, stride) in enumerate(zip(self.sizes, self.strides, strict=True), 1):
+            name = self.name if axis == self.axes else f"{self.name}/rows"
+            y = self.along(y, axis, size, stride, name)
+        return y
 
-    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
-        """Add what is left of windows (B, steps, size, C) of x."""
+    def along(self, x: Tensor, axis: int, size: int, stride: int, name: str) -> Tensor:
+        """Add the reduction of windows of `size` along an axis."""
+        pads = window_pads(self, self.padding, x.shape[axis], size, stride)
+        window = {"size": size, "stride": stride, "pads": pads, "axis": axis}
+        windows = x.build.node(f"{name}/windows", "Windows", [x], fill=self.fill, **window)
+        return self.reduced(x, windows, window, name)
+
+    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
+        """Add what is left of windows (..., steps, size, ...) of x."""
         raise NotImplementedError
 
 
-class MaxPooling1D(Pooling1D):
-    """The largest of each window."""
+class MaxPooling(Pooling):
+    """What MaxPooling1D and MaxPooling2D share: the largest of each window."""
 
     fill = "lowest"
 
-    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
-        return x.build.node(self.name, "ReduceMax", [windows], axes=(2,))
+    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
+        build, axis = x.build, window["axis"] + 1
+        if not build.penalised or window["size"] == 1:
+            return build.node(name, "ReduceMax", [windows], axes=(axis,))
+        # in training: of equal elements the first has the gradient, as Max gives it; ReduceMax would share it
+        ones, axes = build.ints(f"{name}.sizes", *[1] * window["size"]), build.ints(f"{name}.axes", axis)
+        parts = build.node(f"{name}/parts", "Split", [windows, ones], window["size"], axis=axis)
+        return build.node(name, "Max", [build.node(f"{name}/part", "Squeeze", [part, axes]) for part in parts])
 
 
-class AveragePooling1D(Pooling1D):
-    """The mean of each window, of the steps that padding did not add."""
-
-    def reduced(self, x: Tensor, windows: Tensor, pads: tuple[int, int]) -> Tensor:
-        if pads == (0, 0):
-            return x.build.node(self.name, "ReduceMean", [windows], axes=(2,))
-        steps = x.shape[1]
-        if not isinstance(steps, int):
-            raise self.fault(UnsupportedError, "padding='same' needs a known number of steps")
-        x.build.steps_matter = True
-        starts = np.arange(0, sum(pads) + steps - self.pool_size + 1, self.stride) - pads[0]
-        counts = np.minimum(starts + self.pool_size, steps) - np.maximum(starts, 0)
-        count = x.build.weight(f"{self.name}.counts", counts[:, None].astype(x.value.dtype))
-        total = x.build.node(f"{self.name}/sum", "ReduceSum", [windows], axes=(2,))
-        return x.build.node(self.name, "Div", [total, count])
+class MaxPooling1D(MaxPooling):
+    """The largest of each window of steps."""
 
 
-def _channels_last(layer: Layer, data_format: str | None) -> None:
-    if data_format not in (None, "channels_last"):
-        raise layer.fault(UnsupportedError, f"data_format={data_format!r} is not supported, only 'channels_last'")
+class MaxPooling2D(MaxPooling):
+    """The largest of each window of an image."""
+
+    axes = 2
+
+
+class AveragePooling(Pooling):
+    """What AveragePooling1D and AveragePooling2D share: the mean of each window, of what padding did not add."""
+
+    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
+        build, over = x.build, (window["axis"] + 1,)
+        if window["pads"] == (0, 0):
+            return build.node(name, "ReduceMean", [windows], axes=over)
+        always = build.node(f"{name}/same", "NotEqual", [x, x])  # what only NaN is: the shape of x, no value of it
+        always = build.node(f"{name}/valid", "Or", [always, build.weight(f"{name}.true", np.array(True))])
+        ones = build.node(f"{name}/ones", "Cast", [always], to=x.value.dtype.name)
+        counted = build.node(f"{name}/counted", "Windows", [ones], fill=self.fill, **window)
+        total, count = (build.node(f"{name}/sum", "ReduceSum", [part], axes=over) for part in (windows, counted))
+        return build.node(name, "Div", [total, count])
+
+
+class AveragePooling1D(AveragePooling):
+    """The mean of each window of steps."""
+
+
+class AveragePooling2D(AveragePooling):
+    """The mean of each window of an image."""
+
+    axes = 2

@@ -6,7 +6,7 @@ TensorFlow), or gives zeros where `zero_output_for_mask`. `go_backwards` returns
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,11 @@ from fastlstm.layers.layer import Layer, rate_of, size_of
 from fastlstm.layers.symbolic import leaves
 from fastlstm.ops.activations import Activation
 
+if TYPE_CHECKING:
+    from fastlstm.layers.cells import StackedRNNCells
+
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
 
 class Recurrent(Layer):
     """What LSTM, GRU and SimpleRNN share."""
@@ -24,7 +29,8 @@ class Recurrent(Layer):
     op = ""
     states = 1
     initial = {"kernel": "glorot_uniform", "recurrent_kernel": "orthogonal", "bias": "zeros"}
-    ignored = ("implementation", "use_cudnn", "seed", "time_major")
+    ignored = ("use_cudnn", "time_major")
+    seeded = True
     input_kind = "sequences"
 
     def __init__(
@@ -40,12 +46,14 @@ class Recurrent(Layer):
         stateful: bool = False,
         unroll: bool = False,
         zero_output_for_mask: bool = False,
+        implementation: int = 2,
         name: str | None = None,
         **options: Any,
     ):
         super().__init__(name, **options)
         if options.get("time_major"):
             raise self.fault(UnsupportedError, "time_major=True is not supported")
+        self.implementation = 1 if recurrent_dropout else implementation
         self.units, self.activations, self.use_bias = size_of(self, "units", units), activations, use_bias
         self.dropout, self.recurrent_dropout = (
             rate_of(self, dropout),
@@ -63,7 +71,7 @@ class Recurrent(Layer):
         x = x[0] if isinstance(x, list) else x  # initial states may follow
         if x is not None and len(x) != 3:
             raise self.fault(ShapeError, f"takes inputs (batch, steps, features), got shape {x}")
-        gates = {"LSTM": 4, "GRU": 3}.get(self.op, 1) * self.units
+        gates = GATES[self.op] * self.units
         bias = (2, gates) if getattr(self, "reset_after", False) else (gates,)
         return {"kernel": (x[-1] if x else None, gates), "recurrent_kernel": (self.units, gates), "bias": bias}
 
@@ -106,7 +114,6 @@ class Recurrent(Layer):
             )
         kept = self._kept_states(x) if self.stateful and not initial else []
         initial = initial or kept
-        x, drop = self._dropped(x)
         by_step = x.mask is not None and self.zero_output_for_mask and not sequences
         # the last output differs from the final state only where every step of a row is masked
         apart = x.mask is not None and bool(initial) and not self.zero_output_for_mask
@@ -116,7 +123,7 @@ class Recurrent(Layer):
         y, *rest = x.build.node(
             self.name,
             self.op,
-            [x, *self.parameters(x.build), *self.slots(list(initial), x.mask), drop],
+            [x, *self.parameters(x.build), *self.slots(list(initial), x.mask), *self._dropped(x)],
             outputs,
             direction="reverse" if self.go_backwards else "forward",
             batch_first=True,
@@ -135,22 +142,23 @@ class Recurrent(Layer):
             last = x.build.node(f"{self.name}/last", "Gather", [y, index], axis=1)
         return y, last, states
 
-    def _dropped(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return x without what this batch drops of it, and the mask (B, H) of what each step drops of h before it meets U.
+    def _dropped(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return what this batch multiplies h (G, B, H) and x (G or 1, B, 1, I) by before they meet U and W, None for what drops nothing.
 
-        Both are drawn once for all steps and gates.
+        Both are drawn once for all steps; for each gate apart as Keras does: those of h always, those of x with `implementation` 1, which
+        recurrent dropout brings along.
         """
         if not x.build.training:
-            return x, None
-        dtype, drop = x.value.dtype.name, None
+            return None, None
+        dtype, of_h, of_x = x.value.dtype.name, None, None
+        gates, B, I = GATES[self.op], x.shape[0], x.shape[2]
         if self.recurrent_dropout:
-            drop = x.build.drop(
-                f"{self.name}.recurrent_dropout", (x.shape[0], self.units), self.recurrent_dropout, dtype
-            )
+            shape = gates, B, self.units
+            of_h = x.build.drop(f"{self.name}.recurrent_dropout", shape, self.recurrent_dropout, dtype, self)
         if self.dropout:
-            kept = x.build.drop(f"{self.name}.dropout", (x.shape[0], 1, x.shape[2]), self.dropout, dtype)
-            x = x.build.node(f"{self.name}/dropout", "Mul", [x, kept]).with_mask(x.mask)
-        return x, drop
+            shape = gates if self.implementation == 1 else 1, B, 1, I
+            of_x = x.build.drop(f"{self.name}.dropout", shape, self.dropout, dtype, self)
+        return of_h, of_x
 
     def _kept_states(self, x: Tensor) -> list[Tensor]:
         """Return the states that the last batch left, as values that each step of training replaces; none where nothing is kept."""
@@ -275,7 +283,7 @@ def with_states(x: Any, initial_state: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 class RNN(Layer):
-    """Cells stacked within one layer, as RNN(StackedRNNCells) or RNN(cell): each cell is one of the layers above.
+    """Cells stacked within one layer, as RNN(StackedRNNCells) or RNN(cell): each cell is one of the layers above, or of `layers.cells`.
 
     States stand cell by cell. Masks stop every cell alike.
     """
@@ -284,7 +292,7 @@ class RNN(Layer):
 
     def __init__(
         self,
-        cells: Sequence[Recurrent] | Recurrent,
+        cells: "Sequence[Recurrent] | Recurrent | StackedRNNCells",
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
@@ -295,7 +303,8 @@ class RNN(Layer):
         **options: Any,
     ):
         super().__init__(name, **options)
-        self.cells = [cells] if isinstance(cells, Layer) else list(cells)
+        stacked = getattr(cells, "cells", cells)
+        self.cells = [stacked] if isinstance(stacked, Layer) else list(stacked)
         for cell in self.cells:
             if not isinstance(cell, Recurrent):
                 raise self.fault(UnsupportedError, f"a cell of class {type(cell).__name__} is not supported")

@@ -1,16 +1,17 @@
-"""Layers that reshape, repeat, join or combine, and TimeDistributed."""
+"""Layers that reshape, repeat, pad, crop, join or combine."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from fastlstm.errors import ShapeError, UnsupportedError
+from fastlstm.errors import InputError, ShapeError, UnsupportedError
 from fastlstm.layers.build import Tensor
-from fastlstm.layers.core import Activation, Dense, Embedding, Identity
+from fastlstm.layers.convolution import channels_last, sizes_of
 from fastlstm.layers.layer import Layer, size_of
-from fastlstm.layers.normalisation import BatchNormalization, LayerNormalization
-from fastlstm.layers.regularisation import Dropout, Noise
+from fastlstm.layers.normalisation import unit
+
+END = 2**31 - 1  # of a slice: all that is left
 
 
 class Flatten(Layer):
@@ -213,64 +214,186 @@ class Average(Merge):
         return total.build.node(f"{self.name}/mean", "Mul", [total, share])
 
 
-class TimeDistributed(Layer):
-    """A layer applied to every step. Layers that act on the last axis alone apply as they are; others on (B * T, ...)."""
+class Dot(Joining):
+    """Products of two inputs row by row, summed over one axis of each: the other axes of the first, then those of the second.
 
-    supports_masking = True
+    `normalize`: of each along its axis divided by its norm.
+    """
 
-    def __init__(self, layer: Layer, name: str | None = None, **options: Any):
+    floor = 1e-14  # of the sums of squares: Keras 3's
+
+    def __init__(self, axes: int | Sequence[int], normalize: bool = False, name: str | None = None, **options: Any):
         super().__init__(name, **options)
-        self.layer = layer
+        self.axes = (axes, axes) if isinstance(axes, int) else tuple(axes)
+        if len(self.axes) != 2 or not all(isinstance(axis, int) for axis in self.axes):
+            raise self.fault(InputError, f"axes={axes!r}: expected a whole number, or one for each of two inputs")
+        self.normalize = normalize
 
-        self.rename(self.name)
+    def call(self, x: Sequence[Tensor]) -> Tensor:
+        if len(x) != 2:
+            raise self.fault(InputError, f"is called on two inputs, got {len(x)}")
+        a, b = x
+        one, two = (axis % len(t.shape) for axis, t in zip(self.axes, x, strict=True))
+        if not one or not two or max(len(a.shape), len(b.shape)) > 3:
+            what = f"axes={list(self.axes)} of shapes {a.shape} and {b.shape}"
+            raise self.fault(UnsupportedError, f"{what} is not supported, only up to 3 axes, of which not the batch")
+        build, name = a.build, self.name
+        if self.normalize:
+            a, b = (unit(t, axis, f"{name}/unit", self.floor) for t, axis in ((a, one), (b, two)))
+        vectors = [len(t.shape) == 2 for t in (a, b)]
+        if vectors[0]:
+            a = build.node(f"{name}/row", "Unsqueeze", [a, build.ints(f"{name}.axes", 1)])
+        elif one == 1:
+            a = build.node(f"{name}/turned", "Transpose", [a], perm=(0, 2, 1))
+        if vectors[1]:
+            b = build.node(f"{name}/column", "Unsqueeze", [b, build.ints(f"{name}.axes", 2)])
+        elif two == 2:
+            b = build.node(f"{name}/turned", "Transpose", [b], perm=(0, 2, 1))
+        y = build.node(name, "MatMul", [a, b])
+        if not any(vectors):
+            return y
+        # two vectors give (B, 1)
+        return build.node(f"{name}/squeezed", "Squeeze", [y, build.ints(f"{name}.axes", 1 if vectors[0] else 2)])
 
-    def rename(self, name: str) -> None:
-        super().rename(name)
-        if self.layer.auto_named:
-            self.layer.rename(name)
 
-    @property
-    def parts(self) -> tuple[Layer, ...]:
-        return (self.layer,)
+class UpSampling(Layer):
+    """What UpSampling1D and UpSampling2D share: each step, or each row and column, several times."""
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        return self.layer.roles
+    def repeated(self, x: Tensor, sizes: Sequence[int]) -> Tensor:
+        """Repeat along the axes from 1 on."""
+        build, name = x.build, self.name
+        if len(x.shape) != len(sizes) + 2:
+            raise self.fault(ShapeError, f"takes inputs of {len(sizes) + 2} axes, got shape {x.shape}")
+        for axis, size in enumerate(sizes, 1):
+            apart = build.node(f"{name}/apart", "Unsqueeze", [x, build.ints(f"{name}.axes", axis + 1)])
+            times = [1] * len(apart.shape)
+            times[axis + 1] = size
+            again = build.node(f"{name}/again", "Expand", [apart, build.ints(f"{name}.times", *times)])
+            x = build.node(name if axis == len(sizes) else f"{name}/{axis}", "MergeAxes", [again], axis=axis)
+        return x
 
-    def make_weights(self, x: Any, dtype: str) -> None:
-        if len(x) < 3:
-            raise self.fault(ShapeError, f"takes inputs (batch, steps, ...), got shape {tuple(x)}")
-        self._check(len(x) - 1)
-        self.layer.make_weights((x[0], *x[2:]), self.layer.dtype or dtype)
 
-    def _check(self, rank: int) -> None:
-        """Raise UnsupportedError for a layer that cannot be applied to each step of its inputs of `rank` axes."""
-        if getattr(self.layer, "mask_zero", False):
-            raise UnsupportedError(
-                f"layer {self.name!r}: TimeDistributed(Embedding) with mask_zero=True is not supported"
-            )
-        if not self._acts_on_last_axis(rank) and not isinstance(self.layer, Flatten | Reshape):
-            raise UnsupportedError(
-                f"layer {self.name!r}: TimeDistributed({type(self.layer).__name__}) is not supported yet"
-            )
+class UpSampling1D(UpSampling):
+    """Each step `size` times."""
 
-    def _acts_on_last_axis(self, rank: int) -> bool:
-        """Tell whether the layer, whose own inputs have `rank` axes, acts on the last alone: it then counts from the end."""
-        if isinstance(self.layer, LayerNormalization) and [axis % rank for axis in self.layer.axis] == [rank - 1]:
-            self.layer.axis = [-1]
-            return True
-        if isinstance(self.layer, BatchNormalization) and self.layer.axis % rank == rank - 1:
-            self.layer.axis = -1
-            return True
-        return isinstance(self.layer, Dense | Activation | Identity | Embedding | Dropout | Noise)
+    def __init__(self, size: int = 2, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        self.size = size_of(self, "size", size)
 
     def call(self, x: Tensor) -> Tensor:
-        bare = x.with_mask(None)
-        self._check(len(x.shape) - 1)
-        if isinstance(self.layer, Flatten):
-            return x.build.node(self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, -1)])
-        if isinstance(self.layer, Reshape):
-            return x.build.node(
-                self.name, "Reshape", [x, x.build.ints(f"{self.name}.shape", 0, 0, *self.layer.target_shape)]
-            )
-        return self.layer(bare)
+        return self.repeated(x, [self.size])
+
+
+class UpSampling2D(UpSampling):
+    """Each row and column as many times as `size` says."""
+
+    def __init__(
+        self,
+        size: int | Sequence[int] = 2,
+        data_format: str | None = None,
+        interpolation: str = "nearest",
+        name: str | None = None,
+        **options: Any,
+    ):
+        super().__init__(name, **options)
+        channels_last(self, data_format)
+        if interpolation != "nearest":
+            raise self.fault(UnsupportedError, f"interpolation={interpolation!r} is not supported, only 'nearest'")
+        self.size = sizes_of(self, "size", size, 2)
+
+    def call(self, x: Tensor) -> Tensor:
+        return self.repeated(x, self.size)
+
+
+class Margins(Layer):
+    """What zero padding and cropping share: how many steps, or rows and columns, before and after."""
+
+    argument = "padding"
+    axes = 1
+
+    def __init__(self, sizes: Any, data_format: str | None = None, name: str | None = None, **options: Any):
+        super().__init__(name, **options)
+        channels_last(self, data_format)
+        if self.axes == 1:
+            pairs = [sizes]
+        else:
+            pairs = [sizes] * self.axes if isinstance(sizes, int) else list(sizes)
+        self.margins = [self._pair(pair) for pair in pairs]
+        if len(self.margins) != self.axes:
+            raise self.fault(InputError, f"{self.argument}={sizes!r}: expected {self.axes} pairs")
+
+    def _pair(self, value: Any) -> tuple[int, int]:
+        pair = (value, value) if isinstance(value, int) else tuple(value)
+        if len(pair) != 2 or not all(isinstance(n, int) and n >= 0 for n in pair):
+            raise self.fault(InputError, f"{self.argument} holds {value!r}: expected counts before and after")
+        return pair
+
+    def call(self, x: Tensor) -> Tensor:
+        if len(x.shape) != self.axes + 2:
+            raise self.fault(ShapeError, f"takes inputs of {self.axes + 2} axes, got shape {x.shape}")
+        return self.moved(x)
+
+    def moved(self, x: Tensor) -> Tensor:
+        """Add the nodes."""
+        raise NotImplementedError
+
+
+class ZeroPadding(Margins):
+    """What ZeroPadding1D and ZeroPadding2D share: zeros before and after."""
+
+    def moved(self, x: Tensor) -> Tensor:
+        # windows of one step each, which have an axis for it
+        for axis, pads in enumerate(self.margins, 1):
+            windows = x.build.node(f"{self.name}/padded", "Windows", [x], size=1, axis=axis, pads=pads)
+            x = x.build.node(self.name, "Squeeze", [windows, x.build.ints(f"{self.name}.axes", axis + 1)])
+        return x
+
+
+class ZeroPadding1D(ZeroPadding):
+    """Steps of zeros before and after."""
+
+    def __init__(self, padding: Any = 1, data_format: str | None = None, name: str | None = None, **options: Any):
+        super().__init__(padding, data_format, name, **options)
+
+
+class ZeroPadding2D(ZeroPadding):
+    """Rows and columns of zeros around an image."""
+
+    axes = 2
+
+    def __init__(self, padding: Any = 1, data_format: str | None = None, name: str | None = None, **options: Any):
+        super().__init__(padding, data_format, name, **options)
+
+
+class Cropping(Margins):
+    """What Cropping1D and Cropping2D share: what lies at the edges is left out."""
+
+    argument = "cropping"
+
+    def moved(self, x: Tensor) -> Tensor:
+        build, name = x.build, self.name
+        starts, ends = ([m[side] for m in self.margins] for side in (0, 1))
+        for size, before, after in zip(x.shape[1:], starts, ends, strict=False):
+            if isinstance(size, int) and before + after >= size:
+                raise self.fault(ShapeError, f"leaves nothing of shape {x.shape}")
+        last = [-end if end else END for end in ends]
+        bounds = [build.ints(f"{name}.{role}", *values) for role, values in (("starts", starts), ("ends", last))]
+        return build.node(name, "Slice", [x, *bounds, build.ints(f"{name}.axes", *range(1, 1 + self.axes))])
+
+
+class Cropping1D(Cropping):
+    """All but the first and the last steps."""
+
+    def __init__(self, cropping: Any = (1, 1), name: str | None = None, **options: Any):
+        super().__init__(cropping, None, name, **options)
+
+
+class Cropping2D(Cropping):
+    """All but the rows and columns at the edges of an image."""
+
+    axes = 2
+
+    def __init__(
+        self, cropping: Any = ((0, 0), (0, 0)), data_format: str | None = None, name: str | None = None, **options: Any
+    ):
+        super().__init__(cropping, data_format, name, **options)

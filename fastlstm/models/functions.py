@@ -1,10 +1,12 @@
-"""LSTM, GRU and RNN as functions of arrays, without a layer: the same kernels, weights in our order."""
+"""LSTM, GRU, RNN and CTC as functions of arrays, without a layer: the same kernels, weights in our order."""
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
+from fastlstm import losses
 from fastlstm.errors import InputError
 from fastlstm.layers.activations import activation as known
 from fastlstm.layers.build import Build
@@ -78,6 +80,42 @@ def rnn(
     given = {"x": x, "W": W, "U": U, "b": b, "h0": h0, "mask": mask}
     y, h = _run("RNN", given, ("x", "W", "U", "b", "h0", "mask"), activations=(op,), alphas=(alpha,), betas=(beta,))
     return y, h
+
+
+def ctc(y_true: Any, y_pred: Any, input_length: Any = None, label_length: Any = None) -> np.ndarray:
+    """Return the losses (B,) of connectionist temporal classification: - log of the chance that logits spell labels.
+
+    y_pred (B, T, N) logits, class 0 the blank; y_true (B, L) labels, whole numbers, 0 behind the last; `input_length` (B,) how many steps
+    count, all without it, `label_length` (B,) how many labels, those before the first 0 without it. Infinite where labels need more
+    steps, NaN where a label is no class. float32 or float64, that of y_pred.
+
+    >>> losses = fastlstm.ctc([[1, 2, 0]], logits, input_length=[40])
+    """
+    x = np.asarray(y_pred)
+    if x.dtype.kind not in "fiub":
+        raise InputError(f"y_pred is an array of {x.dtype}, expected numbers")
+    arrays: dict[str, np.ndarray] = {
+        "y_pred": x.astype(np.float64 if x.dtype == np.float64 else np.float32, copy=False)
+    }
+    given = {"y_true": y_true, "input_length": input_length, "label_length": label_length}
+    for name, value in given.items():
+        if value is not None:
+            whole = np.asarray(value)
+            arrays[name] = whole.astype(np.int64)
+            if whole.dtype.kind not in "fiub" or (arrays[name] != whole).any():
+                raise InputError(f"{name} holds other than whole numbers")
+    results = _ctc_session(arrays["y_pred"].dtype.name, tuple(arrays)).run(arrays)
+    return results if isinstance(results, np.ndarray) else next(iter(results.values()))
+
+
+@lru_cache(maxsize=16)
+def _ctc_session(dtype: str, names: tuple[str, ...]) -> Session:
+    build = Build()
+    dims: dict[str, tuple[int | str, ...]] = {"y_pred": ("batch", "time", "classes"), "y_true": ("batch", "labels")}
+    tensors = {
+        name: build.input(name, dtype if name == "y_pred" else "int64", dims.get(name, ("batch",))) for name in names
+    }
+    return Session(build.model([losses.ctc(**tensors)]))
 
 
 def _run(op: str, given: dict[str, np.ndarray | None], order: Sequence[str], **attributes: object) -> list[np.ndarray]:

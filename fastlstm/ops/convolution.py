@@ -1,16 +1,16 @@
-"""Conv1D, a convolution over time on the tile of dense layers, and the windows of steps that it and pooling see."""
+"""Convolutions on the tile of dense layers; one of each channel by itself has a kernel of its own."""
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from fastlstm.graph import Node
-from fastlstm.ops import dims
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.adjoints import reshaped, summed_rows
 from fastlstm.ops.contractions import PLAIN, emit_dense, over_rows, turned
-from fastlstm.ops.dims import Dim, agree
+from fastlstm.ops.dims import agree
 from fastlstm.ops.op import (
     Attribute,
     Back,
@@ -24,38 +24,121 @@ from fastlstm.ops.op import (
     required,
     shape_error,
 )
+from fastlstm.ops.windows import WINDOW, check_window, count_windows, window_of
 
-WINDOW = {
-    "stride": Attribute(int, 1),
-    "dilation": Attribute(int, 1),
-    "pads": Attribute(int, (0, 0), many=True),
-}
-
-
-def _check_window(op: Op, node: Node, *sizes: str) -> None:
-    pads = op.get(node, "pads")
-    if len(pads) != 2 or min(pads) < 0:
-        raise shape_error(node, "attribute 'pads'", pads, "two counts of zeros, before and after")
-    for name in ("stride", "dilation", *sizes):
-        if op.get(node, name) < 1:
-            raise shape_error(node, f"attribute {name!r}", op.get(node, name), "at least 1")
+PATCH_BYTES = (
+    4 << 20
+)  # of the patches of an image that are copied at once: what stays in a cache that a core has to itself
 
 
-def _steps(op: Op, node: Node, T: Dim, size: int) -> Dim:
-    """Return how many windows of `size` steps there are in T. Raise ShapeError where there is none."""
-    span, pads, stride = (size - 1) * op.get(node, "dilation"), sum(op.get(node, "pads")), op.get(node, "stride")
-    if isinstance(T, int):
-        left = T + pads - span
-        if left < 1 and T > 0:
-            raise shape_error(node, "input X", T, f"at least {span + 1 - pads} steps")
-        return max(0, (left + stride - 1) // stride) if T else 0
-    if pads == span and stride == 1:
-        return T
-    return dims.apply(f"conv{size}.{stride}.{span}.{pads}", T)
+class Convolution(Op):
+    """What convolutions share: W (..., C / groups, F) meets windows of X, bias b (F,) and an activation follow."""
+
+    inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
+    attributes = {
+        "groups": Attribute(int, 1),
+        "activation": Attribute(str, "Identity", choices=tuple(ACTIVATIONS)),
+        "alpha": Attribute(float, 0.0),
+        "beta": Attribute(float, 0.0),
+    }
+    axes = 1  # of windows
+
+    def infer_filters(self, node: Node, args: Sequence[Value | None]) -> tuple[tuple[int, ...], int, int]:
+        """Return (sizes of windows, channels of X, F). Raise ShapeError where X, W and b do not fit."""
+        x, W, groups = required(args), required(args, 1), self.get(node, "groups")
+        names = ("K", "K, L", "K, L, M")[self.axes - 1]
+        if W.shape is None or len(W.shape) != self.axes + 2:
+            raise shape_error(node, "weight W", W.shape, f"({names}, C / groups, F)")
+        *sizes, c, F = (int(d) for d in W.shape)
+        if F % groups or groups > max(F, 1):
+            raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
+        expect_shape(node, args, 2, "bias b", (F,))
+        wanted = ("(B, T, C)", "(B, H, W, C)", "(B, D, H, W, C)")[self.axes - 1]
+        if x.shape is not None and (len(x.shape) != self.axes + 2 or not agree(x.shape[-1], c * groups)):
+            raise shape_error(node, "input X", x.shape, f"{wanted} with C = {c * groups}")
+        return tuple(sizes), c * groups, F
+
+    def activation(self, node: Node) -> tuple[str, float, float]:
+        """Return the activation of a node."""
+        return self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta")
+
+    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
+        *window, _ = args[1].shape  # type: ignore
+        return 2 * prod(outs[0].shape) * prod(window)  # type: ignore[arg-type]
+
+    def windows(self, node: Node, back: Back) -> Any:
+        """Add the windows of X: (B, positions, ..., sizes, ..., C) with the sizes of W before C."""
+        raise NotImplementedError
+
+    def overlap(self, node: Node, back: Back, d: Any, windows: Any) -> Any:
+        """Add the gradient of X from that of its windows, which may have another shape."""
+        raise NotImplementedError
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """With V the windows of X: dW = V' dY over all windows, dX the overlapping windows dY W' added up, db = sum dY."""
+        if self.get(node, "activation") != "Identity":
+            return list(super().adjoint(node, back))
+        W, d = back.x[1], back.dy[0]
+        (*sizes, c, F), G = W.shape, self.get(node, "groups")
+        f, K = F // G, prod(sizes)
+        windows = self.windows(node, back)
+        # everything by groups: (G, rows, K c), (G, rows, f) and (G, K c, f)
+        by_group = lambda v, *shape: back.node(
+            "Transpose", [back.node("Reshape", [v, back.ints(*shape)])], perm=(2, 0, 1, 3)
+        )
+        d_groups = d if G == 1 else by_group(d, -1, 1, G, f)
+        dx = dW = None
+        if back.wants[1] and G == 1:
+            dW = reshaped(back, over_rows(back, back.node("Reshape", [windows, back.ints(-1, K * c)]), d), W)
+        elif back.wants[1]:
+            v = back.node("Reshape", [by_group(windows, -1, K, G, c), back.ints(G, -1, K * c)])
+            dW = back.node("MatMul", [turned(back, v), back.node("Reshape", [d_groups, back.ints(G, -1, f)])])
+            dW = back.node("Transpose", [back.node("Reshape", [dW, back.ints(G, K, c, f)])], perm=(1, 2, 0, 3))
+            dW = reshaped(back, dW, W)
+        if back.wants[0] and G == 1:
+            matrix = back.node("Reshape", [W, back.ints(K * c, F)])
+            dx = back.node("MatMul", [d, turned(back, matrix)])
+        elif back.wants[0]:
+            matrix = back.node("Reshape", [by_group(W, K, c, G, f), back.ints(G, K * c, f)])
+            dx = back.node("MatMul", [back.node("Reshape", [d_groups, back.ints(G, -1, f)]), turned(back, matrix)])
+            dx = back.node("Transpose", [back.node("Reshape", [dx, back.ints(G, -1, K, c)])], perm=(1, 2, 0, 3))
+        if dx is not None:
+            dx = self.overlap(node, back, dx, windows)
+        db = summed_rows(back, d) if len(back.x) > 2 and back.wants[2] else None
+        return [dx, dW, db]
+
+
+def emit_depthwise(
+    emit: Emit,
+    x: np.ndarray,
+    W: Value,
+    b: Value | None,
+    y: np.ndarray,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    activation: tuple[str, float, float],
+) -> None:
+    """Emit a convolution of each channel by itself: contiguous x (B, H, W, C), W (K, L, 1, F), y (B, P, Q, F), F a multiple of C."""
+    assert W.shape is not None
+    B, H, w, C = x.shape
+    K, L, _, F = (int(d) for d in (1, *W.shape)[-4:])
+    if F > C:  # the filters of a channel lie together: each gets a copy of it
+        x = emit.contiguous(np.broadcast_to(x[..., None], (*x.shape, F // C))).reshape(B, H, w, F)
+    flat = lambda v: np.ascontiguousarray(v, x.dtype).reshape(-1)
+    packed = emit.packed(("depthwise", x.dtype.str), [W], flat)
+    row_of = lambda *rows: flat(rows[0]) if rows else np.zeros(F, x.dtype)
+    bias = emit.packed(("depthwise bias", F, x.dtype.str), [] if b is None else [b], row_of)
+    name, alpha, beta = activation
+    row = w * F
+    steps = (H * row, strides[0] * row, strides[1] * F, dilations[0] * row, dilations[1] * F)
+    emit.kernel(
+        "depthwise_forward", x, packed, bias, y, *y.shape[:3], K, L, F, *steps,
+        emit.activation(name), float(alpha), float(beta), kind=x.dtype,
+    )  # fmt: skip
 
 
 @register
-class Conv1D(Op):
+class Conv1D(Convolution):
     """Cross-correlation over time: X (B, T, C), W (K, C / groups, F), b (F,); `pads` zeros before and after.
 
     Where all padding comes before, (K - 1) * dilation steps at stride 1, it is causal, and a stream carries its history.
@@ -63,18 +146,11 @@ class Conv1D(Op):
 
     name = "Conv1D"
     changes_state = True
-    inputs = (Slot("X"), Slot("W", matrix=True), Slot("b", optional=True))
-    attributes = {
-        **WINDOW,
-        "groups": Attribute(int, 1),
-        "activation": Attribute(str, "Identity", choices=tuple(ACTIVATIONS)),
-        "alpha": Attribute(float, 0.0),
-        "beta": Attribute(float, 0.0),
-    }
+    attributes = {**WINDOW, **Convolution.attributes}
 
     def check(self, node: Node) -> None:
         super().check(node)
-        _check_window(self, node, "groups")
+        check_window(self, node, "groups")
 
     def causal(self, node: Node, kernel: int) -> bool:
         """Tell whether an output step sees no later input step and the output has the input's steps."""
@@ -82,18 +158,12 @@ class Conv1D(Op):
         return self.get(node, "stride") == 1 and tuple(self.get(node, "pads")) == (span, 0)
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
-        x, W = args[0], args[1]
-        assert x is not None and W is not None
-        groups = self.get(node, "groups")
-        if W.shape is None or len(W.shape) != 3:
-            raise shape_error(node, "weight W", W.shape, "(K, C / groups, F)")
-        K, C, F = (int(d) for d in W.shape)
-        if F % groups or groups > max(F, 1):
-            raise shape_error(node, "weight W", W.shape, f"F a multiple of groups = {groups}")
-        expect_shape(node, args, 2, "bias b", (F,))
-        if x.shape is None or len(x.shape) != 3 or not agree(x.shape[2], C * groups):
-            raise shape_error(node, "input X", x.shape, f"(B, T, C) with C = {C * groups}")
-        return [Value(x.dtype, (x.shape[0], _steps(self, node, x.shape[1], K), F))]
+        (K,), _, F = self.infer_filters(node, args)
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        B, T, _ = x.shape
+        return [Value(x.dtype, (B, count_windows(node, T, K, *window_of(self, node)), F))]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
         x, W, b = args[0], args[1], at(args, 2)
@@ -101,13 +171,12 @@ class Conv1D(Op):
         B, T, C = (int(d) for d in x.shape or ())
         K, c, F = (int(d) for d in W.shape or ())
         steps = int(outs[0].shape[1])  # type: ignore[index]
-        stride, dilation, groups = (self.get(node, name) for name in ("stride", "dilation", "groups"))
-        before, after = self.get(node, "pads")
-        span = (K - 1) * dilation
+        stride, dilation, (before, after) = window_of(self, node)
+        groups, span = self.get(node, "groups"), (K - 1) * dilation
         rows = before + T + after
         source = x.array
         if before or after:
-            source = emit.scratch((B, rows, C), x.dtype)
+            source = emit.scratch((B, rows, C), x.dtype, lasts=True)
             if self.causal(node, K) and span:
                 history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
                 emit.copy(source[:, :before], history)
@@ -118,7 +187,11 @@ class Conv1D(Op):
                 emit.copy(source[:, before : before + T], x.array)
         source = emit.contiguous(source)
         y = emit.output(outs[0])
-        activation = (self.get(node, "activation"), self.get(node, "alpha"), self.get(node, "beta"))
+        activation = self.activation(node)
+        if c == 1 and groups > 1:
+            image = y.reshape(B, 1, steps, F)
+            emit_depthwise(emit, source[:, None], W, b, image, (1, stride), (1, dilation), activation)
+            return
         if groups == 1 and dilation == 1:
             # a window of K steps is K * C neighbouring elements: no copy
             emit_dense(
@@ -139,38 +212,13 @@ class Conv1D(Op):
                     whole=False,
                 )  # fmt: skip
 
-    def adjoint(self, node: Node, back: Back) -> list:
-        """With V the windows of X: dW = V' dY over all windows, dX the overlapping windows dY W' added up, db = sum dY."""
-        if self.get(node, "activation") != "Identity":
-            return list(super().adjoint(node, back))
-        x, W, d = back.x[0], back.x[1], back.dy[0]
-        (K, c, F), G = W.shape, self.get(node, "groups")
-        f, window = F // G, {key: self.get(node, key) for key in WINDOW}
-        windows = back.node("Windows", [x], size=K, **window)
-        # everything by groups: (G, rows, K c), (G, rows, f) and (G, K c, f)
-        by_group = lambda v, *sizes: back.node(
-            "Transpose", [back.node("Reshape", [v, back.ints(*sizes)])], perm=(2, 0, 1, 3)
-        )
-        d_groups = d if G == 1 else by_group(d, -1, 1, G, f)
-        dx = dW = None
-        if back.wants[1] and G == 1:
-            dW = reshaped(back, over_rows(back, back.node("Reshape", [windows, back.ints(-1, K * c)]), d), W)
-        elif back.wants[1]:
-            v = back.node("Reshape", [by_group(windows, -1, K, G, c), back.ints(G, -1, K * c)])
-            dW = back.node("MatMul", [turned(back, v), back.node("Reshape", [d_groups, back.ints(G, -1, f)])])
-            dW = back.node("Transpose", [back.node("Reshape", [dW, back.ints(G, K, c, f)])], perm=(1, 2, 0, 3))
-            dW = reshaped(back, dW, W)
-        if back.wants[0] and G == 1:
-            matrix = back.node("Reshape", [W, back.ints(K * c, F)])
-            dx = back.node("MatMul", [d, turned(back, matrix)])
-        elif back.wants[0]:
-            matrix = back.node("Reshape", [by_group(W, K, c, G, f), back.ints(G, K * c, f)])
-            dx = back.node("MatMul", [back.node("Reshape", [d_groups, back.ints(G, -1, f)]), turned(back, matrix)])
-            dx = back.node("Transpose", [back.node("Reshape", [dx, back.ints(G, -1, K, c)])], perm=(1, 2, 0, 3))
-        if dx is not None:
-            dx = back.node("OverlapAdd", [reshaped(back, dx, windows), x], **window)
-        db = summed_rows(back, d) if len(back.x) > 2 and back.wants[2] else None
-        return [dx, dW, db]
+    def windows(self, node: Node, back: Back) -> Any:
+        window = {key: self.get(node, key) for key in WINDOW}
+        return back.node("Windows", [back.x[0]], size=back.x[1].shape[0], **window)
+
+    def overlap(self, node: Node, back: Back, d: Any, windows: Any) -> Any:
+        window = {key: self.get(node, key) for key in WINDOW}
+        return back.node("OverlapAdd", [reshaped(back, d, windows), back.x[0]], **window)
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         kernel = int(args[1].shape[0]) if args[1] is not None and args[1].shape else 1  # type: ignore[arg-type]
@@ -178,104 +226,133 @@ class Conv1D(Op):
         pointwise = kernel == 1 and self.get(node, "stride") == 1
         return axes if pointwise or self.causal(node, kernel) else [(0, 1), *axes]
 
-    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        K, c, _ = args[1].shape  # type: ignore
-        return 2 * prod(outs[0].shape) * int(K) * int(c)  # type: ignore[arg-type]
 
+class ConvOverSpace(Convolution):
+    """Cross-correlation over images or volumes: X (B, H, W, C) or (B, D, H, W, C), W (K, ..., C / groups, F), b (F,).
 
-FILLS = ("zero", "lowest")  # what stands before and after the steps: nothing to a sum, nothing to a maximum
-
-
-@register
-class Windows(Op):
-    """X (B, T, C) as overlapping windows (B, steps, size, C): what Conv1D multiplies and pooling reduces. A view, but for padding."""
-
-    name = "Windows"
-    inputs = (Slot("X"),)
-    attributes = {"size": Attribute(int, required=True), **WINDOW, "fill": Attribute(str, "zero", choices=FILLS)}
+    `pads` counts zeros before each axis, then after each, as ONNX does. What windows see is copied side by side, some images at a time.
+    """
 
     def check(self, node: Node) -> None:
         super().check(node)
-        _check_window(self, node, "size")
+        for name, count, least in (("strides", self.axes, 1), ("dilations", self.axes, 1), ("pads", 2 * self.axes, 0)):
+            given = self.get(node, name)
+            if len(given) != count or min(given) < least:
+                raise shape_error(node, f"attribute {name!r}", given, f"{count} numbers of at least {least}")
+        if self.get(node, "groups") < 1:
+            raise shape_error(node, "attribute 'groups'", self.get(node, "groups"), "at least 1")
+
+    def window(self, node: Node, k: int) -> tuple[int, int, tuple[int, int]]:
+        """Return (stride, dilation, pads) along one of the axes of windows."""
+        pads = self.get(node, "pads")
+        return self.get(node, "strides")[k], self.get(node, "dilations")[k], (pads[k], pads[k + self.axes])
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
-        x, size = required(args), self.get(node, "size")
-        if x.shape is None or len(x.shape) != 3:
-            raise shape_error(node, "input X", x.shape, "(B, T, C)")
-        B, T, C = x.shape
-        return [Value(x.dtype, (B, _steps(self, node, T, size), size, C))]
+        sizes, _, F = self.infer_filters(node, args)
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        B, *image, _ = x.shape
+        places = (count_windows(node, image[k], sizes[k], *self.window(node, k)) for k in range(self.axes))
+        return [Value(x.dtype, (B, *places, F))]
 
-    def _view(self, node: Node, source: np.ndarray, steps: int) -> np.ndarray:
-        stride, dilation, size = (self.get(node, key) for key in ("stride", "dilation", "size"))
-        B, _, C = source.shape
-        b, t, c = source.strides
-        strides = (b, t * stride, t * dilation, c)
-        return np.lib.stride_tricks.as_strided(source, (B, steps, size, C), strides, writeable=False)
+    def _padded(self, node: Node, x: np.ndarray, emit: Emit) -> np.ndarray:
+        """Return x with its zeros around it."""
+        pads = self.get(node, "pads")
+        if not any(pads):
+            return x
+        margins = [(0, 0), *((pads[k], pads[k + self.axes]) for k in range(self.axes)), (0, 0)]
+        shape = tuple(before + size + after for size, (before, after) in zip(x.shape, margins, strict=True))
+        whole = emit.scratch(shape, x.dtype, lasts=True)
+        whole[...] = 0
+        emit.copy(whole[tuple(slice(m[0], m[0] + size) for size, m in zip(x.shape, margins, strict=True))], x)
+        return whole
 
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
-        x, out = required(args).array, outs[0]
-        assert x is not None and out is not None and out.shape is not None
-        before, after = self.get(node, "pads")
-        if before or after:
-            B, T, C = x.shape
-            source = emit.scratch((B, before + T + after, C), x.dtype)
-            source[...] = 0.0 if self.get(node, "fill") == "zero" else -np.inf
-            emit.copy(source[:, before : before + T], x)
-            x = source
-        emit.alias(out, self._view(node, x, int(out.shape[1])))
-
-    def adjoint(self, node: Node, back: Back) -> list:
-        """A step sums the gradients of its places in windows."""
-        window = {key: self.get(node, key) for key in WINDOW}
-        return [back.node("OverlapAdd", [back.dy[0], back.x[0]], **window)]
-
-    def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
-        return [(0, 1)]
-
-    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        return 0
-
-
-@register
-class OverlapAdd(Op):
-    """Windows (B, steps, size, C) added up where they came from, for a value of the shape of `like` (B, T, C)."""
-
-    name = "OverlapAdd"
-    inputs = (Slot("X"), Slot("like"))
-    attributes = WINDOW
-
-    def check(self, node: Node) -> None:
-        super().check(node)
-        _check_window(self, node)
-
-    def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
-        x, like = required(args), required(args, 1)
-        if like.shape is None or len(like.shape) != 3 or x.shape is None or len(x.shape) != 4:
-            raise shape_error(node, "input X", x.shape, "(B, steps, size, C), and `like` (B, T, C)")
-        B, T, C = like.shape
-        size = x.shape[2]
-        if not isinstance(size, int) or size < 1:
-            raise shape_error(node, "input X", x.shape, "windows of a known size")
-        expect_shape(node, args, 0, "input X", (B, _steps(self, node, T, size), size, C))
-        return [Value(x.dtype, like.shape)]
-
-    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
-        x, out = required(args).array, outs[0]
-        assert x is not None and out is not None
-        y = emit.output(out)
-        B, T, C = y.shape
-        stride, dilation, pads = (self.get(node, key) for key in WINDOW)
-        emit.kernel(
-            "overlap_forward", emit.contiguous(x), y, B, T, C, x.shape[1], x.shape[2], stride, dilation, pads[0]
+    def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value], emit: Emit) -> None:
+        x, W, b = args[0], args[1], at(args, 2)
+        assert x is not None and x.array is not None and W is not None
+        *sizes, c, F = (int(d) for d in W.shape or ())
+        y, groups, activation = emit.output(outs[0]), self.get(node, "groups"), self.activation(node)
+        if y.size == 0:
+            return
+        source = self._padded(node, x.array, emit)
+        strides, dilations = self.get(node, "strides"), self.get(node, "dilations")
+        if c == 1 and groups > 1 and self.axes == 2:
+            emit_depthwise(emit, emit.contiguous(source), W, b, y, strides, dilations, activation)
+            return
+        B, *places, _ = y.shape
+        at_b, *at_axes, at_c = source.strides
+        steps = [[step * n for step, n in zip(at_axes, numbers, strict=True)] for numbers in (strides, dilations)]
+        patches = np.lib.stride_tricks.as_strided(
+            source, (B, *places, *sizes, source.shape[-1]), (at_b, *steps[0], *steps[1], at_c), writeable=False
         )
+        f, rows, K = F // groups, prod(places), prod(sizes) * c
+        images = max(1, PATCH_BYTES // (rows * K * y.itemsize))
+        scratch = emit.scratch((min(images, B), *places, *sizes, c), y.dtype)
+        for group in range(groups):
+            columns = slice(group * f, (group + 1) * f)
+            for first in range(0, B, images):
+                count = min(images, B - first)
+                emit.copy(scratch[:count], patches[first : first + count, ..., group * c : (group + 1) * c])
+                emit_dense(
+                    emit, scratch, W, b, y[first:], (1, count * rows, K, f), y_at=(group * f, 0, F),
+                    activation=activation, part=("taps",) if groups == 1 else ("columns of group", group, groups),
+                    take=lambda w, columns=columns: w.reshape(-1, w.shape[-1])[:, columns], whole=groups == 1,
+                )  # fmt: skip
 
-    def adjoint(self, node: Node, back: Back) -> list:
-        """The windows of the gradient."""
-        window = {key: self.get(node, key) for key in WINDOW}
-        return [back.node("Windows", [back.dy[0]], size=back.x[0].shape[2], **window), None]
+    def _along(self, node: Node, k: int) -> dict[str, Any]:
+        """Return the attributes of Windows along one axis, once those before it have an axis for what lies in a window."""
+        stride, dilation, pads = self.window(node, k)
+        return {"axis": 1 + 2 * k, "stride": stride, "dilation": dilation, "pads": pads}
+
+    def _in_turn(self, node: Node, back: Back) -> list[Any]:
+        """Add X, its windows along the first axis (B, P, K, W, ..., C), along the first two (B, P, K, Q, L, ..., C), and so on."""
+        made = [back.x[0]]
+        for k in range(self.axes):
+            made.append(back.node("Windows", [made[-1]], size=back.x[1].shape[k], **self._along(node, k)))
+        return made
+
+    def windows(self, node: Node, back: Back) -> Any:
+        places, sizes = (tuple(range(first, 1 + 2 * self.axes, 2)) for first in (1, 2))
+        return back.node("Transpose", [self._in_turn(node, back)[-1]], perm=(0, *places, *sizes, 1 + 2 * self.axes))
+
+    def overlap(self, node: Node, back: Back, d: Any, windows: Any) -> Any:
+        pairs = [axis for k in range(1, 1 + self.axes) for axis in (k, k + self.axes)]
+        d = back.node("Transpose", [reshaped(back, d, windows)], perm=(0, *pairs, 1 + 2 * self.axes))
+        made = self._in_turn(node, back)
+        for k in reversed(range(self.axes)):
+            d = back.node("OverlapAdd", [d, made[k]], **self._along(node, k))
+        return d
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
-        return [(0, 1), (0, 2)]
+        inner = range(1, self.axes + 2)
+        return [*((0, k) for k in inner), *((1, k) for k in range(self.axes + 2)), (2, 0)]
 
-    def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
-        return prod(required(args).shape or ())  # type: ignore[arg-type]
+
+def _over_space(axes: int) -> dict[str, Attribute]:
+    """Return the attributes of a convolution over so many axes."""
+    ones, none = (1,) * axes, (0,) * 2 * axes
+    return {
+        "strides": Attribute(int, ones, many=True),
+        "dilations": Attribute(int, ones, many=True),
+        "pads": Attribute(int, none, many=True),
+        **Convolution.attributes,
+    }
+
+
+@register
+class Conv2D(ConvOverSpace):
+    """A convolution over images: X (B, H, W, C), W (K, L, C / groups, F)."""
+
+    name = "Conv2D"
+    attributes = _over_space(2)
+    axes = 2
+
+
+@register
+class Conv3D(ConvOverSpace):
+    """A convolution over volumes: X (B, D, H, W, C), W (K, L, M, C / groups, F)."""
+
+    name = "Conv3D"
+    attributes = _over_space(3)
+    axes = 3

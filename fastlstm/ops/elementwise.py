@@ -1,7 +1,7 @@
 """Ops that act element by element: arithmetic with broadcasting, comparisons, casts, and the activations."""
 
 from collections.abc import Callable, Sequence
-from math import prod
+from math import erf, prod
 from typing import Any
 
 import numpy as np
@@ -229,6 +229,55 @@ for _name, _ufunc in (("Equal", np.equal), ("NotEqual", np.not_equal), ("Less", 
 for _name, _ufunc in (("And", np.logical_and), ("Or", np.logical_or)):
     _define(_name, _ufunc, 2, bool)
 _define("Not", np.logical_not, 1, bool)
+for _name, _ufunc in (
+    ("Floor", np.floor),
+    ("Ceil", np.ceil),
+    ("Round", np.rint),
+    ("Sin", np.sin),
+    ("Cos", np.cos),
+    ("Tan", np.tan),
+    ("Asin", np.arcsin),
+    ("Acos", np.arccos),
+    ("Atan", np.arctan),
+    ("Sinh", np.sinh),
+    ("Cosh", np.cosh),
+    ("Asinh", np.arcsinh),
+    ("Acosh", np.arccosh),
+    ("Atanh", np.arctanh),
+):
+    _define(_name, _ufunc, 1, adjoint=_flat if _name in ("Floor", "Ceil", "Round") else Op.adjoint)
+
+
+def _erf(x: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") -> np.ndarray:
+    """The error function by the C library, for dtypes that have no kernel and for constants."""
+    values = np.array([erf(v) for v in x.ravel().tolist()], np.float64).reshape(x.shape).astype(x.dtype)
+    if out is None:
+        return values
+    np.copyto(out, values)
+    return out
+
+
+_define("Erf", _erf, 1)
+
+
+@register
+class Mod(Elementwise):
+    """What division of A by B leaves, with the sign of B; with `fmod` the sign of A, as C has it."""
+
+    name = "Mod"
+    inputs = (Slot("A"), Slot("B"))
+    attributes = {"fmod": Attribute(bool, False)}
+
+    def _ufunc(self, node: Node) -> np.ufunc:
+        return np.fmod if self.get(node, "fmod") else np.mod
+
+    def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+        with np.errstate(all="ignore"):
+            return [np.asarray(self._ufunc(node)(*arrays))]  # type: ignore[arg-type]
+
+    def _step(self, node: Node, arrays: list[np.ndarray | None], buffers: list[np.ndarray]) -> None:
+        with np.errstate(all="ignore"):
+            self._ufunc(node)(*arrays, out=buffers[0], casting="unsafe")  # type: ignore[arg-type]
 
 
 @register

@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from fastlstm.errors import DTypeError, FastLSTMError, GraphError, LimitError, UnsupportedError
+from fastlstm.errors import DTypeError, FastLSTMError, GraphError, LimitError
 from fastlstm.graph import Graph, Node, TensorSpec, Weight
 from fastlstm.ops.dims import known
 from fastlstm.ops.op import HostOp, NeedsValue, Value, find
@@ -14,6 +14,7 @@ KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 FOLD_LIMIT = 1 << 26  # elements of an output that is computed ahead of time
 KNOWN_LIMIT = 1 << 8  # the same where only shapes are asked for: contents that matter then are sizes, axes and bounds
 MAX_RANK = 16
+MAX_LOOPS = 4  # one within the other
 MAX_SYMBOLS = 1 << 12  # characters of a dim: an expression of symbols can double at each node
 MAX_BYTES = 1 << 62  # of a value, its empty axes left out: what NumPy can address
 
@@ -30,7 +31,7 @@ def infer_node(node: Node, args: Sequence[Value | None], limit: int = FOLD_LIMIT
     """
     op = find(node.op, node.name)
     first = args[0] if args else None
-    if not isinstance(op, HostOp) and first is not None and first.dtype not in KERNEL_DTYPES:
+    if not isinstance(op, HostOp) and not op.any_dtype and first is not None and first.dtype not in KERNEL_DTYPES:
         raise DTypeError(f"node {node.name!r}: {node.op} runs on float32 or float64, its input is {first.dtype}")
     try:
         _check_symbols(node, args)
@@ -82,17 +83,21 @@ def weight_values(weights: Mapping[str, Weight]) -> dict[str, Value]:
     return values
 
 
-def infer(graph: Graph, weights: Mapping[str, Weight], inputs: Sequence[TensorSpec] | None = None) -> dict[str, Value]:
-    """Return what is known of every value of a graph for inputs of these shapes (default: the declared ones).
+def infer(
+    graph: Graph,
+    weights: Mapping[str, Weight],
+    inputs: Sequence[TensorSpec] | None = None,
+    constants: Mapping[str, Value] | None = None,
+) -> dict[str, Value]:
+    """Return what is known of every value of a graph for inputs of these shapes (default: the declared ones), or of these contents.
 
     An output whose shape depends on contents that are not known has shape None.
     """
     values = weight_values(weights)
     for spec in graph.inputs if inputs is None else inputs:
         values[spec.name] = Value(np.dtype(spec.dtype), spec.shape)
+    values.update(constants or {})
     for node in graph.nodes:
-        if node.subgraphs:
-            raise UnsupportedError(f"node {node.name!r}: {node.op} with a subgraph cannot run yet")
         args = arguments(node, values)
         try:
             outs = infer_node(node, args, KNOWN_LIMIT)
@@ -110,16 +115,29 @@ def infer(graph: Graph, weights: Mapping[str, Weight], inputs: Sequence[TensorSp
 def check(graph: Graph, weights: Mapping[str, Weight]) -> None:
     """Raise one of our errors unless every node fits its op, and every weight its node."""
     graph.check(weights)
+    if loops_within(graph) > MAX_LOOPS:
+        raise LimitError(f"more than {MAX_LOOPS} loops stand one within the other")
     for node in graph.walk():
         find(node.op, node.name).check(node)
     infer(graph, weights)
 
 
+def loops_within(graph: Graph) -> int:
+    """Return how many loops stand one within the other at most: each may be inferred three times for one inference around it."""
+    inner = [(node.op == "Loop") + loops_within(body) for node in graph.nodes for body in node.subgraphs.values()]
+    return max(inner, default=0)
+
+
 def matrices(graph: Graph) -> set[str]:
     """Return the weights that may be stored in float16 or int8: those that every consumer reads as a matrix."""
-    wide, narrow = set(), set()
-    for node in graph.walk():
+    wide, narrow = {spec.name for spec in graph.outputs}, set()
+    for node in graph.nodes:
         op = find(node.op, node.name)
+        within = [(body, matrices(body)) for body in node.subgraphs.values()]
+        skip = len(node.inputs) - len(within[0][0].inputs) if within else 0
         for k, name in enumerate(node.inputs):
-            (narrow if op.slot(k).matrix else wide).add(name)
-    return narrow - wide - {spec.name for spec in graph.outputs}
+            # what a subgraph takes is read as it reads it
+            readers = [body.inputs[k - skip].name in found for body, found in within if k >= skip]
+            matrix = all(readers) if readers else op.slot(k).matrix
+            (narrow if matrix else wide).add(name)
+    return narrow - wide

@@ -132,7 +132,7 @@ class Gather(HostOp):
         elif emit.looks_up(node):
             out.rows = TableRows(rows, x)
         elif indices.data is not None and rows.ndim == 0:
-            emit.alias(out, x.array[(slice(None),) * axis + (int(rows),)])
+            emit.alias(out, x.array[(slice(None),) * axis + (int(rows), ...)])
         else:
             emit_gather(emit, x.array, rows, axis, out)
 

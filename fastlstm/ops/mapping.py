@@ -14,8 +14,8 @@ from fastlstm.ops.strides import in_elements
 AXES = 4  # of the loops of kernels
 OPERANDS = 3
 
-FLOATS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Sign", "Log"})
-INTEGERS = FLOATS - {"Div", "Sqrt", "Sign", "Log"}
+FLOATS = frozenset({"Add", "Sub", "Mul", "Div", "Max", "Min", "Neg", "Abs", "Sqrt", "Sign", "Log", "Erf"})
+INTEGERS = FLOATS - {"Div", "Sqrt", "Sign", "Log", "Erf"}
 COMPARISONS = frozenset({"Equal", "NotEqual", "Less", "Greater"})
 LOGIC = frozenset({"And", "Or", "Not"})
 _BITS = {np.dtype(np.float32): (2**31 - 1, 0x7F800000), np.dtype(np.float64): (2**63 - 1, 0x7FF0 << 48)}

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from fastlstm.errors import DTypeError, GraphError, ShapeError, UnsupportedError, one_of
-from fastlstm.graph import Node, Weight, widen
+from fastlstm.graph import Graph, Node, Weight, widen
 from fastlstm.ops.dims import Shape, agree
 
 
@@ -133,8 +133,11 @@ class Emit(Protocol):
         """Return the array, or where it is not C-contiguous a copy that is made at each run."""
         ...
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return an uninitialised buffer that lives as long as the bound program."""
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype, lasts: bool = False) -> np.ndarray:
+        """Return an uninitialised buffer for this node and the values that lie in it; once none of them is read any more, others may have it.
+
+        One that `lasts` is never another's: what lowering itself writes to it stays.
+        """
         ...
 
     def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:
@@ -161,6 +164,17 @@ class Emit(Protocol):
         self, key: tuple, shape: tuple[int, ...], dtype: np.dtype, make: Callable[[np.ndarray], None]
     ) -> np.ndarray:
         """Return an array of constants that the kernels which `make(array)` emits have filled, the first time it is asked for."""
+        ...
+
+    def subprogram(
+        self, name: str, body: Graph, constants: Mapping[str, np.ndarray]
+    ) -> Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]:
+        """Return a function that runs a subgraph on its other inputs by name, and gives its outputs as new arrays."""
+        ...
+
+    @property
+    def room(self) -> int:
+        """How many bytes of buffers a call may use."""
         ...
 
     def note(self, text: str) -> None:
@@ -296,6 +310,8 @@ class Op:
     variadic_outputs: bool = False
     refuses: bool = False  # whether it refuses some contents of its inputs
     changes_state: bool = False  # whether it has a state that a stream carries
+    any_dtype: bool = False  # whether it takes other dtypes than those of kernels, as every HostOp does
+    finds_shapes: bool = False  # whether it can run where the shapes of its outputs are not known before
     attributes: Mapping[str, Attribute] = {}
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
@@ -310,6 +326,12 @@ class Op:
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         """Emit the steps that compute `outs` (None: nobody reads it); every shape is known."""
         raise GraphError(f"op {self.name} cannot be lowered")
+
+    def runner(
+        self, node: Node, args: Sequence[Value | None], emit: Emit
+    ) -> Callable[[Sequence[np.ndarray | None]], list[np.ndarray]]:
+        """Return the function that computes the outputs, of an op that finds their shapes."""
+        raise GraphError(f"op {self.name} has no function that computes it")
 
     def place(
         self, node: Node, name: str, args: Sequence[Value | None], whole: Callable[[], np.ndarray]

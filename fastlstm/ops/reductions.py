@@ -7,10 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.ops.adjoints import expanded, size_of, with_axes
 from fastlstm.ops.dims import Dim
-from fastlstm.ops.op import Attribute, Back, Emit, HostOp, Slot, Value, axis_of, register, required
+from fastlstm.ops.op import (
+    Attribute,
+    Back,
+    Emit,
+    HostOp,
+    Slot,
+    Value,
+    axis_of,
+    contents,
+    integers,
+    register,
+    required,
+)
 
 KERNEL_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -57,27 +70,39 @@ def emit_reduction(emit: Emit, name: str, x: np.ndarray, axes: Sequence[int], y:
 
 
 class Reduction(HostOp):
-    """A reduction over `axes` (none: all). Floats have a kernel; integers and booleans, for which no order matters, a NumPy step."""
+    """A reduction over `axes`, an attribute or an input (none named: all, or with `noop` nothing).
 
-    inputs = (Slot("X"),)
-    attributes = {"axes": Attribute(int, (), many=True), "keepdims": Attribute(bool, False)}
+    Floats have a kernel; integers and booleans, for which no order matters, a NumPy step.
+    """
+
+    inputs = (Slot("X"), Slot("axes", optional=True))
+    attributes = {
+        "axes": Attribute(int, (), many=True),
+        "keepdims": Attribute(bool, False),
+        "noop": Attribute(bool, False),
+    }
     reduction: Callable[..., Any]
 
+    def _axes(self, node: Node, rank: int, given: np.ndarray | None = None) -> tuple[int, ...]:
+        """Return the reduced axes, counted from the front."""
+        named = self.get(node, "axes") if given is None else integers(given) or []
+        for axis in named:
+            axis_of(node, axis, rank)
+        return () if not named and self.get(node, "noop") else reduced_axes(named, rank)
+
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
-        x = required(args)
+        x, given = required(args), contents(args, 1)
         if x.shape is None:
             return [Value(x.dtype, None)]
-        for axis in self.get(node, "axes"):
-            axis_of(node, axis, len(x.shape))
-        axes = reduced_axes(self.get(node, "axes"), len(x.shape))
+        axes = self._axes(node, len(x.shape), given)
         kept = self.get(node, "keepdims")
         shape: list[Dim] = [1 if axis in axes else dim for axis, dim in enumerate(x.shape) if kept or axis not in axes]
         return [Value(x.dtype, tuple(shape))]
 
     def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-        (x,) = arrays
+        x = arrays[0]
         assert x is not None
-        axes = reduced_axes(self.get(node, "axes"), x.ndim)
+        axes = self._axes(node, x.ndim, arrays[1] if len(arrays) > 1 else None)
         return [np.asarray(type(self).reduction(x, axis=axes, keepdims=self.get(node, "keepdims")), x.dtype)]
 
     def evaluate(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray] | None:  # type: ignore[override]
@@ -88,21 +113,28 @@ class Reduction(HostOp):
         x, out = required(args).array, outs[0]
         assert x is not None and out is not None
         if x.dtype in KERNEL_DTYPES:
-            emit_reduction(emit, self.name, x, reduced_axes(self.get(node, "axes"), x.ndim), emit.output(out))
+            axes = self._axes(node, x.ndim, contents(args, 1))
+            emit_reduction(emit, self.name, x, axes, emit.output(out))
         else:
             super().lower(node, args, outs, emit)
 
     def mixed(self, node: Node, args: Sequence[Value | None]) -> list[tuple[int, int]]:
         x = required(args)
-        return [(0, axis) for axis in reduced_axes(self.get(node, "axes"), len(x.shape or ()))]
+        return [(0, axis) for axis in self._axes(node, len(x.shape or ()), contents(args, 1))]
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return prod(required(args).shape or ())  # type: ignore[arg-type]
 
+    def _axes_back(self, node: Node, back: Back) -> tuple[int, ...]:
+        """Return the reduced axes, which must not be a value of the run. Raise UnsupportedError."""
+        if len(back.x) > 1 and back.x[1] is not None:
+            raise UnsupportedError(f"node {node.name!r}: the gradient of {self.name} needs axes that are constant")
+        return self._axes(node, len(back.x[0].shape))
+
     def _over_x(self, node: Node, back: Back, value: Any) -> Any:
         """Return an output, or its gradient, with the shape of X."""
         x = back.x[0]
-        axes = reduced_axes(self.get(node, "axes"), len(x.shape))
+        axes = self._axes_back(node, back)
         return expanded(back, value if self.get(node, "keepdims") else with_axes(back, value, axes), x)
 
 
@@ -127,7 +159,7 @@ class ReduceMean(Reduction):
 
     def adjoint(self, node: Node, back: Back) -> list:
         """dX = dY / n, n being the elements of which one is made."""
-        axes = reduced_axes(self.get(node, "axes"), len(back.x[0].shape))
+        axes = self._axes_back(node, back)
         return [self._over_x(node, back, back.node("Div", [back.dy[0], size_of(back, back.x[0], axes)]))]
 
 
@@ -144,6 +176,20 @@ class ReduceProd(Reduction):
         return [back.node("Div", [self._over_x(node, back, back.node("Mul", [d, y])), x])]
 
 
+def _extreme(ufunc: np.ufunc) -> Callable[..., Any]:
+    """Return the reduction by np.maximum or np.minimum, of no elements the least or the greatest there is."""
+
+    def reduction(x: np.ndarray, axis: tuple[int, ...], keepdims: bool) -> Any:
+        start: Any = -np.inf if ufunc is np.maximum else np.inf
+        if x.dtype.kind in "iu":
+            start = np.iinfo(x.dtype).min if ufunc is np.maximum else np.iinfo(x.dtype).max
+        elif x.dtype.kind == "b":
+            start = ufunc is np.minimum
+        return ufunc.reduce(x, axis=axis, keepdims=keepdims, initial=start)
+
+    return reduction
+
+
 class Extreme(Reduction):
     """The largest or smallest element over axes; NaN wins."""
 
@@ -151,7 +197,7 @@ class Extreme(Reduction):
         """The gradient is shared by the elements that are the extreme, as TensorFlow and torch's amax do."""
         (x,), (y,), (d,) = back.x, back.y, back.dy
         hits = back.node("Cast", [back.node("Equal", [x, self._over_x(node, back, y)])], to=d.value.dtype.name)
-        axes = reduced_axes(self.get(node, "axes"), len(x.shape))
+        axes = self._axes_back(node, back)
         count = back.node("ReduceSum", [hits], axes=axes, keepdims=self.get(node, "keepdims"))
         return [back.node("Mul", [self._over_x(node, back, back.node("Div", [d, count])), hits])]
 
@@ -161,7 +207,7 @@ class ReduceMax(Extreme):
     """The largest element over axes."""
 
     name = "ReduceMax"
-    reduction = staticmethod(np.max)
+    reduction = staticmethod(_extreme(np.maximum))
 
 
 @register
@@ -169,4 +215,4 @@ class ReduceMin(Extreme):
     """The smallest element over axes."""
 
     name = "ReduceMin"
-    reduction = staticmethod(np.min)
+    reduction = staticmethod(_extreme(np.minimum))

@@ -44,6 +44,30 @@ class ShapeOp(HostOp):
 
 
 @register
+class CausalMask(HostOp):
+    """Booleans (M, N) for X (..., M, N): true up to the column of the row's number."""
+
+    name = "CausalMask"
+    inputs = (Slot("X"),)
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x = required(args)
+        if x.shape is None or len(x.shape) < 2:
+            raise shape_error(node, "input X", x.shape, "(..., M, N)")
+        sizes = x.shape[-2:]
+        data = np.tri(*sizes, dtype=bool) if dims.known(sizes) else None  # type: ignore[arg-type]
+        return [Value(np.dtype(bool), sizes, data)]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        assert arrays[0] is not None
+        return [np.tri(*arrays[0].shape[-2:], dtype=bool)]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        rank = len(required(args).shape or (0, 0))
+        return [(0, rank - 2), (0, rank - 1)]
+
+
+@register
 class ConstantOfShape(HostOp):
     """An array of the shape given, filled with `value`."""
 

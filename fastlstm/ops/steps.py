@@ -3,16 +3,19 @@
 Z is x W + b, projected ahead for all steps, (T, B, G) or (B, T, G) where `batch_first`, its gates side by side as in W. The steps leave what
 their adjoint reads: the gates, which take Z's place in memory, and `read`, the states that each step began from, (T, B, H) in the
 order of steps. The adjoint gives dZ, which takes the place of the gates, and the gradients of the first states. What follows from dZ is
-ordinary products: dU here, dX, dW and db by the Dense that made Z.
+ordinary products: dU here, dX, dW and db by the Dense that made Z. D (G, B, H) is recurrent dropout: what gate k multiplies h by before it
+meets the columns of U that are k's, at every step; it is drawn, so it has no gradient.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import GraphError
 from fastlstm.graph import Node
+from fastlstm.ops.contractions import packed_now
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Slot, Value, at, expect_shape, register, required, shape_error
@@ -41,6 +44,12 @@ class Run:
     mask: tuple
     masked: int
     reverse: int
+    D: Value | None = None
+
+    @property
+    def nothing(self) -> np.ndarray:
+        """An array for an argument that is not read."""
+        return self.last
 
     @property
     def lanes(self) -> int:
@@ -57,16 +66,65 @@ class Run:
 
     def columns(self, key: str, U: Value, take: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, int]:
         """Return take(U) as panels of four vectors of columns, and the width of the last."""
-        tail = tail_of_columns(take(np.zeros(U.shape, np.int8)).shape[1], self.lanes)  # type: ignore[arg-type]
-        pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
-        return self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack), tail
+        N = take(np.zeros(U.shape, np.int8)).shape[1]  # type: ignore[arg-type]
+        tail = tail_of_columns(N, self.lanes)
+        packed = packed_now(self.emit, U, take, self.dtype, N, tail)
+        if packed is None:
+            pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
+            packed = self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack)
+        return packed, tail
+
+    def unless_dropped(self, packed: Callable[[], tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:
+        """Return U packed for all gates, and its tail: what products read unless each gate has an h of its own."""
+        return packed() if self.D is None else (self.nothing, 0)
+
+    def dropping(self, U: Value, *, back: bool = False, bn: Value | None = None) -> tuple:
+        """Return what kernels/dropped.py reads: nothing where nothing is dropped, else masks, U (`back`: U') gate by gate, and room."""
+        nothing = self.nothing
+        if self.D is None:
+            return 0, nothing, nothing, 0, 0, nothing, nothing, 0, nothing
+        assert self.D.array is not None
+        emit, B, H, width, gates, tail = (
+            self.emit,
+            self.B,
+            self.H,
+            self.width,
+            len(self.D.array),
+            tail_of_columns(self.H, self.lanes),
+        )
+
+        def pack(u: np.ndarray) -> np.ndarray:
+            columns = (u[:, k * H : (k + 1) * H] for k in range(gates))
+            return np.concatenate(
+                [pack_columns(self.lanes, (c.T if back else c).astype(self.dtype), tail) for c in columns]
+            )
+
+        def pack_first(*bn: np.ndarray) -> np.ndarray:
+            first = np.zeros((4, width), self.dtype)
+            first[3, :H] = bn[0] if bn else 0
+            return first
+
+        packed = emit.packed(
+            ("steps U' by gate" if back else "steps U by gate", gates, self.lanes, tail, self.dtype.str), [U], pack
+        )
+        first = nothing
+        if not back:
+            first = emit.packed(("steps dropped", width, self.dtype.str), [] if bn is None else [bn], pack_first)
+        kept = emit.scratch((B, self.S), self.dtype)
+        room = emit.scratch((B, width if back else 4 * width), self.dtype)
+        return 1, emit.contiguous(self.D.array), packed, packed.size // gates, tail, kept, room, width, first
 
 
 def zeroed(emit: Emit, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return a buffer that begins as zeros, so that the ends of rows that no step writes hold no NaN."""
-    array = emit.scratch(shape, dtype)
+    array = emit.scratch(shape, dtype, lasts=True)
     array[...] = 0
     return array
+
+
+def rows_of_vectors(emit: Emit, shape: tuple[int, ...], units: int, dtype: np.dtype) -> np.ndarray:
+    """Return a buffer for rows of `units` elements; its ends past them begin as zeros."""
+    return emit.scratch(shape, dtype) if shape[-1] == units else zeroed(emit, shape, dtype)
 
 
 def mask_of(args: Sequence[Value | None], slot: int, time: int, nothing: np.ndarray) -> tuple:
@@ -99,6 +157,7 @@ class Steps(Activated):
         for k in range(len(self.states)):
             expect_shape(node, args, self.h_slot + k, f"initial state {self.states[k]}0", (B, H))
         expect_shape(node, args, self.mask_slot, "mask", tuple(z.shape[:2]))
+        expect_shape(node, args, self.mask_slot + 1, "D", (self.gates, B, H))
         return T, B, H
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
@@ -138,7 +197,7 @@ class Steps(Activated):
         kept = []
         for k in range(len(self.states)):
             # one step more: the last one's end is the final state
-            whole = zeroed(emit, (T + 1, B, S), dtype)
+            whole = rows_of_vectors(emit, (T + 1, B, S), H, dtype)
             start = at(args, self.h_slot + k)
             emit.copy(whole[0, :, :H], np.zeros((), dtype) if start is None else start.array)  # type: ignore[arg-type]
             kept.append(whole)
@@ -150,10 +209,10 @@ class Steps(Activated):
         if outs[0] is not None:
             y = emit.output(outs[0], steps_in_place)
             y_strides = strides_of(y, time)
-        more = [zeroed(emit, (T, B, S), dtype) for _ in self.kept]
+        more = [rows_of_vectors(emit, (T, B, S), H, dtype) for _ in self.kept]
         run = Run(
             emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept, more, last, y, y_strides, int(outs[0] is not None),
-            mask_of(args, self.mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"),
+            mask_of(args, self.mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"), at(args, self.mask_slot + 1),
         )  # fmt: skip
         self.run(node, args, run)
         finals = [whole[T, :, :H] for whole in kept]
@@ -172,7 +231,7 @@ class Steps(Activated):
         count = len(self.states)
         gates, kept = back.y[count + 2], back.y[count + 3 :]
         mask = back.x[self.mask_slot] if self.mask_slot < len(back.x) else None
-        inputs = [back.x[1], gates, *kept, mask, *back.dy[: count + 2], *self.read_again(back)]
+        inputs = [back.x[1], gates, *kept, mask, *back.dy[: count + 2], *self.read_again(back), self.dropped(back)]
         dz, *others = back.node(f"{self.name}Adjoint", inputs, 1 + count + len(self.kept), **node.attributes)
         results = [None] * len(back.x)
         results[0] = dz
@@ -186,10 +245,28 @@ class Steps(Activated):
         """Return further inputs that the adjoint reads."""
         return []
 
+    def dropped(self, back: Back) -> Any:
+        """Return D, None where nothing is dropped."""
+        return back.x[self.mask_slot + 1] if self.mask_slot + 1 < len(back.x) else None
+
+    def met(self, back: Back, read) -> list:
+        """Return the h that each gate met: `read` itself, or without the units that are dropped for the gate."""
+        D = self.dropped(back)
+        if D is None:
+            return [read] * self.gates
+        masks = back.node("Split", [D, back.ints(*[1] * self.gates)], self.gates, axis=0)
+        return [back.node("Mul", [read, mask]) for mask in (masks if self.gates > 1 else (masks,))]
+
     def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
         """Fill in dU = h' dZ, summed over all steps and rows."""
-        if back.wants[1]:
-            results[1] = self.product(node, back, kept[0], dz)
+        if not back.wants[1]:
+            return
+        if self.dropped(back) is None or self.gates == 1:
+            results[1] = self.product(node, back, self.met(back, kept[0])[0], dz)
+            return
+        parts = back.node("Split", [dz, back.ints(*[back.x[1].shape[0]] * self.gates)], self.gates, axis=-1)
+        products = [self.product(node, back, h, d) for h, d in zip(self.met(back, kept[0]), parts, strict=True)]
+        results[1] = back.node("Concat", products, axis=1)
 
     def product(self, node: Node, back: Back, read, d):
         """Return read' d, summed over all steps and rows: `read` (T, B, H) in the order of steps, d in the order of Z."""
@@ -256,6 +333,7 @@ class StepsAdjoint(Activated):
         run = Run(
             emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept[:count], kept[count:], last, given, d_strides,  # type: ignore[arg-type]
             int(dy is not None), mask_of(args, mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"),
+            at(args, len(self.inputs) - 1),
         )  # fmt: skip
         self.run(node, args, states, run)
         values = [gates, *(state[:, :H] for state in states), *kept[count:]]
@@ -281,6 +359,7 @@ class LSTMSteps(Steps):
         Slot("c0", optional=True),
         Slot("P", optional=True),
         Slot("mask", optional=True),
+        Slot("D", optional=True),
     )
     outputs = ("Y", "h", "c", "last", "gates", "read", "read_c")
     attributes = common_attributes("Sigmoid", "Tanh", "Tanh") | {"input_forget": Attribute(bool, False)}
@@ -290,11 +369,14 @@ class LSTMSteps(Steps):
         H, L, emit, every = run.H, run.lanes, run.emit, (0, 1, 2, 3)
         tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
         pack = lambda U: pack_panels(4, L, every, every, U.astype(run.dtype), tail)
-        U = emit.packed(("steps gates", 4, L, tail, run.dtype.str), [required(args, 1)], pack)
+        U, tail = run.unless_dropped(
+            lambda: (emit.packed(("steps gates", 4, L, tail, run.dtype.str), [required(args, 1)], pack), tail)
+        )
         b = emit.packed(("steps zeros", L, H, run.dtype.str), [], lambda: np.zeros(-(-H // L) * 4 * L, run.dtype))
         emit.kernel(
             "lstm_steps_forward", run.gates, run.gates_strides, U, b, run.y, run.y_strides, tuple(run.kept), run.last, workspace,
-            workspace.shape[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, tail, *lstm_options(self, node, at(args, 4), run),
+            workspace.shape[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y, tail,
+            *run.dropping(required(args, 1)), *lstm_options(self, node, at(args, 4), run),
             kind=run.dtype,
         )  # fmt: skip
 
@@ -354,15 +436,17 @@ class LSTMStepsAdjoint(StepsAdjoint):
         Slot("dc", optional=True),
         Slot("d_last", optional=True),
         Slot("P", optional=True),
+        Slot("D", optional=True),
     )
     outputs = ("dZ", "dh0", "dc0")
     attributes = LSTMSteps.attributes
 
     def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         run.emit.kernel(
-            "lstm_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", required(args, 0), lambda u: u.T), run.y, run.y_strides, run.kept[1],
+            "lstm_steps_adjoint", run.gates, run.gates_strides,
+            *run.unless_dropped(lambda: run.columns("steps U'", required(args, 0), lambda u: u.T)), run.y, run.y_strides, run.kept[1],
             run.last, states[0], run.width, states[1], run.mask, run.masked, run.sizes, run.reverse, run.has_y,
-            *lstm_options(self, node, at(args, 9), run), kind=run.dtype,
+            *run.dropping(required(args, 0), back=True), *lstm_options(self, node, at(args, 9), run), kind=run.dtype,
         )  # fmt: skip
 
 
@@ -378,6 +462,7 @@ class GRUSteps(Steps):
         Slot("bn", optional=True),
         Slot("h0", optional=True),
         Slot("mask", optional=True),
+        Slot("D", optional=True),
     )
     outputs = ("Y", "h", "last", "gates", "read", "q")
     attributes = common_attributes("Sigmoid", "Tanh") | {"reset": Attribute(str, "after", choices=("after", "before"))}
@@ -392,20 +477,20 @@ class GRUSteps(Steps):
         H, L, emit, U = run.H, run.lanes, run.emit, required(args, 1)
         places = run.mask, run.masked, run.sizes, run.reverse, run.has_y
         if self.get(node, "reset") == "before":
-            (gates, tail), (candidate, n_tail) = (
-                run.columns("steps U zr", U, lambda u: u[:, : 2 * H]),
-                run.columns("steps U n", U, lambda u: u[:, 2 * H :]),
-            )
-            width = -(-2 * H // (4 * L)) * 4 * L
+            gates, tail = run.unless_dropped(lambda: run.columns("steps U zr", U, lambda u: u[:, : 2 * H]))
+            candidate, n_tail = run.columns("steps U n", U, lambda u: u[:, 2 * H :])
+            width = -(-2 * H // (4 * L)) * 4 * L if run.D is None else 2 * run.width
             sums, n_sums = emit.scratch((run.B, width), run.dtype), emit.scratch((run.B, run.width), run.dtype)
             emit.kernel(
                 "gru_before_steps_forward", run.gates, run.gates_strides, gates, candidate, tail, n_tail, sums, n_sums, width, run.width, run.y,
-                run.y_strides, run.kept[0], run.last, *places, run.more[0], *gru_options(self, node, run), kind=run.dtype,
+                run.y_strides, run.kept[0], run.last, *places, run.more[0], *run.dropping(U), *gru_options(self, node, run), kind=run.dtype,
             )  # fmt: skip
             return
         tail, workspace = tail_of_gates(H, L), emit.workspace(run.dtype)
         pack = lambda u: pack_panels(3, L, (0, 1, 2), (0, 1, 3), u.astype(run.dtype), tail)
-        panels = emit.packed(("steps gates", 3, L, tail, run.dtype.str), [U], pack)
+        panels, tail = run.unless_dropped(
+            lambda: (emit.packed(("steps gates", 3, L, tail, run.dtype.str), [U], pack), tail)
+        )
 
         def pack_start(*bn: np.ndarray) -> np.ndarray:
             rows = np.zeros((4, H), run.dtype)
@@ -416,7 +501,7 @@ class GRUSteps(Steps):
         start = emit.packed(("steps bn", L, H, tail, run.dtype.str), [] if bn is None else [bn], pack_start)
         emit.kernel(
             "gru_after_steps_forward", run.gates, run.gates_strides, panels, start, run.y, run.y_strides, run.kept[0], run.last, workspace,
-            workspace.shape[1], *places, tail, run.more[0], *gru_options(self, node, run), kind=run.dtype,
+            workspace.shape[1], *places, tail, run.more[0], *run.dropping(U, bn=bn), *gru_options(self, node, run), kind=run.dtype,
         )  # fmt: skip
 
     def gradients_of_weights(self, node: Node, back: Back, kept: Sequence, dz, more: Sequence, results: list) -> None:
@@ -426,9 +511,15 @@ class GRUSteps(Steps):
         if back.wants[1]:
             parts = back.ints(2 * H, H)
             d_gates, d_candidate = back.node("Split", [dz, parts], 2, axis=-1)
+            met = self.met(back, read)
             # q and dq are in the order of steps, as `read` is
-            last = summed_product(back, read, dq) if after else self.product(node, back, q, d_candidate)
-            results[1] = back.node("Concat", [self.product(node, back, read, d_gates), last], axis=1)
+            last = summed_product(back, met[2], dq) if after else self.product(node, back, q, d_candidate)
+            if self.dropped(back) is None:
+                products = [self.product(node, back, read, d_gates)]
+            else:
+                of_each = back.node("Split", [d_gates, back.ints(H, H)], 2, axis=-1)
+                products = [self.product(node, back, h, d) for h, d in zip(met, of_each, strict=False)]
+            results[1] = back.node("Concat", [*products, last], axis=1)
         if len(back.x) > 2 and back.wants[2]:
             results[2] = back.node("ReduceSum", [dq], axes=(0, 1))
 
@@ -453,6 +544,7 @@ class GRUStepsAdjoint(StepsAdjoint):
         Slot("dY", optional=True),
         Slot("dh", optional=True),
         Slot("d_last", optional=True),
+        Slot("D", optional=True),
     )
     outputs = ("dZ", "dh0", "dq")
     attributes = GRUSteps.attributes
@@ -460,13 +552,16 @@ class GRUStepsAdjoint(StepsAdjoint):
     def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         H, before = run.H, self.get(node, "reset") == "before"
         U = required(args, 0)
-        gates, tail = run.columns("steps U zr'", U, lambda u: u[:, : 2 * H].T)
-        candidate, _ = run.columns("steps U n'", U, lambda u: u[:, 2 * H :].T)
+        gates, tail = run.unless_dropped(lambda: run.columns("steps U zr'", U, lambda u: u[:, : 2 * H].T))
+        if before or run.D is None:
+            candidate, tail = run.columns("steps U n'", U, lambda u: u[:, 2 * H :].T)
+        else:
+            candidate = run.nothing
         more = [zeroed(run.emit, states[0].shape, run.dtype)] if before else []
         run.emit.kernel(
             f"gru_{self.get(node, 'reset')}_steps_adjoint", run.gates, run.gates_strides, gates, candidate, tail, run.y, run.y_strides, run.kept[0],
             run.last, states[0], run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, run.more[0], *more,
-            *gru_options(self, node, run), kind=run.dtype,
+            *run.dropping(U, back=True), *gru_options(self, node, run), kind=run.dtype,
         )  # fmt: skip
 
 
@@ -476,7 +571,7 @@ class RNNSteps(Steps):
 
     name = "RNNSteps"
     gates, states = 1, ("h",)
-    inputs = (Slot("Z"), Slot("U"), Slot("h0", optional=True), Slot("mask", optional=True))
+    inputs = (Slot("Z"), Slot("U"), Slot("h0", optional=True), Slot("mask", optional=True), Slot("D", optional=True))
     outputs = ("Y", "h", "last", "gates", "read")
     attributes = common_attributes("Tanh")
     h_slot, mask_slot = 2, 3
@@ -484,9 +579,10 @@ class RNNSteps(Steps):
     def run(self, node: Node, args: Sequence[Value | None], run: Run) -> None:
         sums = run.emit.scratch((run.B, run.width), run.dtype)
         run.emit.kernel(
-            "rnn_steps_forward", run.gates, run.gates_strides, *run.columns("steps U", required(args, 1), lambda u: u), sums, run.width, run.y,
-            run.y_strides, run.kept[0], run.last, run.mask, run.masked, run.sizes, run.reverse, run.has_y, *rnn_options(self, node, run),
-            kind=run.dtype,
+            "rnn_steps_forward", run.gates, run.gates_strides,
+            *run.unless_dropped(lambda: run.columns("steps U", required(args, 1), lambda u: u)), sums, run.width, run.y,
+            run.y_strides, run.kept[0], run.last, run.mask, run.masked, run.sizes, run.reverse, run.has_y,
+            *run.dropping(required(args, 1)), *rnn_options(self, node, run), kind=run.dtype,
         )  # fmt: skip
 
 
@@ -508,12 +604,15 @@ class RNNStepsAdjoint(StepsAdjoint):
         Slot("dY", optional=True),
         Slot("dh", optional=True),
         Slot("d_last", optional=True),
+        Slot("D", optional=True),
     )
     outputs = ("dZ", "dh0")
     attributes = RNNSteps.attributes
 
     def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
         run.emit.kernel(
-            "rnn_steps_adjoint", run.gates, run.gates_strides, *run.columns("steps U'", required(args, 0), lambda u: u.T), run.y, run.y_strides, run.last, states[0],
-            run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y, *rnn_options(self, node, run), kind=run.dtype,
+            "rnn_steps_adjoint", run.gates, run.gates_strides,
+            *run.unless_dropped(lambda: run.columns("steps U'", required(args, 0), lambda u: u.T)), run.y, run.y_strides, run.last, states[0],
+            run.width, run.mask, run.masked, run.sizes, run.reverse, run.has_y,
+            *run.dropping(required(args, 0), back=True), *rnn_options(self, node, run), kind=run.dtype,
         )  # fmt: skip

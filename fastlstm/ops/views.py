@@ -158,6 +158,58 @@ class Flatten(ReshapingOp):
 
 
 @register
+class MergeAxes(ReshapingOp):
+    """X with `axis` and the one after it as one: (..., M, N, ...) to (..., M N, ...)."""
+
+    name = "MergeAxes"
+    inputs = (Slot("X"),)
+    attributes = {"axis": Attribute(int, 0)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, axis = required(args), self.get(node, "axis")
+        if x.shape is None or not 0 <= axis < len(x.shape) - 1:
+            raise shape_error(node, "input X", x.shape, f"axes {axis} and {axis + 1}")
+        whole = dims.product(x.shape[axis : axis + 2])
+        return [Value(x.dtype, (*x.shape[:axis], whole, *x.shape[axis + 2 :]))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x = arrays[0]
+        assert x is not None
+        return [x.reshape(self.infer(node, [Value.constant(x)])[0].shape)]  # type: ignore[arg-type]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        return []
+
+
+@register
+class SplitAxis(ReshapingOp):
+    """X with `axis` taken apart into that of `like` and the one after it: what MergeAxes made one."""
+
+    name = "SplitAxis"
+    inputs = (Slot("X"), Slot("like"))
+    attributes = {"axis": Attribute(int, 0)}
+
+    def infer(self, node: Node, args: Args) -> list[Value]:
+        x, like, axis = required(args), required(args, 1), self.get(node, "axis")
+        if x.shape is None or not 0 <= axis < len(x.shape):
+            raise shape_error(node, "input X", x.shape, f"an axis {axis}")
+        if like.shape is None or axis > len(like.shape) - 2:
+            raise shape_error(node, "input like", like.shape, f"axes {axis} and {axis + 1}")
+        parts = like.shape[axis : axis + 2]
+        if not agree(dims.product(parts), x.shape[axis]):
+            raise shape_error(node, "input X", x.shape, f"{dims.product(parts)} along axis {axis}")
+        return [Value(x.dtype, (*x.shape[:axis], *parts, *x.shape[axis + 1 :]))]
+
+    def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
+        x, like = arrays
+        assert x is not None and like is not None
+        return [x.reshape(self.infer(node, [Value.constant(x), Value.constant(like)])[0].shape)]  # type: ignore[arg-type]
+
+    def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
+        return []
+
+
+@register
 class Squeeze(ReshapingOp):
     """X without the axes given (absent: without every axis of size 1)."""
 

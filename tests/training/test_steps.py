@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from training import differences
 
-from fastlstm import Sequential, Session, layers
-from fastlstm.errors import UnsupportedError
+from fastlstm import Session
 from fastlstm.layers.build import Build
+from fastlstm.ops.op import find
 from fastlstm.team import available_threads
 from fastlstm.training.gradient import gradients
 from fastlstm.training.unfused import TrainingBuild
@@ -25,7 +25,20 @@ STATES = {"LSTM": ("h0", "c0"), "GRU": ("h0",), "RNN": ("h0",)}
 
 
 def _recurrence(
-    build, kind, rng, T, B, I, H, options, dtype="float64", states=True, masked=False, peepholes=False, rounded=None
+    build,
+    kind,
+    rng,
+    T,
+    B,
+    I,
+    H,
+    options,
+    dtype="float64",
+    states=True,
+    masked=False,
+    peepholes=False,
+    dropped=False,
+    rounded=None,
 ):
     """Add a recurrent node; return its outputs, its differentiable inputs, and feeds for all inputs, `rounded` to a dtype first."""
     G = GATES[kind] * H
@@ -49,6 +62,14 @@ def _recurrence(
         mask = build.input("mask", "bool", shape[:2])
         feeds["mask"] = rng.random(shape[:2]) < 0.7
         given.append(mask)
+    if dropped:
+        shapes = {
+            "of h": (GATES[kind], B, H),
+            "of x": (GATES[kind], *((B, 1) if options.get("batch_first") else (1, B)), I),
+        }
+        feeds |= {name: 2.0 * rng.integers(0, 2, size).astype(dtype) for name, size in shapes.items()}
+        given += [None] * (len(find(kind).inputs) - len(given))
+        given += [build.input(name, dtype, size) for name, size in shapes.items()]
     outputs = build.node(
         "layer",
         kind,
@@ -84,17 +105,31 @@ OPTIONS = {
     "RNN": [{"batch_first": True, "activations": ("Softplus",)}, {"batch_first": False, "clip": 0.3, "masked": True}],
 }
 BEFORE = [case | {"reset": "before"} for case in CASES]
+DROPPED = [
+    ("LSTM", {"batch_first": True, "dropped": True}),
+    ("LSTM", {"batch_first": True, "direction": "reverse", "dropped": True, "masked": True, "masked_output": "carry"}),
+    ("LSTM", {"batch_first": True, "dropped": True, "peepholes": True, "clip": 0.6}),
+    ("GRU", {"batch_first": True, "dropped": True}),
+    ("GRU", {"batch_first": True, "direction": "reverse", "dropped": True, "masked": True, "masked_output": "zero"}),
+    ("GRU", {"batch_first": True, "dropped": True, "clip": 0.3}),
+    ("GRU", {"batch_first": True, "dropped": True, "reset": "before"}),
+    ("GRU", {"batch_first": True, "direction": "reverse", "dropped": True, "reset": "before", "masked": True}),
+    ("GRU", {"batch_first": True, "dropped": True, "reset": "before", "clip": 0.4}),
+    ("RNN", {"batch_first": True, "dropped": True}),
+    ("RNN", {"batch_first": True, "direction": "reverse", "dropped": True, "masked": True}),
+]
+OPTION_NAMES = ("states", "masked", "peepholes", "dropped")
 KINDS = [(kind, case) for kind in GATES for case in CASES] + [("GRU", case) for case in BEFORE]
 KINDS += [(kind, case) for kind, cases in OPTIONS.items() for case in cases]
 
 
-@pytest.mark.parametrize(("kind", "case"), KINDS)
+@pytest.mark.parametrize(("kind", "case"), KINDS + DROPPED)
 @pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 7, 2, 9)])
 def test_adjoint_agrees_with_central_differences(kind, sizes, case):
     options = dict(case)
     rng, extra = (
         np.random.default_rng(3),
-        {key: options.pop(key) for key in ("states", "masked", "peepholes") if key in options},
+        {key: options.pop(key) for key in OPTION_NAMES if key in options},
     )
     build = TrainingBuild()
     outputs, wrt, feeds = _recurrence(build, kind, rng, *sizes, options, **extra)
@@ -110,7 +145,7 @@ def test_adjoint_agrees_with_central_differences(kind, sizes, case):
 @pytest.mark.parametrize("sizes", [(5, 3, 2, 7), (4, 1, 3, 5), (3, 33, 2, 40), (2, 2, 3, 64)])
 def test_outputs_are_those_of_inference(kind, dtype, sizes, case):
     options = dict(case)
-    extra = {key: options.pop(key) for key in ("states", "masked", "peepholes") if key in options}
+    extra = {key: options.pop(key) for key in OPTION_NAMES if key in options}
     results = []
     for build in (Build(), TrainingBuild()):
         outputs, _, feeds = _recurrence(build, kind, np.random.default_rng(4), *sizes, options, dtype, **extra)
@@ -146,6 +181,7 @@ class Configuration:
         if reset:
             self.options["reset"] = reset
         self.states, self.masked = bool(rng.integers(2)), bool(rng.integers(3))
+        self.dropped = self.number % 5 == 0  # in turn for each kind
         carries = self.masked and self.options["masked_output"] == "carry"
         self.read = str(
             rng.choice([name for name in READ if (name != "last" or carries) and (name != "c" or self.kind == "LSTM")])
@@ -155,7 +191,16 @@ class Configuration:
         """Return a graph, its loss, what it is differentiated by, and feeds: the same numbers for every dtype, rows without a valid step too."""
         rng, build = np.random.default_rng([8, self.number]), TrainingBuild()
         outputs, wrt, feeds = _recurrence(
-            build, self.kind, rng, *self.sizes, self.options, dtype, self.states, self.masked, rounded="float32"
+            build,
+            self.kind,
+            rng,
+            *self.sizes,
+            self.options,
+            dtype,
+            self.states,
+            self.masked,
+            dropped=self.dropped,
+            rounded="float32",
         )
         # as in networks that are trained: with larger weights a recurrence is chaotic, and so are its gradients
         for name in ("W", "U"):
@@ -205,10 +250,3 @@ def test_two_threads_give_the_bits_of_one(number, dtype):
     configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
     for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-def test_recurrent_dropout_is_refused_by_layer():
-    network = Sequential([layers.Input((5, 2)), layers.LSTM(3, recurrent_dropout=0.2, name="dropping")])
-    network.compile("sgd", "mse")
-    with pytest.raises(UnsupportedError, match="'dropping': recurrent_dropout"):
-        network.fit(np.zeros((4, 5, 2)), np.zeros((4, 3)), verbose=0)
