@@ -130,7 +130,7 @@ class Watch:
     @classmethod
     def hook(cls, event: str, arguments: tuple) -> None:
         if cls.armed and event.startswith(WATCHED):
-            cls.events.append((event, str(arguments[:1])))
+            cls.events.append((event, str(arguments[:1])[:80]))
 
 
 def peak() -> int:
