@@ -125,8 +125,8 @@ def _require(report, storage: str = "") -> None:
 
 
 def info(given: Namespace) -> Results:
-    """Tell what a model file holds, or what a call of it runs."""
-    from fastlstm.cli.describe import as_text, describe
+    """Tell what a model file holds, a Keras file as it is, or what a call of it runs."""
+    from fastlstm.cli.describe import as_text, describe, describe_keras, keras_as_text
 
     sizes = {name: getattr(given, name) for name in ("batch", "steps") if getattr(given, name) is not None}
     for name, size in sizes.items():
@@ -136,6 +136,11 @@ def info(given: Namespace) -> Results:
             raise InputError(f"--{name} {size}: expected at least 1")
     if given.plan:
         return _program(given, **sizes)
+    if files.kind(given.model) == "keras":
+        facts = describe_keras(files.keras_summary(given.model, given.architecture))
+        return facts, keras_as_text(facts)
+    if given.architecture:
+        raise InputError("--architecture is for weights-only Keras files")
     facts = describe(files.open_model(given.model))
     return facts, as_text(facts)
 
