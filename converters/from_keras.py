@@ -243,7 +243,6 @@ class _Reader:
             waiting = [entry for entry in waiting if id(entry[2]) not in done]
         return [values[key] for key in outputs_at]
 
-
     def _lost_masks(self, calls: Sequence[tuple[Config, int, "_Node"]]) -> Mapping:
         """Return which calls see a value without its mask, as this version of Keras runs them."""
         if (self.context.major, self.context.minor) < (3, 8):

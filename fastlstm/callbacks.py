@@ -9,6 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,13 @@ class CallbackList:
     def __init__(self, callbacks: Sequence[Any], model: Any, params: dict[str, Any]):
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
+            if isinstance(callback, type):
+                raise InputError(
+                    f"callbacks hold the class {callback.__name__}, expected an object: {callback.__name__}(...)"
+                )
+            if not hasattr(callback, "set_model") or not hasattr(callback, "set_params"):
+                raise InputError(f"callbacks hold {callback!r}, expected a Callback")
+        for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
         # hooks that nobody overrides are not called: a step of a small network takes microseconds
@@ -115,9 +123,10 @@ class History(Callback):
         self.epoch: list[int] = []
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.epoch.append(epoch)
-        for name, value in (logs or {}).items():
-            self.history.setdefault(name, []).append(value)
+        with nullcontext() if self.model is None else self.model.uninterrupted:
+            self.epoch.append(epoch)
+            for name, value in (logs or {}).items():
+                self.history.setdefault(name, []).append(value)
 
     def __repr__(self) -> str:
         return f"History({len(self.epoch)} epochs of {', '.join(self.history)})"

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.buffers import SMALL, Buffers, Readers
 from fastlstm.errors import FastLSTMError, GraphError, LimitError, UnsupportedError
 from fastlstm.fusion import fuse
 from fastlstm.graph import Graph, Node, Quantized, TensorSpec, Weight, widen
@@ -32,7 +33,7 @@ from fastlstm.ops.strides import merged_axes
 from fastlstm.packing_runs import Runs, find_runs
 from fastlstm.program import DIRECT_BYTES, VERDICT, HostStep, KernelStep, Pace, Port, Program, schedule
 
-FLOAT32 = np.dtype(np.float32)
+FLOAT32, BYTES = np.dtype(np.float32), np.dtype(np.uint8)
 TEAM_WORK = 600_000  # floating-point operations from which a team may pay
 BLOCK_VECTORS = target.WIDTH * target.BLOCK
 KEPT_SHAPES = 32
@@ -180,10 +181,7 @@ class Plan:
         self.graph = graph = self.fused.graph
         self.max_scratch, self.threads = max_scratch, threads
         self.output_names = frozenset(spec.name for spec in graph.outputs)
-        self.readers: dict[str, list[Node]] = {}
-        for node in graph.nodes:
-            for name in node.inputs:
-                self.readers.setdefault(name, []).append(node)
+        self.readers = Readers(graph)
         self.ancestors = _ancestors(graph)
         weights = {**weights, **self.fused.constants}
         self.weights = {name: _weight_value(name, weight) for name, weight in weights.items()}
@@ -242,7 +240,7 @@ class Plan:
         inputs, given = {}, {}
         binder = _Binder(self, 0, carries)
         for spec, shape in zip(self.graph.inputs, shapes, strict=True):
-            array = binder.scratch(shape, np.dtype(spec.dtype))
+            array = binder.scratch(shape, np.dtype(spec.dtype), lasts=True)
             inputs[spec.name] = Port(array)
             given[spec.name] = Value(array.dtype, shape, None, array)
         if self._branches:
@@ -443,13 +441,26 @@ class _Binder:
         self._packed: dict[int, int] = {}  # bytes of weights by their address
         self._states: list[StateBuffer] = []
         self.bytes = scratch_bytes
+        self._buffers = self._new_buffers()
         self._node: Node | None = None
         self.values: dict[str, Value] = {}
         self._places: dict[str, np.ndarray] = {}  # where a value belongs inside what its only reader makes of it
         self._workspaces: dict[tuple[np.dtype, int], np.ndarray] = {}
 
+    def _new_buffers(self) -> Buffers:
+        return Buffers(self._plan.readers, self._plan.ancestors if self._plan.threads > 1 else None)
+
     def lower(self, node: Node) -> None:
-        """Let a node's op emit its steps; every output then has its array."""
+        """Let a node's op emit its steps; every output then has its array, and what is read no more is free."""
+        self._lower(node)
+        for name in filter(None, node.outputs):
+            value = self.values[name]
+            arrays = value.array, None if value.rows is None else value.rows.numbers
+            self._buffers.hold(name, (array for array in arrays if array is not None))
+        self._buffers.lowered(node)
+        self._node = None
+
+    def _lower(self, node: Node) -> None:
         args = inference.arguments(node, self.values)
         # outputs that nothing names are computed all the same
         outs = [self.values[name] if name else None for name in node.outputs]
@@ -518,7 +529,10 @@ class _Binder:
         flat = [one for arg in args for one in (arg if isinstance(arg, tuple) else (arg,))]
         kind = kind or next(arg.dtype for arg in flat if isinstance(arg, np.ndarray))
         node = "" if self._node is None else self._node.name
-        flat = flat if refuses is None else [VERDICT, *flat]
+        if refuses is not None:
+            # looked at again after a run that was refused
+            self._buffers.keep(arg for arg in flat if isinstance(arg, np.ndarray))
+            flat = [VERDICT, *flat]
         self._steps.append(KernelStep(node, name, kind, narrow or kind, flat, refuses=refuses))
 
     def can_refuse(self) -> bool:
@@ -548,9 +562,17 @@ class _Binder:
         """How many elements of 8 bytes may still be computed ahead of time."""
         return min(inference.FOLD_LIMIT, max(0, self._plan.max_scratch - self.bytes) // 8)
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        self.charge(prod(shape) * dtype.itemsize)
-        return aligned(shape, dtype)
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype, lasts: bool = False) -> np.ndarray:
+        size = prod(shape) * dtype.itemsize
+        if lasts or size < SMALL or self._node is None:
+            self.charge(size)
+            return aligned(shape, dtype)
+        memory = self._buffers.take(size, self._node.name)
+        if memory is None:
+            self.charge(size)
+            memory = aligned((size,), BYTES)
+            self._buffers.add(memory, self._node.name)
+        return memory[:size].view(dtype).reshape(shape)
 
     def charge(self, size: int) -> None:
         """Count bytes before they are allocated. Raise LimitError beyond what a call may use."""
@@ -565,7 +587,7 @@ class _Binder:
         L = target.lanes(dtype.itemsize)
         key = dtype, max(columns, BLOCK_VECTORS * L)
         if key not in self._workspaces:
-            self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype)
+            self._workspaces[key] = self.scratch((self._plan.threads, key[1]), dtype, lasts=True)
         return self._workspaces[key]
 
     def output(self, out: Value, accepts: Callable[[np.ndarray], bool] = is_contiguous) -> np.ndarray:
@@ -573,16 +595,25 @@ class _Binder:
         name = next((name for name in self._node.outputs if name and self.values[name] is out), "")
         place = self._place(name, out)
         if place is None or not accepts(place):
-            place = self.scratch(out.shape, out.dtype)  # type: ignore[arg-type]
+            place = self.scratch(out.shape, out.dtype, self._leaves(name))  # type: ignore[arg-type]
         else:
             self._note_place(name)
         out.array = place
         return place
 
+    def _leaves(self, name: str) -> bool:
+        """Tell whether a value is an output, or what one is a view of: the caller's array may take the place of its buffer."""
+        while name not in self._plan.output_names:
+            readers = self._plan.readers.of.get(name, ())
+            if len(readers) != 1 or not isinstance(find(readers[0].op), ViewOp):
+                return False
+            name = readers[0].outputs[0]
+        return True
+
     def _note_place(self, name: str) -> None:
         """Note the node in whose output a value is written."""
         last = None
-        while len(readers := self._plan.readers.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
+        while len(readers := self._plan.readers.of.get(name, ())) == 1 and readers[0].outputs[0] in self._places:
             last, name = readers[0], readers[0].outputs[0]
         if last is not None:
             self.note(f"writes {'for' if isinstance(find(last.op), ViewOp) else 'into'} {last.op} {last.name!r}")
@@ -595,7 +626,7 @@ class _Binder:
         """Return where a value belongs inside what its only reader makes of it, None where there is no such place."""
         if name in self._places:
             return self._places[name]
-        readers = self._plan.readers.get(name, ())
+        readers = self._plan.readers.of.get(name, ())
         if len(readers) != 1 or name in self._plan.output_names:
             return None
         node = readers[0]
@@ -606,14 +637,16 @@ class _Binder:
         def whole() -> np.ndarray:
             place = self._place(node.outputs[0], result)
             if place is None:
-                place = self.scratch(result.shape, result.dtype)  # type: ignore[arg-type]
+                place = self.scratch(result.shape, result.dtype, self._leaves(node.outputs[0]))  # type: ignore[arg-type]
                 self._places[node.outputs[0]] = place
+                self._buffers.hold(node.outputs[0], [place])
             return place
 
         args = [self.values.get(one) for one in node.inputs]
         place = find(node.op, node.name).place(node, name, args, whole)
         if place is not None:
             self._places[name] = place
+            self._buffers.hold(name, [place])
         return place
 
     def subprogram(
@@ -635,7 +668,7 @@ class _Binder:
     def state(
         self, node: Node, role: str, shape: tuple[int, ...], dtype: np.dtype, start: np.ndarray | None, width: int
     ) -> np.ndarray:
-        array = self.scratch(shape, dtype)
+        array = self.scratch(shape, dtype, lasts=True)
         self._states.append(StateBuffer(node.name, role, array, start, width))
         return array
 
@@ -647,7 +680,7 @@ class _Binder:
             self._packed[array.ctypes.data] = array.nbytes
             return array
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
-        array = self.scratch(sample.shape, sample.dtype)
+        array = self.scratch(sample.shape, sample.dtype, lasts=True)  # zeros past its ends
         self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
         return array
 
@@ -673,10 +706,10 @@ class _Binder:
         if array is None:
             array = aligned(shape, dtype)
             # the steps of making it are a program of their own, whose buffers are not those of a call
-            steps, size, program = self._steps, self.bytes, Program()
-            self._steps = program.steps
+            steps, size, buffers, program = self._steps, self.bytes, self._buffers, Program()
+            self._steps, self._buffers = program.steps, self._new_buffers()
             make(array)
-            self._steps, self.bytes = steps, size
+            self._steps, self.bytes, self._buffers = steps, size, buffers
             program.seal()
             program.run()
             self._plan._packed[key] = array

@@ -176,7 +176,7 @@ class Conv1D(Convolution):
         rows = before + T + after
         source = x.array
         if before or after:
-            source = emit.scratch((B, rows, C), x.dtype)
+            source = emit.scratch((B, rows, C), x.dtype, lasts=True)
             if self.causal(node, K) and span:
                 history = emit.state(node, "history", (B, span, C), x.dtype, None, C)
                 emit.copy(source[:, :before], history)
@@ -263,7 +263,7 @@ class ConvOverSpace(Convolution):
             return x
         margins = [(0, 0), *((pads[k], pads[k + self.axes]) for k in range(self.axes)), (0, 0)]
         shape = tuple(before + size + after for size, (before, after) in zip(x.shape, margins, strict=True))
-        whole = emit.scratch(shape, x.dtype)
+        whole = emit.scratch(shape, x.dtype, lasts=True)
         whole[...] = 0
         emit.copy(whole[tuple(slice(m[0], m[0] + size) for size, m in zip(x.shape, margins, strict=True))], x)
         return whole

@@ -133,8 +133,11 @@ class Emit(Protocol):
         """Return the array, or where it is not C-contiguous a copy that is made at each run."""
         ...
 
-    def scratch(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """Return an uninitialised buffer that lives as long as the bound program."""
+    def scratch(self, shape: tuple[int, ...], dtype: np.dtype, lasts: bool = False) -> np.ndarray:
+        """Return an uninitialised buffer for this node and the values that lie in it; once none of them is read any more, others may have it.
+
+        One that `lasts` is never another's: what lowering itself writes to it stays.
+        """
         ...
 
     def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:

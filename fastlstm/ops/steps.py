@@ -15,6 +15,7 @@ import numpy as np
 
 from fastlstm.errors import GraphError
 from fastlstm.graph import Node
+from fastlstm.ops.contractions import packed_now
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Slot, Value, at, expect_shape, register, required, shape_error
@@ -65,9 +66,13 @@ class Run:
 
     def columns(self, key: str, U: Value, take: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, int]:
         """Return take(U) as panels of four vectors of columns, and the width of the last."""
-        tail = tail_of_columns(take(np.zeros(U.shape, np.int8)).shape[1], self.lanes)  # type: ignore[arg-type]
-        pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
-        return self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack), tail
+        N = take(np.zeros(U.shape, np.int8)).shape[1]  # type: ignore[arg-type]
+        tail = tail_of_columns(N, self.lanes)
+        packed = packed_now(self.emit, U, take, self.dtype, N, tail)
+        if packed is None:
+            pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
+            packed = self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack)
+        return packed, tail
 
     def unless_dropped(self, packed: Callable[[], tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:
         """Return U packed for all gates, and its tail: what products read unless each gate has an h of its own."""
@@ -112,9 +117,14 @@ class Run:
 
 def zeroed(emit: Emit, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """Return a buffer that begins as zeros, so that the ends of rows that no step writes hold no NaN."""
-    array = emit.scratch(shape, dtype)
+    array = emit.scratch(shape, dtype, lasts=True)
     array[...] = 0
     return array
+
+
+def rows_of_vectors(emit: Emit, shape: tuple[int, ...], units: int, dtype: np.dtype) -> np.ndarray:
+    """Return a buffer for rows of `units` elements; its ends past them begin as zeros."""
+    return emit.scratch(shape, dtype) if shape[-1] == units else zeroed(emit, shape, dtype)
 
 
 def mask_of(args: Sequence[Value | None], slot: int, time: int, nothing: np.ndarray) -> tuple:
@@ -187,7 +197,7 @@ class Steps(Activated):
         kept = []
         for k in range(len(self.states)):
             # one step more: the last one's end is the final state
-            whole = zeroed(emit, (T + 1, B, S), dtype)
+            whole = rows_of_vectors(emit, (T + 1, B, S), H, dtype)
             start = at(args, self.h_slot + k)
             emit.copy(whole[0, :, :H], np.zeros((), dtype) if start is None else start.array)  # type: ignore[arg-type]
             kept.append(whole)
@@ -199,7 +209,7 @@ class Steps(Activated):
         if outs[0] is not None:
             y = emit.output(outs[0], steps_in_place)
             y_strides = strides_of(y, time)
-        more = [zeroed(emit, (T, B, S), dtype) for _ in self.kept]
+        more = [rows_of_vectors(emit, (T, B, S), H, dtype) for _ in self.kept]
         run = Run(
             emit, dtype, T, B, H, S, gates, strides_of(gates, time), kept, more, last, y, y_strides, int(outs[0] is not None),
             mask_of(args, self.mask_slot, time, nothing), masked, int(self.get(node, "direction") == "reverse"), at(args, self.mask_slot + 1),

@@ -91,7 +91,7 @@ class Windows(Op):
         stride, dilation, (before, after) = window_of(self, node)
         if before or after:
             T = x.shape[axis]
-            source = emit.scratch((*x.shape[:axis], before + T + after, *x.shape[axis + 1 :]), x.dtype)
+            source = emit.scratch((*x.shape[:axis], before + T + after, *x.shape[axis + 1 :]), x.dtype, lasts=True)
             source[...] = 0.0 if self.get(node, "fill") == "zero" else -np.inf
             emit.copy(source[(slice(None),) * axis + (slice(before, before + T),)], x)
             x = source
@@ -125,7 +125,9 @@ class OverlapAdd(Op):
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         x, like = required(args), required(args, 1)
-        if like.shape is None or x.shape is None or len(x.shape) != len(like.shape) + 1:
+        if like.shape is None or x.shape is None:
+            return [Value(x.dtype, None)]
+        if len(x.shape) != len(like.shape) + 1:
             raise shape_error(node, "input X", x.shape, "(..., steps, size, ...), and `like` (..., T, ...)")
         axis = axis_of(node, self.get(node, "axis"), len(like.shape))
         size = x.shape[axis + 1]

@@ -60,6 +60,13 @@ def is_batches(x: Any) -> bool:
     )
 
 
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return an argument that counts something. Raise InputError unless it is a whole number of at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
+
+
 # ---- rows ------------------------------------------------------------------------------------------------
 class Rows:
     """Samples that can be taken by number: an array, or sequences of different lengths."""
@@ -88,6 +95,14 @@ class Rows:
     def cut(self, start: int, stop: int | None) -> "Rows":
         """Return the samples from `start` to `stop`."""
         return Rows(self.rows[start:stop], self.dtype)
+
+
+def _axes(value: Any) -> int:
+    """Return how many axes nested lists or an array have, as the first elements show."""
+    nested = 0
+    while isinstance(value, list | tuple) and value:
+        value, nested = value[0], nested + 1
+    return nested + (1 if isinstance(value, list | tuple) else np.ndim(value))
 
 
 def padded(sequences: Sequence[Array], dtype: np.dtype) -> tuple[Array, Array]:
@@ -127,7 +142,7 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             raise InputError(f"{what}; the network has {one_of(names)}")
         given = [x[name] for name in names]
     elif len(specs) == 1:
-        alone = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(specs[0].shape or ())
+        alone = isinstance(x, list | tuple) and len(x) == 1 and _axes(x[0]) == len(specs[0].shape or ())
         given = [x[0] if alone else x]
     elif isinstance(x, list | tuple) and len(x) == len(specs):
         given = list(x)
@@ -149,7 +164,7 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             _check_rest(ragged[0].shape[1:], spec)
             continue
         array = as_input(value, spec)
-        check_shape(array, spec, symbols)
+        check_shape(array, spec, symbols, free_axis=0)  # samples, of which a batch has some
         rows.append(_rows(array, np.dtype(spec.dtype)))
     _check_samples([(f"input {name!r}", len(one)) for name, one in zip(names, rows, strict=True)])
     return rows
@@ -263,10 +278,17 @@ def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[
 
 
 def class_weights(class_weight: Mapping[int, float], target: Target, rows: Rows) -> Array:
-    """Return for each sample the weight of its class, 1 for one that is not named. Raise InputError for keys that are no classes."""
-    for key in class_weight:
-        if not isinstance(key, int | np.integer):
+    """Return for each sample the weight of its class, 1 for one that is not named; classes that do not occur may be named, as in Keras.
+
+    Raise InputError for what is no dict of numbers by class.
+    """
+    if not isinstance(class_weight, Mapping):
+        raise InputError(f"class_weight is {type(class_weight).__name__}, expected a dict of weights by class")
+    for key, weight in class_weight.items():
+        if not isinstance(key, int | np.integer) or isinstance(key, bool):
             raise InputError(f"class_weight has the key {key!r}, expected class indices")
+        if not isinstance(weight, int | float | np.number) or not np.isfinite(weight):
+            raise InputError(f"class_weight of class {key} is {weight!r}, expected a number")
     y, loss = rows.rows, target.loss
     if loss.whole and not loss.sparse:
         raise InputError(
@@ -290,6 +312,7 @@ class Samples:
     targets: list[Rows]
     weights: list[Array | None]
     batch_size: int = BATCH_SIZE
+    rows_of_states: int | None = None  # where states are kept from batch to batch: the size of every batch
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -306,8 +329,12 @@ class Samples:
             yield self.take(rows)
 
     def take(self, rows: slice | Array) -> Batch:
-        """Return some rows as a batch."""
+        """Return some rows as a batch. Raise ShapeError where the network keeps states of more or fewer rows."""
         inputs = [one.take(rows) for one in self.inputs]
+        if self.rows_of_states is not None and len(inputs[0][0]) != self.rows_of_states:
+            raise ShapeError(
+                f"a batch has {len(inputs[0][0])} samples: the network keeps states of {self.rows_of_states} from batch to batch"
+            )
         weights = [None if one is None else one[rows] for one in self.weights]
         targets = [one.take(rows)[0] for one in self.targets]
         return Batch([array for array, _ in inputs], [mask for _, mask in inputs], targets, weights)
@@ -323,7 +350,7 @@ class Samples:
         def cut(start: int, stop: int | None) -> Samples:
             weights = [None if one is None else one[start:stop] for one in self.weights]
             inputs, targets = ([one.cut(start, stop) for one in many] for many in (self.inputs, self.targets))
-            return Samples(inputs, targets, weights, self.batch_size)
+            return Samples(inputs, targets, weights, self.batch_size, self.rows_of_states)
 
         return cut(0, at), cut(at, None)
 
@@ -333,6 +360,8 @@ class Reader:
 
     def __init__(self, specs: Sequence[TensorSpec], targets: Sequence[Target], names: Sequence[str]):
         self.specs, self.targets, self.names = specs, targets, names
+        first = (specs[0].shape or (None,))[0]
+        self.rows_of_states = first if isinstance(first, int) else None
 
     def samples(
         self,
@@ -342,16 +371,24 @@ class Reader:
         class_weight: Mapping[int, float] | None = None,
         batch_size: int | None = None,
     ) -> Samples:
-        """Return checked rows. Raise InputError, ShapeError or DTypeError before anything is computed."""
-        size = BATCH_SIZE if batch_size is None else batch_size
-        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-            raise InputError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+        """Return checked rows. Raise InputError, ShapeError or DTypeError before anything is computed.
+
+        Where states are kept from batch to batch, `batch_size` is the number of rows that have them.
+        """
+        rows = self.rows_of_states
+        size = (rows or BATCH_SIZE) if batch_size is None else whole_number("batch_size", batch_size)
         inputs = inputs_of(x, self.specs)
-        samples = Samples(inputs, [], [], int(size))
+        if rows is not None and (size != rows or len(inputs[0]) % rows):
+            what = f"batch_size={size}" if size != rows else f"there are {len(inputs[0])} samples"
+            raise ShapeError(
+                f"{what}: the network keeps states of {rows} samples from batch to batch, pass batches of {rows}"
+            )
+        samples = Samples(inputs, [], [], size, rows)
         if not self.targets:
             return samples
         if y is None:
             raise InputError("there are no targets: pass y, or batches (x, y)")
+        y, sample_weight = (self._alone(given, len(samples)) for given in (y, sample_weight))
         samples.targets = targets_rows(y, self.targets, self.names, self._symbols(inputs))
         _check_samples(
             [("x", len(inputs[0]))]
@@ -367,6 +404,15 @@ class Reader:
         else:
             samples.weights = weights_rows(sample_weight, self.targets, self.names, len(samples))
         return samples
+
+    def _alone(self, given: Any, samples: int) -> Any:
+        """Return what a list of one holds, where it stands for the one output and not for the one sample."""
+        if len(self.names) > 1 or not isinstance(given, list | tuple) or len(given) != 1:
+            return given
+        inner = given[0]
+        whole = hasattr(inner, "__len__") and not isinstance(inner, Mapping | str) and len(inner) == samples
+        axes = len(self.targets[0].shape)
+        return inner if whole and (samples != 1 or _axes(inner) >= axes) else given
 
     def _check_steps(self, inputs: Sequence[Rows], targets: Sequence[Rows]) -> None:
         """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length."""

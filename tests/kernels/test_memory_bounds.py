@@ -22,7 +22,7 @@ import ctypes, faulthandler, mmap, sys
 from math import prod
 import numpy as np
 import models, fastlstm
-from fastlstm import plan
+from fastlstm import buffers, plan, program
 faulthandler.enable()
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -45,12 +45,14 @@ def guarded(shape, dtype):
     return whole[start : start + size].view(dtype).reshape(shape)
 
 ordinary = plan.aligned
+# no value takes memory that another left: each has pages of its own
+buffers.Buffers.take = lambda self, size, node: None
 
-def compare(net, feeds):
+def compare(net, feeds, threads=1):
     plan.aligned = ordinary
     want = fastlstm.Session(net).run(feeds)
     plan.aligned = guarded
-    session = fastlstm.Session(net)
+    session = fastlstm.Session(net, threads=threads)
     for _ in range(2):
         got = session.run(feeds)
         assert all(models.same_bits(got[k], want[k]) for k in want), net.graph
@@ -107,6 +109,18 @@ def training():
         wrt = [x, W, V, table, scale]
         compare(build.model([loss, *gradients(build, loss, wrt)]), feeds)
 
+def steps():
+    # the steps of recurrences and their adjoints, every option and remainder, alone and with all work divided over a team
+    from fastlstm.training.gradient import gradients
+    from training.test_steps import Configuration
+    plan.TEAM_WORK = program.SMALL_WORK = 0
+    for number in range(0, 64, 2):
+        configuration = Configuration(number)
+        build, loss, wrt, feeds = configuration.build(("float32", "float64")[number % 3 == 0])
+        net = build.model([loss, *gradients(build, loss, wrt)])
+        for threads in (1, 2, 3):
+            compare(net, feeds, threads)
+
 def ctc():
     from fastlstm.layers.build import Build
     for seed in range(25):
@@ -141,13 +155,13 @@ def streams():
         assert all((c == 0xA5).all() for c in canaries), name
         canaries.clear()
 
-{"ctc": ctc, "networks": networks, "streams": streams, "training": training}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
+{"ctc": ctc, "networks": networks, "streams": streams, "training": training, "steps": steps}.get(sys.argv[1], lambda: recurrences(sys.argv[1], range(60)))()
 print("inside")
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="needs mprotect over 4 KiB pages")
-@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training", "ctc"])
+@pytest.mark.parametrize("what", ["LSTM", "GRU", "RNN", "networks", "streams", "training", "steps", "ctc"])
 def test_no_kernel_reads_or_writes_outside_its_buffers_or_reads_unwritten_memory(what):
     path = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run(

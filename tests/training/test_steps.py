@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from training import differences
 
-from fastlstm import Sequential, Session, layers
-from fastlstm.errors import UnsupportedError
+from fastlstm import Session
 from fastlstm.layers.build import Build
 from fastlstm.ops.op import find
 from fastlstm.team import available_threads
@@ -64,7 +63,10 @@ def _recurrence(
         feeds["mask"] = rng.random(shape[:2]) < 0.7
         given.append(mask)
     if dropped:
-        shapes = {"of h": (GATES[kind], B, H), "of x": (GATES[kind], B, 1, I)}
+        shapes = {
+            "of h": (GATES[kind], B, H),
+            "of x": (GATES[kind], *((B, 1) if options.get("batch_first") else (1, B)), I),
+        }
         feeds |= {name: 2.0 * rng.integers(0, 2, size).astype(dtype) for name, size in shapes.items()}
         given += [None] * (len(find(kind).inputs) - len(given))
         given += [build.input(name, dtype, size) for name, size in shapes.items()]
@@ -179,6 +181,7 @@ class Configuration:
         if reset:
             self.options["reset"] = reset
         self.states, self.masked = bool(rng.integers(2)), bool(rng.integers(3))
+        self.dropped = self.number % 5 == 0  # in turn for each kind
         carries = self.masked and self.options["masked_output"] == "carry"
         self.read = str(
             rng.choice([name for name in READ if (name != "last" or carries) and (name != "c" or self.kind == "LSTM")])
@@ -188,7 +191,16 @@ class Configuration:
         """Return a graph, its loss, what it is differentiated by, and feeds: the same numbers for every dtype, rows without a valid step too."""
         rng, build = np.random.default_rng([8, self.number]), TrainingBuild()
         outputs, wrt, feeds = _recurrence(
-            build, self.kind, rng, *self.sizes, self.options, dtype, self.states, self.masked, rounded="float32"
+            build,
+            self.kind,
+            rng,
+            *self.sizes,
+            self.options,
+            dtype,
+            self.states,
+            self.masked,
+            dropped=self.dropped,
+            rounded="float32",
         )
         # as in networks that are trained: with larger weights a recurrence is chaotic, and so are its gradients
         for name in ("W", "U"):
@@ -238,10 +250,3 @@ def test_two_threads_give_the_bits_of_one(number, dtype):
     configuration.sizes = T + 20, B + 30, I, H + 2 * LANES
     for one, two in zip(configuration.gradients(dtype, 1), configuration.gradients(dtype, 2), strict=True):
         np.testing.assert_array_equal(one, two)
-
-
-def test_recurrent_dropout_is_refused_by_layer():
-    network = Sequential([layers.Input((5, 2)), layers.LSTM(3, recurrent_dropout=0.2, name="dropping")])
-    network.compile("sgd", "mse")
-    with pytest.raises(UnsupportedError, match="'dropping': recurrent_dropout"):
-        network.fit(np.zeros((4, 5, 2)), np.zeros((4, 3)), verbose=0)
