@@ -18,8 +18,7 @@ if not CASES.is_dir():
 MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 # Cases of later work, with what they lack.
-LATER = {
-}
+LATER = {}
 
 
 def _models(case: dict) -> list[str]:
