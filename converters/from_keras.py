@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastlstm import layers
 from fastlstm.axes import find_axes
@@ -29,8 +29,10 @@ from fastlstm.model import Model
 from fastlstm.ops.inference import infer
 
 
-def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None, where: str = "the file") -> Model:
-    """Return the model of a Keras file's bytes; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
+def from_keras(
+    data: bytes | BinaryIO, architecture: Any = None, custom: Custom | None = None, where: str = "the file"
+) -> Model:
+    """Return the model of a Keras file's bytes, or of an open .keras archive; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
     file = read_keras_file(data, architecture, where)
     context = Context(file.keras_version, custom or {})
     build = Build()
@@ -242,7 +244,6 @@ class _Reader:
             done = {id(entry[2]) for entry in ready}
             waiting = [entry for entry in waiting if id(entry[2]) not in done]
         return [values[key] for key in outputs_at]
-
 
     def _lost_masks(self, calls: Sequence[tuple[Config, int, "_Node"]]) -> Mapping:
         """Return which calls see a value without its mask, as this version of Keras runs them."""

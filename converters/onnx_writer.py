@@ -163,7 +163,9 @@ class Writing:
     def transposed(self, x: str, *perm: int) -> str:
         return x if perm == tuple(range(len(perm))) else self.add("Transpose", [x], perm=perm)
 
-    def reduced(self, op_type: str, x: str, axes: Sequence[int] | str | None, keepdims: bool, noop: bool = False) -> str:
+    def reduced(
+        self, op_type: str, x: str, axes: Sequence[int] | str | None, keepdims: bool, noop: bool = False
+    ) -> str:
         """Add a reduction; its axes are an attribute before opset 18 (ReduceSum: 13) and an input from then on."""
         more: dict[str, Any] = {"keepdims": int(keepdims)}
         if self.opset >= (13 if op_type == "ReduceSum" else 18):

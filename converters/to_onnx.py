@@ -38,7 +38,14 @@ def to_onnx(model: Model, opset: int | None = None, right_padded: bool = False) 
     except ImportError:
         raise MissingExtraError("onnx", "onnx", "writing ONNX graphs") from None
     if opset is None:
-        opset = max(OPSET, *(LATER.get(str(name), OPSET) for node in model.graph.walk() for name in (node.op, node.attributes.get("activation"))))
+        opset = max(
+            OPSET,
+            *(
+                LATER.get(str(name), OPSET)
+                for node in model.graph.walk()
+                for name in (node.op, node.attributes.get("activation"))
+            ),
+        )
     if opset not in OPSETS:
         raise InputError(f"opset={opset!r}: expected {OPSETS[0]} to {OPSETS[-1]}")
     graph = model.graph
@@ -110,7 +117,9 @@ def _nodes(document: Document, graph: Graph, values: dict[str, Value], names: di
             if keep and produced and theirs not in rename:
                 rename[theirs] = ours
             elif keep and any(spec.name == ours for spec in graph.outputs):
-                writing.nodes.append(helper.make_node("Identity", [theirs], [ours], document.unique(f"{node.name}/output")))
+                writing.nodes.append(
+                    helper.make_node("Identity", [theirs], [ours], document.unique(f"{node.name}/output"))
+                )
                 theirs = ours
             names[ours] = rename.get(theirs, theirs)
             if node.op == "SequenceMask":
@@ -123,7 +132,9 @@ def _writing(document: Document, node: Node, given: Sequence[str], args: Sequenc
     op = find(node.op)
     attributes = {name: op.get(node, name) for name in op.attributes}
 
-    def subgraph(body: Graph, outer: Sequence[str], known: Sequence[Value], own: int = 0, carried: Sequence[Value] = ()):
+    def subgraph(
+        body: Graph, outer: Sequence[str], known: Sequence[Value], own: int = 0, carried: Sequence[Value] = ()
+    ):
         """Return a body as a GraphProto: its first `own` inputs stay its own, the others are values from outside."""
         from onnx import helper
 
@@ -140,7 +151,11 @@ def _writing(document: Document, node: Node, given: Sequence[str], args: Sequenc
         results = []
         for spec in inner.outputs:
             if names[spec.name] != spec.name:
-                nodes.append(helper.make_node("Identity", [names[spec.name]], [spec.name], document.unique(f"{node.name}/result")))
+                nodes.append(
+                    helper.make_node(
+                        "Identity", [names[spec.name]], [spec.name], document.unique(f"{node.name}/result")
+                    )
+                )
             results.append(helper.make_tensor_value_info(spec.name, element_type(np.dtype(spec.dtype)), None))
         nodes = _live(nodes, {spec.name for spec in inner.outputs})
         own_inputs = [_info(replace(spec, shape=() if k < 2 else None)) for k, spec in enumerate(specs[:own])]
@@ -156,7 +171,8 @@ def replace_names(document: Document, body: Graph) -> Graph:
     specs = lambda given: tuple(replace(spec, name=fresh(spec.name)) for spec in given)
     inputs = specs(body.inputs)
     nodes = tuple(
-        replace(node, inputs=tuple(map(fresh, node.inputs)), outputs=tuple(map(fresh, node.outputs))) for node in body.nodes
+        replace(node, inputs=tuple(map(fresh, node.inputs)), outputs=tuple(map(fresh, node.outputs)))
+        for node in body.nodes
     )
     return Graph(nodes, inputs, specs(body.outputs))
 

@@ -2,6 +2,7 @@
 
 from fastlstm.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastlstm.layers.convolution import (
     Conv1D,
     Conv2D,
@@ -106,6 +107,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -115,6 +117,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -136,8 +139,10 @@ __all__ = [
     "SeparableConv1D",
     "SeparableConv2D",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "Symbol",
     "Tensor",
