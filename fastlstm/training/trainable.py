@@ -189,7 +189,7 @@ class Trainable:
             given = _for_outputs(compiled.loss, names, "loss", shared=True)
             shares = _for_outputs(compiled.loss_weights, names, "loss_weights")
             self._loss_list = [
-                (None if loss is None else losses.get(loss), 1.0 if share is None else float(share))
+                (None if loss is None else losses.get(loss), 1.0 if share is None else _share(share))
                 for loss, share in zip(given, shares, strict=True)
             ]
         return self._loss_list
@@ -198,7 +198,8 @@ class Trainable:
         compiled = self._compiled
         assert compiled is not None
         with_loss = [k for k, (loss, _) in enumerate(self._objectives()) if loss is not None]
-        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics)
+        spelled = [self.output_names[k] for k in with_loss if isinstance(self._objectives()[k][0], losses.CTC)]
+        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics, spelled)
 
     def _fresh_watch(self) -> Watch:
         """Return the watch of training, at its start."""
@@ -272,8 +273,6 @@ class Trainable:
         """Make a step of the optimizer; raise TrainingError where the loss is not finite (unless `where` is None)."""
         weights, optimizer = self._weights, self.optimizer
         step = self._step(batch, True, outputs)
-        if not step.training:
-            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         optimizer.build(weights.parameters)
         random = lambda: Source(seed, optimizer.steps) if step.draws else None
         arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved
@@ -454,6 +453,7 @@ class Trainable:
         told = called.hears("on_train_batch_end")
         seen = -1
         for seen, batch in enumerate(data.batches(epoch, seed if shuffle else None)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_train_batch_begin(seen)
             try:
                 results = self._train(batch, seed, outputs, lambda at=seen: f"epoch {epoch + 1}, batch {at + 1}")
@@ -501,6 +501,7 @@ class Trainable:
         told = called.hears("on_test_batch_end")
         at = -1
         for at, batch in enumerate(_first(data.batches(), steps)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_test_batch_begin(at)
             watch.update(batch, self._test(batch, watch.any_metrics))
             if told:
@@ -556,6 +557,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._fresh_watch()
+        watch.expect(batch, self._weights.output_shapes)
         where = lambda: f"step {self.optimizer.iterations + 1}"
         with self._interrupts:
             results = self._train(batch, self._own_seed, watch.any_metrics, where)
@@ -568,6 +570,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight).take(slice(None))
         watch = self._watch()
+        watch.expect(batch, self._weights.output_shapes)
         watch.update(batch, self._test(batch, watch.any_metrics))
         return _listed(watch.results(), return_dict)
 
@@ -693,6 +696,13 @@ def _for_outputs(value: Any, names: Sequence[str], what: str, shared: bool = Fal
     if value is None or shared or len(names) == 1:
         return [value] * len(names)
     raise InputError(f"{what}={value!r}: the network has {len(names)} outputs: pass a list or a dict")
+
+
+def _share(share: Any) -> float:
+    """Return the weight of a loss. Raise InputError unless it is a number."""
+    if not isinstance(share, int | float | np.number) or isinstance(share, bool):
+        raise InputError(f"loss_weights hold {share!r}, expected numbers")
+    return float(share)
 
 
 def _as_list(callbacks: Any) -> list[Any]:
