@@ -104,7 +104,7 @@ class Checkpointed(Op):
         )
 
     def whole(self, node: Node, args: Sequence[Value | None], emit: Emit, room: Room, last: np.ndarray) -> Run:
-        """Return what the steps of a whole segment work on, without outputs; `place` puts one in it."""
+        """Return what the steps of a whole segment work on, without outputs; `placed` puts one in it."""
         T, B, _, H = (int(d) for d in self.dims(node, args))
         masked = UNMASKED
         if at(args, AFTER_U + self.steps.mask_slot) is not None:
@@ -116,7 +116,7 @@ class Checkpointed(Op):
             (nothing, 0, 0), masked, int(self.reverse(node)), at(args, AFTER_U + self.steps.mask_slot + 1),
         )  # fmt: skip
 
-    def place(self, node: Node, run: Run, args: Sequence[Value | None], segment: Segment, y: np.ndarray | None) -> Run:
+    def placed(self, node: Node, run: Run, args: Sequence[Value | None], segment: Segment, y: np.ndarray | None) -> Run:
         """Return the run of one segment; y (T, B, H) are outputs, or their gradients."""
         found = replace(run, T=segment.count)
         mask = at(args, AFTER_U + self.steps.mask_slot)
@@ -173,7 +173,7 @@ class Forward(Checkpointed):
                 self.project(node, args, emit, room, segment)
                 for kept, whole in zip(room.kept, checkpoints, strict=True):
                     emit.copy(kept[0], whole[segment.number])
-                self.steps.run(node, self.of_steps(args), self.place(node, run, args, segment, y))
+                self.steps.run(node, self.of_steps(args), self.placed(node, run, args, segment, y))
                 for kept, whole in zip(room.kept, checkpoints, strict=True):
                     emit.copy(whole[segment.number + 1], kept[segment.count])
         finals = [whole[-1, :, :H] for whole in checkpoints]
@@ -240,8 +240,8 @@ class Adjoint(Checkpointed):
                 self.project(node, args, emit, room, segment)
                 for kept, whole in zip(room.kept, checkpoints, strict=True):
                     emit.copy(kept[0, :, :H], whole[segment.number])  # type: ignore[index]
-                self.steps.run(node, self.of_steps(args), self.place(node, passed, args, segment, None))
-                own = self.place(node, run, args, segment, given_y)
+                self.steps.run(node, self.of_steps(args), self.placed(node, passed, args, segment, None))
+                own = self.placed(node, run, args, segment, given_y)
                 back.run(node, [args[U], *[None] * len(back.inputs)], states, own)  # type: ignore[attr-defined]
                 sums.add(segment)
         for out, state in zip(outs[len(targets) :], states, strict=False):
