@@ -19,7 +19,7 @@ from fastlstm.graph import Node
 from fastlstm.ops.contractions import emit_dense, emit_products
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
-from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, find, register, required, rows_in_place
+from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, find, register, required
 from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, steps_in_place, strides_of
 from fastlstm.ops.steps import GRUSteps, LSTMSteps, RNNSteps, Run, Steps, mask_of, rows_of_vectors, zeroed
 
@@ -160,7 +160,10 @@ class Forward(Checkpointed):
         S, segments = room.kept[0].shape[-1], self.segments(node, T)
         checkpoints = []
         for k in range(len(self.of.states)):
-            whole, start = rows_of_vectors(emit, (len(segments) + 1, B, S), H, dtype), at(args, AFTER_U + self.steps.h_slot + k)
+            whole, start = (
+                rows_of_vectors(emit, (len(segments) + 1, B, S), H, dtype),
+                at(args, AFTER_U + self.steps.h_slot + k),
+            )
             emit.copy(whole[0, :, :H], np.zeros((), dtype) if start is None else start.array)  # type: ignore[arg-type]
             checkpoints.append(whole)
         last = emit.scratch((B, S), dtype)
@@ -177,7 +180,11 @@ class Forward(Checkpointed):
                 for kept, whole in zip(room.kept, checkpoints, strict=True):
                     emit.copy(whole[segment.number + 1], kept[segment.count])
         finals = [whole[-1, :, :H] for whole in checkpoints]
-        values = [*finals, last[:, :H] if run.masked == CARRY else finals[0], *(whole[:, :, :H] for whole in checkpoints)]
+        values = [
+            *finals,
+            last[:, :H] if run.masked == CARRY else finals[0],
+            *(whole[:, :, :H] for whole in checkpoints),
+        ]
         for out, array in zip(outs[1:], values, strict=False):
             if out is not None:
                 emit.alias(out, array)
@@ -208,9 +215,12 @@ class Adjoint(Checkpointed):
         return 3 * super().flops(node, args, outs)
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
-        T, B, I, H = (int(d) for d in self.dims(node, args))
+        T, B, _, H = (int(d) for d in self.dims(node, args))
         count, places = len(self.of.states), AFTER_U + len(self.of.inputs)
-        checkpoints, dy, *d_finals = [required(args, places + k).array for k in range(count)], *(at(args, places + count + k) for k in range(count + 2))
+        checkpoints, dy, *d_finals = (
+            [required(args, places + k).array for k in range(count)],
+            *(at(args, places + count + k) for k in range(count + 2)),
+        )
         room, dtype, zero = self.room(node, args, emit), required(args, X).dtype, np.zeros((), required(args, X).dtype)
         S = room.kept[0].shape[-1]
         passed = self.whole(node, args, emit, room, emit.scratch((B, S), dtype))
@@ -280,7 +290,7 @@ class Sums:
         self._product(self.db, None, dz)
         if self.dU is not None:
             for k, columns in enumerate(self._columns()):
-                self._add_to_dU(segment, k, columns, dz[:, :, columns])
+                self._add_to_du(segment, k, columns, dz[:, :, columns])
         if self.dbn is not None:
             self._product(self.dbn, None, room.more[0][:n, :, : self.H])
         self.begun = True
@@ -295,7 +305,7 @@ class Sums:
         else:
             yield slice(0, gates * H)
 
-    def _add_to_dU(self, segment: Segment, k: int, columns: slice, dz: np.ndarray) -> None:
+    def _add_to_du(self, segment: Segment, k: int, columns: slice, dz: np.ndarray) -> None:
         assert self.dU is not None
         n, H, room = segment.count, self.H, self.room
         read, target = room.kept[0][:n, :, :H], self.dU[:, columns]
@@ -334,23 +344,21 @@ class Sums:
 
     def _give_dx(self, segment: Segment, dz: np.ndarray) -> None:
         assert self.dX is not None
-        dx = self.op.in_time(self.node, self.dX)[segment.time]
-        W_value = required(self.args, W)
-        assert W_value.array is not None
-        turned = Value(W_value.dtype, W_value.shape[::-1], None, W_value.array.T)  # type: ignore[index]
-        rows = rows_in_place(dx)
+        dx, W_value = self.op.in_time(self.node, self.dX)[segment.time], required(self.args, W)
+        assert W_value.array is not None and W_value.shape is not None
+        turned = Value(W_value.dtype, W_value.shape[::-1], None, W_value.array.T)
         n, B, I = dx.shape
-        steps = tuple(stride // dx.itemsize for stride in dx.strides[:2])
-        G = dz.shape[-1]
-        emit_dense(self.emit, dz, turned, None, dx, (n, B, G, I), y_at=(0, *steps), part=("turned",), whole=False)
-        assert rows is not None or not dx.size
+        y_at = 0, dx.strides[0] // dx.itemsize, dx.strides[1] // dx.itemsize
+        emit_dense(self.emit, dz, turned, None, dx, (n, B, dz.shape[-1], I), y_at=y_at, part=("turned",), whole=False)
 
     def _product(self, target: np.ndarray | None, a: np.ndarray | None, b: np.ndarray) -> None:
         """Add a' b, summed over steps and rows from the last step of processing to the first; without a, the sum of b."""
         if target is None:
             return
         rows = b.shape[0] * b.shape[1]
-        flat = lambda array: np.lib.stride_tricks.as_strided(array, (rows, array.shape[-1]), array.strides[1:], writeable=False)
+        flat = lambda array: np.lib.stride_tricks.as_strided(
+            array, (rows, array.shape[-1]), array.strides[1:], writeable=False
+        )
         left = np.broadcast_to(self.ones, (rows, 1)) if a is None else flat(a)
         turn = slice(None) if self.op.reverse(self.node) and not self._is_processed(b) else slice(None, None, -1)
         y = target.reshape(1, -1) if target.ndim == 1 else target
@@ -361,28 +369,40 @@ class Sums:
         return any(np.may_share_memory(b, one) for one in self.room.more)
 
 
-def _names(of: type[Steps]) -> tuple[tuple[Slot, ...], tuple[str, ...]]:
-    """Return the inputs of a checkpointed recurrence, and the roles of its checkpoints."""
-    return (Slot("X"), Slot("W"), Slot("b", optional=True), *of.inputs[1:]), tuple(f"{s}_kept" for s in of.states)
+def inputs_of(of: type[Steps]) -> tuple[Slot, ...]:
+    return Slot("X"), Slot("W"), Slot("b", optional=True), *of.inputs[1:]
 
 
-def _define(of: type[Steps]) -> None:
+def checkpoints_of(of: type[Steps]) -> tuple[str, ...]:
+    return tuple(f"{state}_kept" for state in of.states)
+
+
+def define(of: type[Steps]) -> None:
     """Register the two ops of a recurrence."""
-    inputs, kept = _names(of)
-    kind = of.name.removesuffix("Steps")
-    results = (*of.outputs[: 2 + len(of.states)], *kept)
-    gradients = tuple(Slot(f"d{name}", optional=True) for name in of.outputs[: 2 + len(of.states)])
-    shared = {"of": of, "attributes": of.attributes | Checkpointed.attributes, "__module__": __name__}
-    forward = {"name": f"{kind}Checkpointed", "inputs": inputs, "outputs": results}
-    weights = tuple(f"d{slot.name}" for slot in inputs[: AFTER_U + of.h_slot])
-    back = {
-        "name": f"{kind}CheckpointedAdjoint",
-        "inputs": (*inputs, *(Slot(name) for name in kept), *gradients),
-        "outputs": (*weights, *(f"d{state}0" for state in of.states)),
-    }
-    register(type(f"{kind}Checkpointed", (Forward,), shared | forward))
-    register(type(f"{kind}CheckpointedAdjoint", (Adjoint,), shared | back))
+    kind, results = of.name.removesuffix("Steps"), of.outputs[: 2 + len(of.states)]
+    attributes = {**of.attributes, **Checkpointed.attributes}
+
+    class Kept(Forward):
+        name = f"{kind}Checkpointed"
+        inputs = inputs_of(of)
+        outputs = (*results, *checkpoints_of(of))
+
+    class KeptAdjoint(Adjoint):
+        name = f"{kind}CheckpointedAdjoint"
+        inputs = (
+            *inputs_of(of),
+            *(Slot(name) for name in checkpoints_of(of)),
+            *(Slot(f"d{name}", optional=True) for name in results),
+        )
+        outputs = (
+            *(f"d{slot.name}" for slot in inputs_of(of)[: AFTER_U + of.h_slot]),
+            *(f"d{state}0" for state in of.states),
+        )
+
+    for op in (Kept, KeptAdjoint):
+        op.of, op.attributes = of, attributes
+        register(op)
 
 
 for one in (LSTMSteps, GRUSteps, RNNSteps):
-    _define(one)
+    define(one)

@@ -101,7 +101,9 @@ def test_fit_learns_the_same():
 
 
 # ---- memory ----------------------------------------------------------------------------------------------
-def floats(sequences: bool, checkpoint_every: int | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128) -> float:
+def floats(
+    sequences: bool, checkpoint_every: int | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128
+) -> float:
     """Return the floats of a unit and step that all buffers of a training step take: input, weights and gradients included; nothing is run."""
     network = fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
     weights = Weights(network)
@@ -111,7 +113,12 @@ def floats(sequences: bool, checkpoint_every: int | None, kind: str = "LSTM", B:
         network, [objective], weights.parameters, weights.statistics, training=True, outputs=False, checkpoint_every=checkpoint_every
     )  # fmt: skip
     target = np.zeros((B, T, H) if sequences else (B, H), np.float32)
-    arrays = [np.zeros((B, T, H), np.float32), *step._arrays([], [], [target], [None], None), weights.moved, weights.kept]
+    arrays = [
+        np.zeros((B, T, H), np.float32),
+        *step._arrays([], [], [target], [None], None),
+        weights.moved,
+        weights.kept,
+    ]
     return step._plan.bind(tuple(array.shape for array in arrays)).scratch_bytes / 4 / (B * T * H)
 
 
@@ -130,7 +137,9 @@ def test_checkpoints_leave_a_small_part_of_the_tape_of_each_kind(kind):
     assert floats(False, 0, kind) < 1 + (floats(False, None, kind) - 1) / 4  # 1: the input
 
 
-@pytest.mark.parametrize(("T", "every", "expected"), [(1000, 0, 32), (1, 0, 1), (0, 0, 1), (100, 0, 10), (101, 0, 11), (50, 7, 7)])
+@pytest.mark.parametrize(
+    ("T", "every", "expected"), [(1000, 0, 32), (1, 0, 1), (0, 0, 1), (100, 0, 10), (101, 0, 11), (50, 7, 7)]
+)
 def test_steps_of_a_segment(T, every, expected):
     assert steps_of_segment(every, T) == expected
 
@@ -143,7 +152,9 @@ def test_other_lengths_are_refused(every):
 
 
 def test_dropout_of_x_for_each_gate_is_refused_by_layer():
-    network = fastlstm.Sequential([fastlstm.Input((4, 2)), layers.LSTM(3, dropout=0.1, recurrent_dropout=0.1, name="dropping")])
+    network = fastlstm.Sequential(
+        [fastlstm.Input((4, 2)), layers.LSTM(3, dropout=0.1, recurrent_dropout=0.1, name="dropping")]
+    )
     network.compile("sgd", "mse", checkpoint_every=2)
-    with pytest.raises(UnsupportedError, match="'dropping': dropout of x for each gate.*checkpoint_every"):
+    with pytest.raises(UnsupportedError, match=r"'dropping': dropout of x for each gate.*checkpoint_every"):
         network.train_on_batch(np.zeros((2, 4, 2)), np.zeros((2, 3)))
