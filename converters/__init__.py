@@ -106,6 +106,27 @@ def _convert(
     return from_onnx(data, inputs, external_data)
 
 
+EXPORTS = (".keras", ".onnx")
+
+
+def exported(
+    model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False
+) -> bytes:
+    """Return the bytes of a model as a Keras 3 file or an ONNX graph, as the suffix of `path` says; what is meant by the rest, `Model.export`."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".onnx":
+        from fastlstm.converters.to_onnx import to_onnx
+
+        return to_onnx(model, opset, right_padded)
+    if suffix != ".keras":
+        raise InputError(f"export to {path}: the name ends in none of {one_of(EXPORTS)}")
+    if opset is not None or right_padded:
+        raise InputError("opset and right_padded are for ONNX graphs; a .keras file has masks")
+    from fastlstm.converters.to_keras import keras_bytes
+
+    return keras_bytes(model)
+
+
 def read_example(example: Example | str | os.PathLike, model: Model) -> Example:
     """Return a recorded example whose names and shapes are the model's; positions (in_0, out_0) become names."""
     if not isinstance(example, Example):

@@ -1,6 +1,6 @@
 """Keras files as models: layers of ours, called as the file's Sequential or functional configuration calls them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from fastlstm.converters.keras_layers import (
     layer_from_config,
     time_distributed,
 )
+from fastlstm.converters.keras_masks import Key, Place, Reader, lost_masks
 from fastlstm.converters.keras_operations import is_operation, operate
 from fastlstm.errors import FastLSTMError, InputError, ModelFileError, UnsupportedError
 from fastlstm.format import canonical
@@ -26,8 +27,6 @@ from fastlstm.layers.recurrent import Recurrent
 from fastlstm.layers.shaping import Joining
 from fastlstm.model import Model
 from fastlstm.ops.inference import infer
-
-Key = tuple[str, int, int]  # layer, call, output
 
 
 def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None, where: str = "the file") -> Model:
@@ -227,20 +226,50 @@ class _Reader:
             )
             for layer, k, node in waiting
         ]
+        lost = self._lost_masks(waiting)
         while waiting:
             ready = [entry for entry in waiting if all(key in values for key in entry[2].keys)]
             if not ready:
                 names = sorted({layer_name(layer) for layer, _, _ in waiting})
                 raise ModelFileError(f"the file's model cannot be ordered: layers {names[:5]} wait for each other")
             for layer, k, node in ready:
+                seen = _without_masks(layer, (layer_name(layer), k), node, values, lost)
                 outputs = self._call(
-                    layer, path, node.fill(node.x, values), {n: node.fill(v, values) for n, v in node.arguments.items()}
+                    layer, path, node.fill(node.x, seen), {n: node.fill(v, seen) for n, v in node.arguments.items()}
                 )
                 for i, tensor in enumerate(outputs if isinstance(outputs, tuple) else (outputs,)):
                     values[layer_name(layer), k, i] = tensor
             done = {id(entry[2]) for entry in ready}
             waiting = [entry for entry in waiting if id(entry[2]) not in done]
         return [values[key] for key in outputs_at]
+
+    def _lost_masks(self, calls: Sequence[tuple[Config, int, "_Node"]]) -> Mapping:
+        """Return which calls see a value without its mask, as this version of Keras runs them."""
+        if (self.context.major, self.context.minor) < (3, 8):
+            return {}
+        readers = []
+        for layer, k, node in calls:
+            attends = layer["class_name"] == "MultiHeadAttention"
+            taken = [node.x, *(node.arguments.get(role) for role in ("value", "key"))] if attends else []
+            readers.append(Reader((layer_name(layer), k), node.keys, list(_find_keys(taken))))
+        return lost_masks(readers)
+
+
+def _without_masks(layer: Config, place: Place, node: "_Node", values: dict[Key, Tensor], lost: Mapping) -> Any:
+    """Return the values that a call reads, without the masks that are lost by then. Raise UnsupportedError where that is not known."""
+    if not lost or "mask" in node.arguments:
+        return values
+    seen = dict(values)
+    for key in node.keys:
+        fate = lost.get((place, key))
+        if fate == "unknown" and values[key].mask is not None:
+            raise UnsupportedError(
+                f"layer {layer_name(layer)!r} ({layer['class_name']}) reads {key[0]!r}, whose mask a MultiHeadAttention takes off before or "
+                "after it, which is not supported; pass the mask to it as mask=, or build the model without masks"
+            )
+        if fate == "lost":
+            seen[key] = values[key].with_mask(None)
+    return seen
 
 
 class _Nested(Layer):

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -161,11 +161,15 @@ class _Importer:
         if missing:
             raise InputError(f"inputs: the graph has no input {missing[0]!r}; it has {one_of(names)}")
         refused = self.document.refusals
-        self._collecting(lambda: self.scope.add_initializers(self.graph, frozenset(self._bound)))
+        self.scope.add_initializers(self.graph, frozenset(self._bound))
         for value in self.graph.input:
-            if value.name in names:
-                self._collecting(lambda value=value: self._input(value))
-                self.values.setdefault(value.name, None)
+            if value.name not in names:
+                continue
+            try:
+                self._input(value)
+            except UnsupportedError as error:
+                refused.append(str(error))
+                self.values[value.name] = None
         self.scope.add_nodes(self.graph.node)
         if unknown:
             listed = ", ".join(f"{op} (node {name!r})" for op, name in sorted(unknown.items()))
@@ -173,13 +177,6 @@ class _Importer:
         if refused:
             raise UnsupportedError("; ".join(dict.fromkeys(refused)))
         return self._finish()
-
-    def _collecting(self, step: Callable[[], None]) -> None:
-        """Do a step of which what is refused is told together with all else that is."""
-        try:
-            step()
-        except UnsupportedError as error:
-            self.document.refusals.append(str(error))
 
     def _produced(self) -> Iterator[str]:
         """Yield the names of all values. An initializer may be the default of an input."""

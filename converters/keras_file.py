@@ -225,7 +225,9 @@ def _split(listed: list[str], outer: Config, where: str) -> dict[str, list[str]]
         for name in _names_below(child):
             owners.setdefault(name, set()).add(layer_name(child))
     for weight in listed:
-        path = weight.split("/")[:-1] or sorted((name for name in owners if weight.startswith(f"{name}_")), key=len)[-1:]
+        path = (
+            weight.split("/")[:-1] or sorted((name for name in owners if weight.startswith(f"{name}_")), key=len)[-1:]
+        )
         steps = path[1:] if len(path) > 1 and path[0] == layer_name(outer) and path[1] in owners else path
         named = next(({step} if step in parts else owners[step] for step in steps if step in owners), set())
         if len(named) != 1:

@@ -107,7 +107,10 @@ def _chain(layers: list[Any], made: list[Config], inputs: list[str]) -> str:
         name = str(config.get("name") or f"merge_{len(made)}")
         if k == 0 and layer["class_name"] == "Merge":
             last = [_chain(_layers(branch), made, inputs) for branch in config["layers"]]
-            layer = {**layer, "config": {key: value for key, value in config.items() if key != "layers"} | {"name": name}}
+            layer = {
+                **layer,
+                "config": {key: value for key, value in config.items() if key != "layers"} | {"name": name},
+            }
         elif k == 0:
             last = [f"{name}_input"]
             shape, dtype = config.get("batch_input_shape"), config.get("input_dtype") or "float32"
@@ -178,6 +181,6 @@ def _kernels(layer: Config, weights: Weights, backend: str | None) -> Iterator[t
         if backend is None and any(array.shape[axis] > 1 for axis in spatial):
             raise UnsupportedError(
                 f"layer {config.get('name')!r}: a convolution in a file of Keras 1 that does not name its backend is not supported, as "
-                "Theano turned kernels round; pass architecture=, the model's JSON with \"backend\": \"tensorflow\" or \"theano\""
+                'Theano turned kernels round; pass architecture=, the model\'s JSON with "backend": "tensorflow" or "theano"'
             )
         yield name, np.flip(array, spatial) if backend == "theano" else array

@@ -153,6 +153,13 @@ def _filled_like(it: Operation) -> Tensor:
     return filled if dtype == "bool" else it.emit("Cast", [filled], "/cast", to=str(dtype))
 
 
+@handler("ConvertToTensor")
+def _convert_to_tensor(it: Operation) -> Tensor:
+    (x,) = it.tensors(1)
+    dtype = it.option("dtype") or x.value.dtype.name
+    return x if dtype == x.value.dtype.name else it.emit("Cast", [x], to=str(dtype))
+
+
 @handler("Concatenate")
 def _concatenate(it: Operation) -> Tensor:
     it.args = it.args[0] if len(it.args) == 1 and isinstance(it.args[0], list) else it.args

@@ -88,6 +88,7 @@ class OnnxNode:
         self.outputs = list(outputs)
         self._inputs, self._attributes = list(inputs), attributes
         self._asked: set[str] = set()
+        self._read: set[int] = set()
 
     @property
     def inputs(self) -> list[Tensor | None]:
@@ -97,6 +98,7 @@ class OnnxNode:
     @property
     def values(self) -> list["Tensor | SequenceValue | None"]:
         """The inputs, sequences among them."""
+        self._read.update(range(len(self._inputs)))
         return list(self._inputs)
 
     def input(self, index: int) -> Tensor:
@@ -108,6 +110,7 @@ class OnnxNode:
 
     def optional(self, index: int) -> Tensor | None:
         """Return an input, None where it is absent."""
+        self._read.add(index)
         value = self._inputs[index] if index < len(self._inputs) else None
         if isinstance(value, SequenceValue):
             raise self.refuse(f"input {index}", "a sequence")
@@ -115,6 +118,7 @@ class OnnxNode:
 
     def sequence(self, index: int) -> "SequenceValue":
         """Return an input that must be a sequence."""
+        self._read.add(index)
         value = self._inputs[index] if index < len(self._inputs) else None
         if not isinstance(value, SequenceValue):
             raise ModelFileError(f"node {self.name!r}: {self.op_type}: its input {index} is no sequence")
@@ -140,12 +144,17 @@ class OnnxNode:
 
     def refuse(self, what: str, value: Any) -> UnsupportedError:
         """Return the error for something that is not honoured."""
+        shown = " ".join(repr(value).split())
+        shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
         return UnsupportedError(
-            f"node {self.name!r}: {self.op_type} (opset {self.opset}): {what}={value!r} is not supported"
+            f"node {self.name!r}: {self.op_type} (opset {self.opset}): {what}={shown} is not supported"
         )
 
     def finish(self) -> None:
-        """Refuse attributes that no one asked for."""
+        """Refuse attributes that no one asked for, and inputs that no one read."""
+        for k, value in enumerate(self._inputs):
+            if value is not None and k not in self._read:
+                raise ModelFileError(f"node {self.name!r}: {self.op_type} (opset {self.opset}) takes no input {k}")
         for name, value in self._attributes.items():
             if name not in self._asked:
                 raise self.refuse(f"attribute {name}", value)
@@ -195,7 +204,7 @@ class OnnxNode:
     def turned_into(self, op_type: str, inputs: Sequence[Tensor | None]) -> "OnnxNode":
         """Return a node of another operator with the same outputs and attributes; what it asks for is honoured here too."""
         twin = OnnxNode(self.scope, op_type, self.name, self.opset, inputs, self.outputs, self._attributes)
-        twin._asked = self._asked
+        twin._asked, self._read = self._asked, set(range(len(self._inputs)))
         return twin
 
     def axis(self, name: str, default: int) -> int:

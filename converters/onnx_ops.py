@@ -20,12 +20,13 @@ def _binary(node: OnnxNode):
 def _operands(node: OnnxNode) -> list[Tensor]:
     """Return A and B; before opset 7 the axes of B meet those of A from `axis` on, where `broadcast` says so."""
     a, b = node.input(0), node.input(1)
-    if node.opset < 7 and node.attribute("broadcast", 0):
-        axis = node.attribute("axis")
+    if node.opset >= 7:
+        return [a, b]
+    axis = node.attribute("axis")
+    if node.attribute("broadcast", 0):
         after = 0 if axis is None else node.rank(0) - int(axis) % node.rank(0) - node.rank(1)
         if after > 0:
             b = node.emit("Unsqueeze", [b, node.ints("axes", range(-after, 0))], suffix="/B")
-    node.ignore("broadcast", "axis")
     return [a, b]
 
 
@@ -205,10 +206,10 @@ def _dropout(node: OnnxNode):
     y = node.emit("Identity", [x])
     if not node.wants(1):
         return y
+    if node.opset < 12:  # what the mask holds at inference is not said there
+        raise node.refuse("output mask", node.outputs[1])
     shape = node.emit("Shape", [x], suffix="/shape")
-    # before opset 10 the mask has the dtype of X
-    dtype = "bool" if node.opset >= 10 else x.value.dtype.name
-    return [y, node.emit("ConstantOfShape", [shape], suffix="/mask", value=1.0, dtype=dtype)]
+    return [y, node.emit("ConstantOfShape", [shape], suffix="/mask", value=1.0, dtype="bool")]
 
 
 @handler("MatMul")

@@ -147,10 +147,14 @@ class Scope:
         if graph.sparse_initializer:
             self.document.refusals.append("sparse initializers are not supported")
         for tensor in graph.initializer:
-            if tensor.name not in without:
-                self.values[tensor.name] = self.build.weight(
-                    tensor.name, self.array(tensor, f"initializer {tensor.name!r}")
-                )
+            if tensor.name in without:
+                continue
+            try:
+                array = self.array(tensor, f"initializer {tensor.name!r}")
+                self.values[tensor.name] = self.build.weight(tensor.name, array)
+            except UnsupportedError as error:
+                self.document.refusals.append(str(error))
+                self.values[tensor.name] = None
 
     def add_nodes(self, nodes: Sequence[Any], attributes: Mapping[str, Any] | None = None) -> None:
         """Add nodes in order. `attributes` are those of the call of a function, which its nodes may refer to."""

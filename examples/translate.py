@@ -1,4 +1,4 @@
-"""Translate numbers in words to French with an encoder and a decoder: return_state, initial_state, teacher forcing, greedy decoding.
+"""Translate numbers in words to French with an encoder and a decoder: return_state, initial_state, teacher forcing, and a greedy decoder that is a stream.
 
 The pairs are made by rule: all numbers below 1000 in English and in French, a tenth of them held out.
 
@@ -70,19 +70,18 @@ def main(epochs: int = 40, units: int = 64) -> dict[str, float]:
     history = model.fit([x[100:], y[100:, :-1]], y[100:, 1:], epochs=epochs, batch_size=32, verbose=0)
 
     encoder = Session(Model(encoder_input, [h, c]).to_model())
-    state = [Input((units,), name="h"), Input((units,), name="c")]
-    sequences, *new_state = lstm(embedding(decoder_input), initial_state=state)
-    decoder = Session(Model([decoder_input, *state], [dense(sequences), *new_state]).to_model())
+    decoder = Session(Model(decoder_input, dense(lstm(embedding(decoder_input))[0])).to_model())
 
     def translate(rows: np.ndarray) -> list[list[str]]:
-        """Return the words that are likeliest one by one, each given those before it."""
+        """Return the words that are likeliest one by one, each given those before it: a stream that starts where the encoder ended."""
         h, c = encoder.run({"source": rows}).values()
-        words = np.full((len(rows), 1), target_words.word_index[START], np.int32)
+        stream = decoder.stream(batch=len(rows))
+        stream.state = {**stream.state, f"{lstm.name}.h": h, f"{lstm.name}.c": c}
+        words = np.full(len(rows), target_words.word_index[START], np.int32)
         written = []
         for _ in range(y.shape[1]):
-            chances, h, c = decoder.run({"target": words, "h": h, "c": c}).values()
-            words = chances.argmax(axis=-1).astype(np.int32)
-            written.append(words[:, 0])
+            words = stream.step(words).argmax(axis=-1).astype(np.int32)
+            written.append(words)
         texts = target_words.sequences_to_texts(np.stack(written, axis=1).tolist())
         return [text.split(f" {END}")[0].split() for text in texts]
 

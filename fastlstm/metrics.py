@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import InputError, one_of
+from fastlstm.errors import InputError, UnsupportedError, one_of
 
 EPSILON = 1e-7
 Array = np.ndarray
@@ -389,8 +389,14 @@ class AUC(_Counts):
         summation_method: str = "interpolation",
         name: str | None = None,
         thresholds: Sequence[float] | None = None,
+        multi_label: bool = False,
+        num_labels: int | None = None,
+        label_weights: Sequence[float] | None = None,
         from_logits: bool = False,
     ):
+        for argument, given in (("multi_label", multi_label), ("num_labels", num_labels), ("label_weights", label_weights)):  # fmt: skip
+            if given is not None and given is not False:
+                raise UnsupportedError(f"AUC({argument}={given!r}) is not supported: use one AUC for each label, on outputs of their own")  # fmt: skip
         if curve not in ("ROC", "PR") or summation_method not in ("interpolation", "minoring", "majoring"):
             raise InputError(
                 f"AUC(curve={curve!r}, summation_method={summation_method!r}): expected 'ROC' or 'PR', 'interpolation', 'minoring' or 'majoring'"

@@ -11,7 +11,7 @@ import numpy as np
 
 from fastlstm.axes import BATCH, TIME, Axes, find_axes
 from fastlstm.edge import Array, as_input, check_shape, kind_of
-from fastlstm.errors import DTypeError, InputError, LimitError, ShapeError, UnsupportedError, one_of
+from fastlstm.errors import DTypeError, InputError, LimitError, ShapeError, StreamError, UnsupportedError, one_of
 from fastlstm.graph import Quantized, TensorSpec
 from fastlstm.lengths import masks_of, with_lengths
 from fastlstm.model import Model
@@ -21,6 +21,7 @@ from fastlstm.plan import MAX_SCRATCH, Frame, Plan
 from fastlstm.program import SOLO, calls
 from fastlstm.stream import Stream
 from fastlstm.team import available_threads
+from fastlstm.wired import WiredStream, find_wiring
 
 KNOWN_CALLS = 256  # kinds of calls that are checked once
 
@@ -418,13 +419,23 @@ class Session:
         return [dict(zip(outputs, row, strict=True)) for row in zip(*columns, strict=True)]
 
     # ---- besides running ----------------------------------------------------------------------------
-    def stream(self, batch: int = 1) -> Stream:
+    def stream(self, batch: int = 1, wiring: Mapping[str, str] | None = None) -> Stream | WiredStream:
         """Return `batch` streams that carry their states from step to step. Raise StreamError, naming the node, if it cannot.
+
+        Where states are inputs and outputs of the model, `wiring` says which output is the next value of which input; it is found
+        where names or shapes make it plain. A step is then a call of the model.
 
         >>> stream = session.stream(batch=1)
         >>> y_t = stream.step(x_t)
         """
-        return Stream(self._plan, self.axes, self.inputs, self.outputs, batch)
+        if wiring is None:
+            try:
+                return Stream(self._plan, self.axes, self.inputs, self.outputs, batch)
+            except StreamError:
+                wiring = find_wiring(self.inputs, self.outputs)
+                if not wiring:
+                    raise
+        return WiredStream(self.run, self.axes, self.inputs, self.outputs, wiring, batch, self._max_scratch)
 
     def cost(self, batch: int = 1, steps: int = 1) -> Cost:
         """Return the work of a call with `batch` rows of `steps` steps, without running or allocating it."""

@@ -216,6 +216,29 @@ def test_names_in_a_file_cannot_steer_the_terminal(here, capsys):
     assert "\nexample        verified" not in out
 
 
+@pytest.mark.parametrize("output", ["new.onnx", "new.keras"])
+def test_convert_writes_files_for_other_engines(output, here, capsys, no_engine):
+    pytest.importorskip("onnx")
+    pytest.importorskip("pyfive")
+    assert f"wrote {output}" in gave(capsys, "convert", "sunspots.keras", "-o", output)
+    again = fastlstm.Session(fastlstm.convert(output)).run(np.load("x.npy"))
+    np.testing.assert_array_equal(again, fastlstm.Session(fastlstm.convert("sunspots.keras")).run(np.load("x.npy")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "new.onnx", "--weights", "int8"), "--weights int8 is of fastlstm files"),
+        (("-o", "new.onnx", "--opset", "9"), "opset=9: expected 13 to 23"),
+        (("-o", "new.keras", "--opset", "17"), "--opset and --right-padded are for"),
+        (("-o", "new.safetensors", "--right-padded"), "--opset and --right-padded are for"),
+    ],
+)
+def test_options_of_other_formats_are_refused(arguments, said, here, capsys, no_engine):
+    pytest.importorskip("onnx")
+    assert said in refused(capsys, "convert", "sunspots.keras", *arguments)
+
+
 def test_json_has_no_infinity(here, capsys, monkeypatch):
     monkeypatch.setattr(commands, "info", lambda given: ({"difference": [float("inf"), float("nan"), 1.5]}, ""))
     out = gave(capsys, "info", "model.safetensors", "--json")

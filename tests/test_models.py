@@ -98,6 +98,47 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda L: L.Flatten(),
     "reshape": lambda L: L.Reshape((3, -1)),
     "permute": lambda L: L.Permute((2, 1)),
+    "a cell": lambda L: L.RNN(L.GRUCell(4, reset_after=False), return_sequences=True),
+    "a list of cells": lambda L: L.RNN([L.LSTMCell(4, unit_forget_bias=False), L.SimpleRNNCell(3, activation="relu")], go_backwards=True),
+    "stacked cells": lambda L: L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(3, use_bias=False)])),
+    "cells in both directions": lambda L: L.Bidirectional(L.RNN([L.LSTMCell(4), L.LSTMCell(3)])),
+    "relu with everything": lambda L: L.ReLU(max_value=0.7, negative_slope=0.2, threshold=0.3),
+    "prelu": lambda L: L.PReLU(alpha_initializer="uniform"),
+    "prelu, shared": lambda L: L.PReLU(shared_axes=[1], alpha_initializer="uniform"),
+    "log softmax": lambda L: L.Dense(4, activation="log_softmax"),
+    "tanh shrink": lambda L: L.Activation("tanh_shrink"),
+    "hard shrink": lambda L: L.Activation("hard_shrink"),
+    "soft shrink": lambda L: L.Activation("soft_shrink"),
+    "sparse plus": lambda L: L.Conv1D(3, 2, activation="sparse_plus"),
+    "unit normalization": lambda L: L.UnitNormalization(axis=1),
+    "normalization": lambda L: L.Normalization(mean=[0.1] * I, variance=[2.0] * I),
+    "rescaling": lambda L: L.Rescaling(0.3, offset=-1.0),
+    "up sampling": lambda L: L.UpSampling1D(3),
+    "zero padding": lambda L: L.ZeroPadding1D((2, 1)),
+    "cropping": lambda L: L.Cropping1D((1, 2)),
+    "depthwise": lambda L: L.DepthwiseConv1D(3, depth_multiplier=2, padding="same", activation="tanh"),
+    "separable": lambda L: L.SeparableConv1D(5, 3, padding="same", dilation_rate=2, depth_multiplier=3),
+}  # fmt: skip
+IMAGES: dict[str, Callable[[Any], Any]] = {
+    "conv2d": lambda L: L.Conv2D(5, (2, 3), padding="same", activation="relu"),
+    "conv2d strides": lambda L: L.Conv2D(4, 3, strides=(2, 1), padding="same", groups=2, use_bias=False),
+    "conv2d dilated": lambda L: L.Conv2D(4, (2, 3), dilation_rate=(1, 2), activation="softmax"),
+    "depthwise": lambda L: L.DepthwiseConv2D(3, depth_multiplier=2, padding="same"),
+    "depthwise strides": lambda L: L.DepthwiseConv2D(2, strides=2),
+    "separable": lambda L: L.SeparableConv2D(5, 2, depth_multiplier=2, activation="elu"),
+    "max": lambda L: L.MaxPooling2D((2, 3), padding="same"),
+    "average": lambda L: L.AveragePooling2D(3, strides=2, padding="same"),
+    "global average": lambda L: L.GlobalAveragePooling2D(keepdims=True),
+    "global max": lambda L: L.GlobalMaxPooling2D(),
+    "up sampling": lambda L: L.UpSampling2D((2, 1)),
+    "zero padding": lambda L: L.ZeroPadding2D(((1, 0), (2, 1))),
+    "cropping": lambda L: L.Cropping2D((1, 2)),
+    "prelu": lambda L: L.PReLU(shared_axes=[1, 2], alpha_initializer="uniform"),
+    "conv1d in time": lambda L: L.TimeDistributed(L.Conv1D(3, 2, activation="tanh")),
+    "lstm in time": lambda L: L.TimeDistributed(L.Bidirectional(L.LSTM(3))),
+    "pooling in time": lambda L: L.TimeDistributed(L.GlobalMaxPooling1D()),
+    "conv lstm": lambda L: L.ConvLSTM1D(3, 2, padding="same", return_sequences=True, go_backwards=True),
+    "conv lstm strides": lambda L: L.ConvLSTM1D(2, 3, strides=2, recurrent_activation="hard_sigmoid", use_bias=False),
 }  # fmt: skip
 POOLING: dict[str, Callable[[Any], Any]] = {
     "global average": lambda L: L.GlobalAveragePooling1D(),
@@ -124,6 +165,15 @@ def test_a_layer_gives_what_keras_gives(keras, name):
     theirs = keras.Sequential([keras.Input((T, I)), ONE[name](keras.layers)])
     assert ours.output_shape == theirs.output_shape
     same(ours, theirs, [features()])
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_a_layer_over_images_gives_what_keras_gives(keras, name):
+    shape = (5, 7, 4)
+    ours = models.Sequential([models.Input(shape), IMAGES[name](layers)])
+    theirs = keras.Sequential([keras.Input(shape), IMAGES[name](keras.layers)])
+    assert ours.output_shape == theirs.output_shape
+    same(ours, theirs, [features(0, B, *shape)])
 
 
 @needs("ReduceMean", "ReduceMax", "Windows")
@@ -224,6 +274,30 @@ def attending(K: Any, L: Any) -> tuple[Any, list[Array]]:
     return K.Model([a, b], [L.Dense(2)(outputs[0]), *outputs[1:]]), [x, y]
 
 
+def several_heads(K: Any, L: Any) -> tuple[Any, list[Array]]:
+    a, b = K.Input((None, I)), K.Input((None, I))
+    q, v = L.GRU(3, return_sequences=True)(L.Masking()(a)), L.GRU(4, return_sequences=True)(L.Masking()(b))
+    y, scores = L.MultiHeadAttention(2, 5, value_dim=3)(q, v, return_attention_scores=True, use_causal_mask=True)
+    # Keras takes the masks off what an attention has read
+    p, w = L.GRU(3, return_sequences=True)(L.Masking()(a)), L.GRU(4, return_sequences=True)(L.Masking()(b))
+    outputs = [y, scores, L.MultiHeadAttention(3, 2, output_shape=6, use_bias=False)(p, w, L.Dense(2)(w)), L.LSTM(2)(y)]
+    x, z = features(), features(1, B, 4, I)
+    x[0, 3:], z[1, 2:] = 0, 0
+    return K.Model([a, b], outputs), [x, z]
+
+
+def products(K: Any, L: Any) -> tuple[Any, list[Array]]:
+    a, b = K.Input((T, I)), K.Input((T, I))
+    last = L.LSTM(I)(a)
+    outputs = [
+        L.Dot((2, 2))([a, b]),
+        L.Dot(1, normalize=True)([a, b]),
+        L.Dot((2, 1))([a, last]),
+        L.Dot(1)([last, last]),
+    ]
+    return K.Model([a, b], outputs), [features(1), features(2)]
+
+
 def states(K: Any, L: Any) -> tuple[Any, list[Array]]:
     x, h = K.Input((None, I)), K.Input((H,))
     y, *rest = L.Bidirectional(L.LSTM(H, return_state=True))(x)
@@ -242,7 +316,7 @@ def operators(K: Any, L: Any) -> tuple[Any, list[Array]]:
     return K.Model([a, b], outputs), [features(1), features(2)]
 
 
-FUNCTIONAL = [encoder_decoder, shared, nested, branches, attending, states, merges, operators]
+FUNCTIONAL = [encoder_decoder, shared, nested, branches, attending, several_heads, products, states, merges, operators]
 
 
 @pytest.mark.parametrize("make", FUNCTIONAL)
@@ -258,6 +332,20 @@ def test_causal_attention_sees_no_later_step(keras):
     want, wanted = keras.layers.Attention()([x, x], use_causal_mask=True, return_attention_scores=True)
     np.testing.assert_allclose(got, want, atol=1e-6)
     np.testing.assert_allclose(scores, wanted, atol=1e-6)
+
+
+def test_causal_attention_takes_any_numbers_of_steps(keras):
+    query, value = models.Input((None, I)), models.Input((None, I))
+    model = models.Model([query, value], layers.AdditiveAttention()([query, value], use_causal_mask=True))
+    twin = keras.layers.AdditiveAttention()
+    for steps in ((5, 7), (6, 3)):
+        x, z = features(1, B, steps[0], I), features(2, B, steps[1], I)
+        want = np.asarray(twin([x, z], use_causal_mask=True))
+        twin.set_weights(model.get_weights())
+        want = np.asarray(twin([x, z], use_causal_mask=True))
+        np.testing.assert_allclose(model([x, z]), want, atol=1e-6)
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.train_on_batch([x, z], x))
 
 
 # ---- Keras 2's spellings of a first layer ---------------------------------------------------------------
@@ -609,7 +697,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type, str]] = {
     "a wrong rank": (lambda: layers.LSTM(2)(models.Input((T,))), ShapeError, r"'lstm' \(LSTM\): takes inputs \(batch, steps, features\), got shape"),
     "free features": (lambda: layers.Dense(2)(models.Input((None,))), ShapeError, "'dense'.*leaves the size of its kernel"),
     "shapes that do not meet": (lambda: layers.Add()([x, layers.Dense(2)(x)]), ShapeError, "'add'"),
-    "a constraint": (lambda: layers.Dense(2, kernel_constraint="non_neg"), UnsupportedError, "kernel_constraint is not supported"),
+    "a loop's argument of a cell": (lambda: layers.LSTMCell(2, return_sequences=True), InputError, "return_sequences is an argument of RNN"),
+    "a cell without a loop": (lambda: layers.GRUCell(2)(np.zeros((1, 2))), FastLSTMError, "is called by RNN alone"),
+    "stacked layers that are no cells": (lambda: layers.StackedRNNCells([layers.Dense(2)]), UnsupportedError, "a cell of class Dense"),
+    "a seed below 0": (lambda: layers.Dropout(0.5, seed=-1), InputError, "seed=-1"),
+    "no constraint": (lambda: layers.Dense(2, kernel_constraint="positive"), InputError, "'positive' is no constraint"),
     "an initializer": (lambda: layers.Dense(2, kernel_initializer="glorot"), InputError, "unknown initializer 'glorot'"),
     "a regularizer": (lambda: layers.Dense(2, kernel_regularizer="l3"), InputError, "'l3' is no regularizer"),
     "a policy": (lambda: layers.Dense(2, dtype="mixed_float16"), UnsupportedError, "dtype='mixed_float16'"),

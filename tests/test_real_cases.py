@@ -18,9 +18,7 @@ if not CASES.is_dir():
 MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 # Cases of later work, with what they lack.
-LATER = {
-    "fdeep_recurrent_full": "ConvLSTM2D",
-}
+LATER = {}
 
 
 def _models(case: dict) -> list[str]:
@@ -122,6 +120,28 @@ def test_outputs_agree_with_the_recorded_ones(case, model, monkeypatch):
         elif record == "stream.npz":
             compared += _replay_stream(session, folder, case)
     assert compared
+
+
+STREAMED = [case for case in MANIFEST if case["kind"] == "onnx" and "stream.npz" in case.get("io", [])]
+
+
+@pytest.mark.parametrize("case", STREAMED, ids=lambda case: case["id"])
+def test_a_graph_with_explicit_states_streams_frame_by_frame(case):
+    """States are found by name or shape, or wired as the case says; the first call of each frame is all that a user writes."""
+    folder = CASES / case["id"]
+    wiring = json.loads((folder / "case.json").read_text())["stream"]["wiring"]
+    session = fastlstm.Session(fastlstm.convert(folder / _models(case)[0]))
+    frames, expected = _arrays(folder / "stream.npz", "seqin_"), _arrays(folder / "stream.npz", "seqout_")
+    constants, final = _arrays(folder / "stream.npz", "const_"), _arrays(folder / "stream.npz", "fin_")
+    for stream in (session.stream(), session.stream(wiring=wiring)):
+        assert stream.wiring == wiring
+        for k in range(len(next(iter(frames.values())))):
+            results = stream.step(constants | {name: frame[k] for name, frame in frames.items()})
+            for name in results:
+                _assert_close(f"{name} of frame {k}", results[name], expected[name][k], case)
+        assert set(final) == set(stream.state)
+        for name, wanted in final.items():
+            _assert_close(f"final {name}", stream.state[name], wanted, case)
 
 
 def _replay_stream(session: fastlstm.Session, folder: Path, case: dict) -> int:

@@ -38,7 +38,17 @@ def _parser() -> argparse.ArgumentParser:
     convert = adding.add_parser("convert", help="a Keras file or ONNX graph to a fastlstm file, verified")
     convert.add_argument("source", type=Path, help=".keras, .h5 or .onnx file, told apart by content")
     convert.add_argument(
-        "-o", "--output", type=Path, required=True, help="the file to write, such as model.safetensors"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file; model.onnx: an ONNX graph",
+    )
+    convert.add_argument("--opset", type=int, help="of an ONNX graph to write, 13 to 23")
+    convert.add_argument(
+        "--right-padded",
+        action="store_true",
+        help="to write an ONNX graph: the valid steps of every row come first, so that lengths stand for masks",
     )
     convert.add_argument("--weights", choices=STORAGE, help="storage of the weight matrices (default: as they are)")
     convert.add_argument(

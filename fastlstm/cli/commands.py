@@ -19,9 +19,16 @@ Results = tuple[dict[str, Any], str]
 
 
 def convert(given: Namespace) -> Results:
-    """Convert a source file, verify it, and write it in the storage asked for."""
+    """Convert a source file, verify it, and write it in the storage asked for, or as a Keras 3 file or ONNX graph."""
+    from fastlstm.converters import EXPORTS
+
     files.check_output(given.output, given.source, *filter(None, (given.example, given.architecture)))
     files.check_source(given.source, ("keras", "onnx"), "convert takes")
+    others = given.output.suffix.lower() in EXPORTS
+    if others and given.weights:
+        raise InputError(f"--weights {given.weights} is of fastlstm files; {given.output.suffix} files hold float32")
+    if given.output.suffix.lower() != ".onnx" and (given.opset is not None or given.right_padded):
+        raise InputError("--opset and --right-padded are for an --output that ends in .onnx")
     if given.example:
         files.check_archive(given.example)
     with progress.working(f"converting {given.source}"):
@@ -33,7 +40,10 @@ def convert(given: Namespace) -> Results:
         stored, narrow = _stored(model, given.weights)
     _require(report)
     _require(narrow, f" with {given.weights} weights: store them wider")
-    stored.save(given.output)
+    if others:
+        stored.export(given.output, given.opset, given.right_padded)
+    else:
+        stored.save(given.output)
     size = given.output.stat().st_size
     lines = [str(report) if report else f"{NOT_VERIFIED}{why}"]
     lines += _lost(given.weights, report, narrow)

@@ -225,4 +225,4 @@ def lstm_steps_adjoint(kind, narrow, team, args):
             for gate in range(4):
                 add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
         else:
-            add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail)
+            add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail, s)

@@ -119,16 +119,6 @@ def _sparse_plus(x: Tensor, name: str) -> Tensor:
     return build.node(name, "Where", [build.node(f"{name}/below", "Less", [x, one]), quarter, x])
 
 
-def _glu(x: Tensor, name: str) -> Tensor:
-    """The first half of the last axis times the sigmoid of the second."""
-    size = x.shape[-1]
-    if not isinstance(size, int) or size % 2:
-        raise UnsupportedError(f"{name!r}: glu of {size} features is not supported, only of an even number")
-    half = x.build.ints(f"{name}.halves", size // 2, size // 2)
-    first, second = x.build.node(f"{name}/halves", "Split", [x, half], 2, axis=-1)
-    return x.build.node(name, "Mul", [first, x.build.node(f"{name}/sigmoid", "Sigmoid", [second])])
-
-
 def _number(x: Tensor, name: str, value: float) -> Tensor:
     return x.build.weight(f"{name}.number", np.array(value, x.value.dtype))
 
@@ -140,5 +130,4 @@ APART: dict[str, Callable[[Tensor, str], Tensor]] = {
     "hard_shrink": _hard_shrink,
     "soft_shrink": _soft_shrink,
     "sparse_plus": _sparse_plus,
-    "glu": _glu,
 }

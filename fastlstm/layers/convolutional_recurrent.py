@@ -18,6 +18,7 @@ from fastlstm.layers.build import Tensor
 from fastlstm.layers.convolution import PLAIN, Convolution, window_pads
 from fastlstm.layers.layer import rate_of, size_of
 from fastlstm.layers.recurrent import with_states
+from fastlstm.ops.activations import Activation
 
 
 class ConvLSTM(Convolution):
@@ -131,13 +132,14 @@ class ConvLSTM(Convolution):
         return outputs, h, c
 
     def _cell(self, z: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return h and c of one step; no c before stands for zeros."""
+        """Return h and the new c of one step; no c before stands for zeros."""
         build, name, F = z.build, self.name, self.filters
         i, f, g, o = build.node(f"{name}/gates", "Split", [z, build.ints(f"{name}.sizes", F, F, F, F)], 4, axis=-1)
         i, f, o = (activate(gate, f"{name}/gate", self.gate) for gate in (i, f, o))
         new = build.node(f"{name}/new", "Mul", [i, activate(g, f"{name}/candidate", self.cell)])
-        c = new if c is None else build.node(f"{name}/c", "Add", [build.node(f"{name}/kept", "Mul", [f, c]), new])
-        return build.node(f"{name}/h", "Mul", [o, activate(c, f"{name}/shown", self.cell)]), c
+        if c is not None:
+            new = build.node(f"{name}/c", "Add", [build.node(f"{name}/kept", "Mul", [f, c]), new])
+        return build.node(f"{name}/h", "Mul", [o, activate(new, f"{name}/shown", self.cell)]), new
 
     def _where(self, valid: Tensor, new: Tensor, old: Tensor | None) -> Tensor:
         if old is None:
@@ -161,5 +163,5 @@ class ConvLSTM3D(ConvLSTM):
     axes = 3
 
 
-def _of_cell(kind: Any, layer: str) -> tuple[str, float, float]:
+def _of_cell(kind: Any, layer: str) -> Activation:
     return activation(kind, layer)

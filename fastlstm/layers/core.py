@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.layers.activations import activate, activation, is_apart
 from fastlstm.layers.build import Tensor
 from fastlstm.layers.layer import Layer, size_of
@@ -150,6 +150,9 @@ class ReLU(Layer):
         super().__init__(name, **options)
         self.max_value = None if max_value is None else float(max_value)
         self.negative_slope, self.threshold = float(negative_slope or 0.0), float(threshold or 0.0)
+        for argument in ("max_value", "negative_slope", "threshold"):
+            if (getattr(self, argument) or 0.0) < 0:
+                raise self.fault(InputError, f"{argument}={getattr(self, argument)}: expected at least 0")
 
     def call(self, x: Tensor) -> Tensor:
         build, name, slope, threshold = x.build, self.name, self.negative_slope, self.threshold
@@ -158,9 +161,7 @@ class ReLU(Layer):
             return build.node(name, "LeakyRelu", [x], alpha=slope) if slope else build.node(name, "Relu", [x])
         y = build.node(name, "ThresholdedRelu", [x], alpha=threshold) if threshold else build.node(name, "Relu", [x])
         if self.max_value is not None:
-            # Keras clips from 0 on, so a threshold below 0 lets nothing negative through then
-            bounded = build.node(f"{name}/bounded", "Min", [y, number(self.max_value)])
-            y = build.node(f"{name}/bounded", "Max", [bounded, number(0.0)]) if threshold < 0 else bounded
+            y = build.node(f"{name}/bounded", "Min", [y, number(self.max_value)])
         if slope:
             below = build.node(f"{name}/below", "Relu", [build.node(f"{name}/off", "Sub", [number(threshold), x])])
             y = build.node(f"{name}/y", "Sub", [y, build.node(f"{name}/sloped", "Mul", [below, number(slope)])])

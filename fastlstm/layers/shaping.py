@@ -342,9 +342,11 @@ class ZeroPadding(Margins):
     """What ZeroPadding1D and ZeroPadding2D share: zeros before and after."""
 
     def moved(self, x: Tensor) -> Tensor:
-        build, before, after = x.build, *zip(*self.margins, strict=True)
-        pads = build.ints(f"{self.name}.pads", 0, *before, 0, 0, *after, 0)
-        return build.node(self.name, "Pad", [x, pads])
+        # windows of one step each, which have an axis for it
+        for axis, pads in enumerate(self.margins, 1):
+            windows = x.build.node(f"{self.name}/padded", "Windows", [x], size=1, axis=axis, pads=pads)
+            x = x.build.node(self.name, "Squeeze", [windows, x.build.ints(f"{self.name}.axes", axis + 1)])
+        return x
 
 
 class ZeroPadding1D(ZeroPadding):

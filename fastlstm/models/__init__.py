@@ -2,7 +2,7 @@
 
 from fastlstm.layers.symbolic import Input
 from fastlstm.models.functions import ctc, gru, lstm, rnn
-from fastlstm.models.imported import trainable
+from fastlstm.models.imported import load_model, trainable
 from fastlstm.models.model import Model, Sequential
 
-__all__ = ["Input", "Model", "Sequential", "ctc", "gru", "lstm", "rnn", "trainable"]
+__all__ = ["Input", "Model", "Sequential", "ctc", "gru", "load_model", "lstm", "rnn", "trainable"]

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.container import opened
+from fastlstm.converters import convert, sniff
 from fastlstm.errors import InputError, one_of
 from fastlstm.graph import Graph, TensorSpec, widen
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.model import Model as SavedModel
+from fastlstm.model import load
 from fastlstm.ops.op import find
 from fastlstm.session import Session
 from fastlstm.training.trainable import Trainable
@@ -83,6 +86,10 @@ class Imported(Trainable):
         for name, array in weights.items():
             self.weights[self._names[name]] = array
 
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that the weight of this name, as the last graph for training gave it, is."""
+        return self.weights[self._names[name]]
+
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of the model."""
         return [array.copy() for array in self.weights.values()]
@@ -100,8 +107,12 @@ class Imported(Trainable):
         return SavedModel(self._graph, self.constants | copies, self._metadata)
 
     def save(self, path: str | Path) -> None:
-        """Write the model file that `fastlstm.load` reads."""
-        self.to_model().save(path)
+        """Write the model file that `fastlstm.load` reads; to a path that ends in `.keras` the file that Keras 3 loads."""
+        self.export(path) if Path(path).suffix == ".keras" else self.to_model().save(path)
+
+    def export(self, path: str | Path) -> None:
+        """Write a Keras 3 file of the network as it is now. Raise UnsupportedError naming a node that Keras lacks."""
+        self.to_model().export(path)
 
     def __call__(self, x: Any) -> Any:
         """Run the model on an array, or on arrays by name, as `Session.run`."""
@@ -117,6 +128,16 @@ def trainable(model: SavedModel, freeze: Sequence[str] = ()) -> Imported:
     >>> network.compile("adam", "mse")
     """
     return Imported(model, [freeze] if isinstance(freeze, str) else freeze)
+
+
+def load_model(path: str | Path, freeze: Sequence[str] = ()) -> Imported:
+    """Return a network that runs and trains, of a model file of ours or of a Keras file, told apart by content.
+
+    >>> fastlstm.models.load_model("model.keras").predict(x)
+    """
+    with opened(path) as (file, _):
+        found = sniff(file.read(8))
+    return trainable(convert(path) if found == "keras" else load(path), freeze)
 
 
 def _read_as_weights(graph: Graph) -> dict[str, list[tuple[str, str]]]:

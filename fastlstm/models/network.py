@@ -11,9 +11,9 @@ from fastlstm.graph import TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.operations import Operator
+from fastlstm.layers.order import ordered
 from fastlstm.layers.symbolic import Call, InputLayer, Symbol, leaves
 from fastlstm.model import Model as SavedModel
-from fastlstm.models.order import ordered
 from fastlstm.models.summary import summarize
 
 
@@ -79,6 +79,18 @@ class Network(Layer):
             if layer.name == name:
                 return layer
         raise self.fault(InputError, f"has no layer {name!r}; it has {one_of(layer.name for layer in self.layers)}")
+
+    @property
+    def input(self) -> Any:
+        """The symbol of the input; a list of them for several inputs."""
+        self._need_built()
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
+    def output(self) -> Any:
+        """The symbol of the output; a list of them for several outputs."""
+        self._need_built()
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
 
     @property
     def input_names(self) -> list[str]:
@@ -178,6 +190,11 @@ class Network(Layer):
             layer, role = self._places[name]
             Layer.adopt(layer, role, array)
 
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that the weight of this name, as the last graph for training gave it, is."""
+        layer, role = self._places[name]
+        return Layer.held(layer, role)
+
     # ---- what it becomes ----------------------------------------------------------------------------
     def to_model(self) -> SavedModel:
         """Return the model as it is now: a graph with copies of the weights, to save, run and stream."""
@@ -190,8 +207,12 @@ class Network(Layer):
         return SavedModel(model.graph, weights, model.metadata)
 
     def save(self, path: str | Path) -> None:
-        """Write the model file that `fastlstm.load` reads."""
-        self.to_model().save(path)
+        """Write the model file that `fastlstm.load` reads; to a path that ends in `.keras` the file that Keras 3 loads."""
+        self.export(path) if Path(path).suffix == ".keras" else self.to_model().save(path)
+
+    def export(self, path: str | Path, opset: int | None = None, right_padded: bool = False) -> None:
+        """Write a Keras 3 file or an ONNX graph of the network as it is now, as `fastlstm.Model.export` does."""
+        self.to_model().export(path, opset, right_padded)
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print a table of the layers: output shapes and numbers of parameters. `print_fn` takes it as text instead."""

@@ -273,6 +273,11 @@ def _slices(node: Node, rank: int, starts, ends, axes, steps) -> dict[int, slice
     return slices
 
 
+def _is_whole(cut: slice) -> bool:
+    """Tell whether a slice is all of an axis of any size."""
+    return cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= _LAST
+
+
 def _sliced_shape(shape: Shape, slices: dict[int, slice]) -> Shape:
     """Return the shape of a slice."""
     result = list(shape)
@@ -280,7 +285,7 @@ def _sliced_shape(shape: Shape, slices: dict[int, slice]) -> Shape:
         size = result[axis]
         if isinstance(size, int):
             result[axis] = len(range(size)[_clamped(cut, size)])
-        elif not (cut.start == 0 and cut.step == 1 and cut.stop is not None and cut.stop >= 2**31 - 1):
+        elif not _is_whole(cut):
             reverses = cut.step == -1 and cut.start in (-1, 2**31 - 1, 2**63 - 1) and cut.stop is None
             result[axis] = size if reverses else dims.apply(f"slice{cut.start}:{cut.stop}:{cut.step}", size)
     return tuple(result)
@@ -323,7 +328,7 @@ class Slice(ViewOp):
         if x.shape is None or any(a is not None and a.data is None for a in args[1:]):
             return [(0, axis) for axis in range(len(x.shape or ()))]
         given = [contents(args, k) for k in range(1, 5)]
-        return [(0, axis) for axis in _slices(node, len(x.shape), *given)]
+        return [(0, axis) for axis, cut in _slices(node, len(x.shape), *given).items() if not _is_whole(cut)]
 
 
 @register

@@ -125,7 +125,9 @@ class OverlapAdd(Op):
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         x, like = required(args), required(args, 1)
-        if like.shape is None or x.shape is None or len(x.shape) != len(like.shape) + 1:
+        if like.shape is None or x.shape is None:
+            return [Value(x.dtype, None)]
+        if len(x.shape) != len(like.shape) + 1:
             raise shape_error(node, "input X", x.shape, "(..., steps, size, ...), and `like` (..., T, ...)")
         axis = axis_of(node, self.get(node, "axis"), len(like.shape))
         size = x.shape[axis + 1]

@@ -60,6 +60,13 @@ def is_batches(x: Any) -> bool:
     )
 
 
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return an argument that counts something. Raise InputError unless it is a whole number of at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
+
+
 # ---- rows ------------------------------------------------------------------------------------------------
 class Rows:
     """Samples that can be taken by number: an array, or sequences of different lengths."""
@@ -88,6 +95,14 @@ class Rows:
     def cut(self, start: int, stop: int | None) -> "Rows":
         """Return the samples from `start` to `stop`."""
         return Rows(self.rows[start:stop], self.dtype)
+
+
+def _axes(value: Any) -> int:
+    """Return how many axes nested lists or an array have, as the first elements show."""
+    nested = 0
+    while isinstance(value, list | tuple) and value:
+        value, nested = value[0], nested + 1
+    return nested + (1 if isinstance(value, list | tuple) else np.ndim(value))
 
 
 def padded(sequences: Sequence[Array], dtype: np.dtype) -> tuple[Array, Array]:
@@ -127,7 +142,7 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             raise InputError(f"{what}; the network has {one_of(names)}")
         given = [x[name] for name in names]
     elif len(specs) == 1:
-        alone = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(specs[0].shape or ())
+        alone = isinstance(x, list | tuple) and len(x) == 1 and _axes(x[0]) == len(specs[0].shape or ())
         given = [x[0] if alone else x]
     elif isinstance(x, list | tuple) and len(x) == len(specs):
         given = list(x)
@@ -263,10 +278,17 @@ def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[
 
 
 def class_weights(class_weight: Mapping[int, float], target: Target, rows: Rows) -> Array:
-    """Return for each sample the weight of its class, 1 for one that is not named. Raise InputError for keys that are no classes."""
-    for key in class_weight:
-        if not isinstance(key, int | np.integer):
+    """Return for each sample the weight of its class, 1 for one that is not named; classes that do not occur may be named, as in Keras.
+
+    Raise InputError for what is no dict of numbers by class.
+    """
+    if not isinstance(class_weight, Mapping):
+        raise InputError(f"class_weight is {type(class_weight).__name__}, expected a dict of weights by class")
+    for key, weight in class_weight.items():
+        if not isinstance(key, int | np.integer) or isinstance(key, bool):
             raise InputError(f"class_weight has the key {key!r}, expected class indices")
+        if not isinstance(weight, int | float | np.number) or not np.isfinite(weight):
+            raise InputError(f"class_weight of class {key} is {weight!r}, expected a number")
     y, loss = rows.rows, target.loss
     if loss.whole and not loss.sparse:
         raise InputError(
@@ -354,20 +376,19 @@ class Reader:
         Where states are kept from batch to batch, `batch_size` is the number of rows that have them.
         """
         rows = self.rows_of_states
-        size = (rows or BATCH_SIZE) if batch_size is None else batch_size
-        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-            raise InputError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+        size = (rows or BATCH_SIZE) if batch_size is None else whole_number("batch_size", batch_size)
         inputs = inputs_of(x, self.specs)
         if rows is not None and (size != rows or len(inputs[0]) % rows):
             what = f"batch_size={size}" if size != rows else f"there are {len(inputs[0])} samples"
             raise ShapeError(
                 f"{what}: the network keeps states of {rows} samples from batch to batch, pass batches of {rows}"
             )
-        samples = Samples(inputs, [], [], int(size), rows)
+        samples = Samples(inputs, [], [], size, rows)
         if not self.targets:
             return samples
         if y is None:
             raise InputError("there are no targets: pass y, or batches (x, y)")
+        y, sample_weight = (self._alone(given, len(samples)) for given in (y, sample_weight))
         samples.targets = targets_rows(y, self.targets, self.names, self._symbols(inputs))
         _check_samples(
             [("x", len(inputs[0]))]
@@ -383,6 +404,15 @@ class Reader:
         else:
             samples.weights = weights_rows(sample_weight, self.targets, self.names, len(samples))
         return samples
+
+    def _alone(self, given: Any, samples: int) -> Any:
+        """Return what a list of one holds, where it stands for the one output and not for the one sample."""
+        if len(self.names) > 1 or not isinstance(given, list | tuple) or len(given) != 1:
+            return given
+        inner = given[0]
+        whole = hasattr(inner, "__len__") and not isinstance(inner, Mapping | str) and len(inner) == samples
+        axes = len(self.targets[0].shape)
+        return inner if whole and (samples != 1 or _axes(inner) >= axes) else given
 
     def _check_steps(self, inputs: Sequence[Rows], targets: Sequence[Rows]) -> None:
         """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length."""

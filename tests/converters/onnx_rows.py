@@ -175,3 +175,110 @@ row("Range", (11,), np.array(1), np.array(9), np.array(3))
 row("Range", (11,), number(1), number(2), number(0.3))
 row("Range", (11,), np.array(9), np.array(1), np.array(-3))
 row("Identity", (7, 16), f(2, 3))
+for _op in ("And", "Or", "Xor"):
+    row(_op, (7,), yes, ~yes)
+for _op in ("LessOrEqual", "GreaterOrEqual"):
+    row(_op, (12, 16), f(2, 3), f(2, 1))
+    row(_op, (16,), ints(1, 2, 3), ints(3, 2, 1))
+_odd = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 1.5], np.float32)
+row("LessOrEqual", (16,), _odd, _odd[::-1].copy())
+row("IsNaN", (9, 13, 20), _odd)
+row("IsInf", (10, 20), _odd)
+row("IsInf", (10,), _odd, detect_negative=0)
+row("IsInf", (20,), _odd, detect_positive=0)
+for _op, _opsets in {"Floor": (7, 13), "Ceil": (7, 13), "Round": (11, 22), "Sin": (7, 22), "Cos": (7, 22), "Tan": (7,), "Sign": (9, 13),
+                     "Sinh": (9,), "Cosh": (9,), "Asinh": (9,), "Atan": (7,), "Erf": (9, 13), "Reciprocal": (7, 13)}.items():  # fmt: skip
+    row(_op, _opsets, f(3, 4, gain=2))
+row("Round", (11,), np.array([0.5, 1.5, 2.5, -0.5, -1.5], np.float32))
+for _op in ("Asin", "Acos", "Atanh"):
+    row(_op, (7 if _op != "Atanh" else 9,), np.clip(f(3, 4, gain=0.3), -0.9, 0.9))
+row("Acosh", (9,), positive(3, 4) + 1)
+row("Log", (7, 13), positive(3, 4))
+row("Mean", (8, 13), f(2, 3), f(3), f(2, 1))
+row("Mod", (10, 13), ints(-4, 7, 5, 4, -7, 8), ints(2, -3, 8, -2, 3, 5))
+row("Mod", (10, 13), f(6, gain=4), f(6), fmod=1)
+row("Mod", (10,), ints(-4, 7, 5), ints(3, -3, 8), fmod=1)
+row("PRelu", (7, 9, 16), f(2, 3, 4), f(3, 1))
+row("Selu", (6,), f(3, 4, gain=3), alpha=1.5, gamma=2.0)
+row("CastLike", (15, 19), f(2, 3), ints(1))
+for _op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"):
+    _since = 13 if _op == "ReduceSum" else 18
+    for _kept in (0, 1):
+        row(_op, (7, 11), f(2, 3, 4), axes=[0, 2], keepdims=_kept)
+        row(_op, (_since,), f(2, 3, 4), ints(-1, 0), keepdims=_kept)
+    row(_op, (11,), f(2, 3, 4))
+    row(_op, (_since,), f(2, 3), ints(1))
+row("ReduceSum", (13,), f(2, 3), np.zeros(0, np.int64), noop_with_empty_axes=1)
+row("ReduceLogSum", (11,), positive(2, 3, 4), axes=[1])
+row("ReduceMax", (13, 18), ints(3, 9, -2))
+row("ReduceSum", (13,), np.array([[1, 2], [3, 4]], np.int32), ints(0))
+for _op in ("LogSoftmax", "Hardmax"):
+    for _axis in (0, 1, 2, -1):
+        row(_op, (7, 11, 13), f(2, 3, 4), axis=_axis)
+for _op in ("ArgMax", "ArgMin"):
+    _ties = np.array([[2, 7, 7], [5, 1, 1]], np.float32)
+    row(_op, (7, 11, 13), f(3, 4), axis=1, keepdims=0)
+    row(_op, (12, 13), _ties, axis=-1, select_last_index=1)
+    row(_op, (12,), _ties, axis=-1)
+for _largest in (0, 1):
+    row("TopK", (11, 24), f(3, 7), ints(3), outputs=2, largest=_largest)
+row("TopK", (10,), f(7, 3), ints(2), outputs=2, axis=0)
+row("TopK", (7,), f(3, 7), outputs=2, k=4)
+for _exclusive in (0, 1):
+    for _reverse in (0, 1):
+        row("CumSum", (11, 14), f(3, 5), np.array(1), exclusive=_exclusive, reverse=_reverse)
+row("CumSum", (14,), ints(1, 2, 3), np.array([-1], np.int32))
+for _equation, _operands in {
+    "ij,jk->ik": (f(3, 4), f(4, 5)), "bij,bjk": (f(2, 3, 4), f(2, 4, 5)), "bhid,bhjd->bhij": (f(2, 2, 3, 4), f(2, 2, 5, 4)),
+    "...ij->...ji": (f(2, 3, 4),), "ii->i": (f(4, 4),), "ij->": (f(3, 4),), "i,j->ij": (f(3), f(4)), "ij,ij->": (f(3, 4), f(3, 4)),
+    "...ij,...jk->...ik": (f(2, 3, 4), f(1, 4, 5)), "i,i,i->": (f(5), f(5), f(5)), "ab,cd,bc->ad": (f(2, 3), f(4, 5), f(3, 4)),
+}.items():  # fmt: skip
+    row("Einsum", (12,), *_operands, equation=_equation)
+row("InstanceNormalization", (6, 22), f(2, 3, 4, 5), f(3), f(3))
+row("InstanceNormalization", (6,), f(2, 3, 7), f(3), f(3), epsilon=0.1)
+row("LayerNormalization", (17,), f(2, 3, 4), f(4), f(4), outputs=3)
+row("LayerNormalization", (17,), f(2, 3, 4), f(1), f(4))
+for _mode in ("constant", "edge", "reflect"):
+    row("Pad", (7,), f(3, 4), pads=[1, 2, 0, 3], mode=_mode)
+    row("Pad", (11, 13), f(3, 4), ints(2, 0, 1, 3), mode=_mode)
+    row("Pad", (18, 21), f(3, 5), ints(1, 2), None, ints(-1), mode=_mode)
+    row("Pad", (13,), f(4, 5), ints(-1, 2, 1, -2), mode=_mode)
+row("Pad", (19,), f(3, 4), ints(2, 1, 1, 3), mode="wrap")
+row("Pad", (7,), f(3, 4), pads=[0, 1, 0, 0], value=2.5)
+row("Pad", (13,), f(3, 4), ints(2, 0, 1, 3), number(1.5))
+row("Pad", (13,), ints(1, 2, 3), ints(1, 1), np.array(7))
+row("Tile", (6, 13), f(2, 3), ints(2, 1))
+row("Tile", (13,), f(2, 3, 2), ints(1, 3, 2))
+row("Size", (7, 13), f(2, 3, 4))
+for _axis in (0, 1, -1):
+    row("GatherElements", (11, 13), f(3, 4), np.array([[0, -1, 2], [2, 1, 0]]), axis=_axis)
+row("ReverseSequence", (10,), f(5, 3, 2), ints(5, 1, 3), time_axis=0, batch_axis=1)
+row("ReverseSequence", (10,), f(3, 5), ints(0, 4, 5), time_axis=1, batch_axis=0)
+_codes = lambda dtype, *shape: rng.integers(np.iinfo(dtype).min, np.iinfo(dtype).max + 1, shape).astype(dtype)
+for _dtype in (np.uint8, np.int8):
+    row("QuantizeLinear", (10, 13), f(3, 4, gain=9), number(0.07), np.array(3, _dtype))
+    row("QuantizeLinear", (13,), f(3, 4, 2, gain=9), positive(4), _codes(_dtype, 4), axis=1)
+    row("DequantizeLinear", (10, 13), _codes(_dtype, 3, 4), number(0.07), np.array(3, _dtype))
+    row("DequantizeLinear", (13,), _codes(_dtype, 3, 4), positive(4), _codes(_dtype, 4), axis=-1)
+row("QuantizeLinear", (13,), f(3, 4), number(0.02))
+row("QuantizeLinear", (21,), f(3, 4, gain=2000), number(0.07), np.array(9, np.int16))
+row("DequantizeLinear", (21,), _codes(np.uint8, 3, 6), positive(3, 2), _codes(np.uint8, 3, 2), axis=1, block_size=3)
+row("DynamicQuantizeLinear", (11,), f(3, 4, gain=3), outputs=3)
+row("DynamicQuantizeLinear", (11,), positive(3, 4), outputs=3)
+# of 7 bits: without VNNI the engine's sums of two products of 8 bits overflow
+row("MatMulInteger", (10,), _codes(np.uint8, 3, 40) // 2, _codes(np.int8, 40, 5))
+row("MatMulInteger", (10,), _codes(np.uint8, 2, 3, 7), _codes(np.uint8, 7, 5), np.array(9, np.uint8), np.array(200, np.uint8))
+row("MatMulInteger", (10,), _codes(np.uint8, 3, 7) // 2, _codes(np.int8, 7, 5), np.array(9, np.uint8), _codes(np.int8, 5))
+for _op in ("GlobalAveragePool", "GlobalMaxPool"):
+    row(_op, (7, 22), f(2, 3, 4, 5))
+    row(_op, (7,), f(2, 3, 7))
+for _options in ({}, {"strides": [2]}, {"strides": [3], "pads": [1, 2]}, {"dilations": [2], "pads": [1, 0]}, {"strides": [2], "output_padding": [1]},
+                 {"strides": [2], "output_padding": [1], "pads": [0, 2]}, {"auto_pad": "SAME_UPPER", "strides": [2]},
+                 {"auto_pad": "SAME_LOWER", "strides": [2]}, {"output_shape": [13], "strides": [2]}):  # fmt: skip
+    row("ConvTranspose", (7, 11, 22), f(2, 4, 6), f(4, 5, 3), f(5), **_options)
+    row("ConvTranspose", (11,), f(2, 4, 6), f(4, 2, 3), group=2, **_options)
+row("ConvTranspose", (11,), f(2, 3, 4, 5), f(3, 2, 3, 2), f(2), strides=[2, 1], pads=[1, 0, 0, 1])
+row("ConvTranspose", (11,), f(2, 4, 4, 5), f(4, 3, 2, 3), group=2, strides=[1, 3], dilations=[2, 1])
+row("ConvTranspose", (11,), f(1, 2, 3, 3, 3), f(2, 2, 2, 2, 2))
+row("Dropout", (12, 13), f(2, 3), outputs=2)
+row("Dropout", (12,), f(2, 3), number(0.0), np.array(True), outputs=2)

@@ -37,15 +37,19 @@ def is_keras3(K: Any) -> bool:
 
 
 def randomise(K: Any, model: Any, rng: Rng) -> None:
-    """Give every weight distinct random values; variances positive."""
+    """Give every weight distinct random values, smaller where many meet in a sum; variances positive."""
     for weight in model.weights:
         path = getattr(weight, "path", weight.name)
         if "seed" in path:
             continue
-        values = rng.normal(0, 0.5, weight.shape)
+        many = np.prod(weight.shape[:-1], dtype=float)
+        values = rng.normal(0, min(0.5, 1.5 / np.sqrt(max(many, 1))), weight.shape)
         if "variance" in path:
             values = rng.uniform(0.3, 2, weight.shape)
         weight.assign(values.astype(str(np.dtype(getattr(weight.dtype, "name", weight.dtype)))))
+    for layer in model.layers:
+        if isinstance(layer, K.layers.Normalization):
+            layer.finalize_state()  # what it computes with are copies of its weights
 
 
 def one(rng: Rng, values: Any) -> Any:
@@ -446,6 +450,280 @@ def joined_in_time(K: Any, rng: Rng) -> Net:
     return Net(K.Model(parts, [L.LSTM(3)(y)]), lambda n, t: [draw(n, t), draw(n, t + 1)], None, "joined in time")
 
 
+def over_time(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
+    """Return a layer that makes other steps of steps: convolutions, poolings, repeats, margins."""
+    L, kind = K.layers, int(rng.integers(9))
+    padding = one(rng, ("valid", "same"))
+    strides = 2 if flip(rng, 0.3) and (padding == "valid" or steps is not None) else 1
+    bias, act = flip(rng, 0.8), activation(K, rng)
+    if kind == 0:
+        return convolution(K, rng, width, steps)
+    if kind == 1:
+        return L.DepthwiseConv1D(
+            int(rng.integers(1, 4)), strides, padding, int(rng.integers(1, 4)), activation=act, use_bias=bias
+        )
+    if kind == 2:
+        padding = one(rng, ("valid", "same", "causal"))
+        strides = 1 if padding == "same" and steps is None else strides
+        return L.SeparableConv1D(
+            int(rng.integers(1, 6)), int(rng.integers(1, 4)), strides, padding, activation=act, use_bias=bias,
+            dilation_rate=1 if strides > 1 else int(rng.integers(1, 3)), depth_multiplier=int(rng.integers(1, 3)),
+        )  # fmt: skip
+    if kind < 5:
+        made = (L.MaxPooling1D, L.AveragePooling1D)[kind - 3]
+        return made(int(rng.integers(1, 4)), strides=strides, padding=padding)
+    if kind == 5:
+        return L.UpSampling1D(int(rng.integers(1, 4)))
+    if kind == 6:
+        return L.ZeroPadding1D(one(rng, (1, 2, (0, 2), (3, 1))))
+    if kind == 7:
+        return L.Cropping1D(one(rng, ((0, 1), (1, 1), (1, 0))))
+    return L.UnitNormalization()
+
+
+def whole(K: Any, rng: Rng) -> Any:
+    """Return a layer that makes one vector of all steps."""
+    kind = one(rng, (K.layers.GlobalAveragePooling1D, K.layers.GlobalMaxPooling1D))
+    return kind(keepdims=True) if flip(rng, 0.3) else kind()
+
+
+def convolutional(K: Any, rng: Rng) -> Net:
+    """Layers that change the steps, before, between and after recurrences; masks end there or go through."""
+    L, steps = K.layers, int(rng.integers(9, 14)) if flip(rng, 0.7) else None
+    x, y, draw, about = start(K, rng, steps)
+    names = [about]
+    for _ in range(int(rng.integers(1, 4))):
+        layer = over_time(K, rng, y.shape[-1], y.shape[1])
+        y = layer(y)
+        names.append(layer.name)
+    if flip(rng, 0.6):
+        y = recurrent(K, rng, return_sequences=True)(y)
+    layer = whole(K, rng) if flip(rng, 0.6) else recurrent(K, rng)
+    y = layer(y)
+    return Net(
+        K.Model(x, L.Dense(2)(y)), lambda b, n: [draw(b, n if steps else n + 7)], steps, " ".join([*names, layer.name])
+    )
+
+
+def pooled(K: Any, rng: Rng) -> Net:
+    """Masked sequences that end in poolings over time."""
+    L = K.layers
+    x, y, draw, about = start(K, rng, None)
+    y = recurrent(K, rng, return_sequences=True)(y)
+    outputs = [
+        L.GlobalAveragePooling1D()(y), L.GlobalMaxPooling1D(keepdims=True)(y), L.GlobalAveragePooling1D(keepdims=True)(L.Dense(3)(y))
+    ]  # fmt: skip
+
+    def drawn(batch: int, steps: int) -> list[Array]:
+        """Draw rows of which none is masked whole: their mean would be 0 / 0."""
+        while True:
+            values = draw(batch, steps)
+            masked = values == 0 if values.ndim == 2 else (values == MASK_VALUE).all(-1)
+            if not masked.all(1).any():
+                return [values]
+
+    return Net(K.Model(x, outputs), drawn, None, f"pooled {about}")
+
+
+def attention(K: Any, rng: Rng) -> Net:
+    """Attention of one sequence over another, or over itself, of every kind; masks of both; then a recurrence and poolings."""
+    L, kind = K.layers, int(rng.integers(3))
+    parts = [start(K, rng, None, name=f"in{k}") for k in range(2)]
+    units = int(rng.integers(1, 6))
+    query, value = (L.GRU(units, return_sequences=True)(y) for _, y, _, _ in parts)
+    key = L.Dense(units)(value) if flip(rng, 0.4) else None
+    options = {"use_causal_mask": True} if flip(rng, 0.4) else {}
+    scores = flip(rng, 0.3)
+    options |= {"return_attention_scores": True} if scores else {}
+    if kind < 2:
+        made = L.AdditiveAttention(use_scale=flip(rng)) if kind else L.Attention(
+            use_scale=flip(rng), score_mode=one(rng, ("dot", "concat")), dropout=one(rng, (0.0, 0.3))
+        )  # fmt: skip
+        out = made([query, value] if key is None else [query, value, key], **options)
+    else:
+        made = L.MultiHeadAttention(
+            int(rng.integers(1, 4)), int(rng.integers(1, 5)), value_dim=one(rng, (None, 3)), dropout=one(rng, (0.0, 0.3)),
+            use_bias=flip(rng, 0.8), output_shape=one(rng, (None, 5)),
+        )  # fmt: skip
+        out = made(query, value, **({} if key is None else {"key": key}), **options)
+    outputs = list(out) if scores else [out]
+    more = [recurrent(K, rng)(outputs[0]), L.Concatenate()([query, outputs[0]])]
+
+    def both(batch: int, steps: int) -> list[Array]:
+        return [draw(batch, steps + k) for k, (_, _, draw, _) in enumerate(parts)]
+
+    about = f"{made.name} {options} key={key is not None} {[p[3] for p in parts]} dropout={getattr(made, 'dropout', '')}"
+    return Net(K.Model([x for x, *_ in parts], [*outputs, *more]), both, None, about)
+
+
+def image_layers(K: Any, rng: Rng, count: int) -> list[Any]:
+    """Return layers over images, which stay at least as large as windows are."""
+    L, made = K.layers, []
+    for _ in range(count):
+        kind, act, bias = int(rng.integers(8)), activation(K, rng), flip(rng, 0.8)
+        size, padding = one(rng, (1, 2, (2, 3), (3, 1))), one(rng, ("same", "same", "valid"))
+        strides = 2 if flip(rng, 0.2) else 1
+        if kind < 2:
+            made.append(L.Conv2D(int(rng.integers(1, 5)), size, strides, padding, activation=act, use_bias=bias))
+        elif kind == 2:
+            made.append(L.DepthwiseConv2D(size, strides, padding, int(rng.integers(1, 3)), activation=act, use_bias=bias))
+        elif kind == 3:
+            made.append(L.SeparableConv2D(3, size, 1, padding, activation=act, use_bias=bias, dilation_rate=one(rng, (1, 2))))
+        elif kind < 6:
+            pool = one(rng, (L.MaxPooling2D, L.AveragePooling2D))
+            made.append(pool(one(rng, (2, (1, 2))), strides=1 if padding == "same" else None, padding=padding))
+        elif kind == 6:
+            made.append(one(rng, (L.UpSampling2D(one(rng, (2, (1, 2)))), L.ZeroPadding2D(((1, 0), (0, 2))))))
+        else:
+            made.append(one(rng, (L.Cropping2D(((1, 0), (0, 1))), L.BatchNormalization(), L.Dropout(0.2))))
+    return made
+
+
+def video(K: Any, rng: Rng) -> Net:
+    """Images over time: layers applied to each, by themselves or as a model, then a recurrence."""
+    L = K.layers
+    steps = int(rng.integers(2, 5)) if flip(rng, 0.6) else None
+    shape = (int(rng.integers(7, 10)), int(rng.integers(7, 10)), int(rng.integers(1, 4)))
+    x = K.Input((steps, *shape))
+    inner = image_layers(K, rng, int(rng.integers(1, 4)))
+    end = one(rng, (L.Flatten(), L.GlobalAveragePooling2D(), L.GlobalMaxPooling2D()))
+    if flip(rng, 0.5):
+        y = L.TimeDistributed(K.Sequential([K.Input(shape), *inner, end], name="frames"))(x)
+    else:
+        y = x
+        for layer in [*inner, end]:
+            y = L.TimeDistributed(layer)(y)
+    y = recurrent(K, rng, return_sequences=flip(rng))(y)
+
+    def frames(batch: int, n: int) -> list[Array]:
+        return [rng.normal(0, 1, (batch, n, *shape)).astype("f4")]
+
+    return Net(K.Model(x, y), frames, steps, "video " + " ".join(layer.name for layer in [*inner, end]))
+
+
+def paragraphs(K: Any, rng: Rng) -> Net:
+    """Sentences of words: a layer or a model over the words of each sentence, then one over sentences."""
+    L = K.layers
+    words = int(rng.integers(4, 7))
+    steps = int(rng.integers(2, 4)) if flip(rng) else None
+    inner = one(
+        rng,
+        (
+            lambda: recurrent(K, rng),
+            lambda: bidirectional(K, rng, False),
+            lambda: L.Conv1D(3, 2, padding=one(rng, ("same", "causal", "valid")), activation=activation(K, rng)),
+            lambda: L.MaxPooling1D(2),
+            lambda: L.GlobalMaxPooling1D(),
+            lambda: K.Sequential([K.Input((words, 3)), recurrent(K, rng, return_sequences=True), L.Dense(2), L.GRU(3)]),
+        ),
+    )()
+    size = 9
+    if flip(rng):
+        masked = flip(rng) and not is_keras3(K)  # Keras 3 loses the mask of an Embedding that is applied to steps
+        x = K.Input((steps, words), dtype="int32")
+        table = L.Embedding(size, 3, mask_zero=masked)
+        y = L.TimeDistributed(table)(x) if flip(rng) else table(x)
+    else:
+        masked = False
+        x = K.Input((steps, words, 3))
+        y = x
+    y = L.TimeDistributed(inner)(y)
+    while len(y.shape) > 3:
+        y = L.TimeDistributed(L.Flatten())(y)
+    y = recurrent(K, rng)(y)
+
+    def text(batch: int, n: int) -> list[Array]:
+        if len(x.shape) == 4:
+            return [rng.normal(0, 1, (batch, n, words, 3)).astype("f4")]
+        ids_ = np.where(rng.random((batch, n, words)) < 0.3, 0, rng.integers(1, size, (batch, n, words)))
+        return [ids_.astype("i4")]
+
+    return Net(K.Model(x, y), text, steps, f"paragraphs of {inner.name} masked={masked}")
+
+
+def convolved_states(K: Any, rng: Rng) -> Net:
+    """ConvLSTM over one axis or two, with states, backwards, and under a mask of steps."""
+    L, axes = K.layers, 2 if flip(rng) else 1
+    steps, units = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+    shape = (*(int(rng.integers(5, 8)) for _ in range(axes)), int(rng.integers(1, 4)))
+    x = K.Input((steps, *shape))
+    padding = one(rng, ("same", "valid"))
+    options = {
+        "activation": one(rng, ("tanh", "relu")), "recurrent_activation": one(rng, ("sigmoid", "hard_sigmoid")), "use_bias": flip(rng, 0.8),
+        "return_sequences": flip(rng), "go_backwards": flip(rng, 0.3), "return_state": flip(rng, 0.3),
+        "strides": one(rng, (1, 1, 2)),
+    }  # fmt: skip
+    if options["strides"] == 1:
+        options["dilation_rate"] = one(rng, (1, 2))
+    made = (L.ConvLSTM1D, L.ConvLSTM2D)[axes - 1](units, one(rng, (1, 2, 3)), padding=padding, **options)
+    given: list[Any] = []
+    arguments: dict[str, Any] = {}
+    if flip(rng, 0.3):
+        given = [K.Input((steps,), dtype="bool", name="m")]
+        arguments["mask"] = given[0]
+    out = made(x, **arguments)
+    outputs = list(out) if isinstance(out, list | tuple) else [out]
+    again = (L.ConvLSTM1D, L.ConvLSTM2D)[axes - 1](2, 2, padding="same")
+    if options["return_sequences"]:
+        outputs.append(again(outputs[0]))
+
+    def arrays(batch: int, n: int) -> list[Array]:
+        return [rng.normal(0, 1, (batch, n, *shape)).astype("f4"), *(~hole_pattern(rng, batch, n) for _ in given)]
+
+    return Net(K.Model([x, *given], outputs), arrays, steps, f"ConvLSTM{axes}D {options} masked={bool(given)}")
+
+
+def elementwise(K: Any, rng: Rng) -> Net:
+    """Activation layers with their arguments, normalisations, and data brought to scale."""
+    L, width = K.layers, int(rng.integers(2, 6))
+    steps = int(rng.integers(3, 6))
+    makers = [
+        lambda: L.PReLU(shared_axes=one(rng, ([1], None, [1, 2]))),
+        lambda: L.ReLU(max_value=one(rng, (None, 1.5, 6.0)), threshold=one(rng, (0.0, 0.4)), negative_slope=one(rng, (0.0, 0.2))),
+        lambda: L.UnitNormalization(axis=one(rng, (-1, 1, [1, 2]))),
+        lambda: L.Rescaling(one(rng, (0.5, [0.3] * width)), offset=one(rng, (0.0, -0.7))),
+        lambda: L.Normalization(axis=-1, mean=[0.3] * width, variance=[1.7] * width, invert=flip(rng, 0.3)),
+        lambda: L.Normalization(axis=one(rng, (-1, (1, 2), None))),
+        lambda: L.LayerNormalization(axis=one(rng, (-1, [1, 2]))),
+        lambda: L.Softmax(axis=one(rng, (-1, 1))),
+        lambda: L.Activation(activation(K, rng)),
+        lambda: L.ELU(0.6),
+    ]
+    if not is_keras3(K):
+        makers.append(lambda: L.ThresholdedReLU(theta=float(one(rng, (0.3, 1.0)))))
+    else:
+        names = ("log_softmax", "tanh_shrink", "hard_shrink", "soft_shrink", "sparse_plus", "sparse_sigmoid")
+        makers.append(lambda: L.Activation(one(rng, names)))
+    x = K.Input((steps, width))
+    y, names_ = x, []
+    for _ in range(int(rng.integers(1, 4))):
+        layer = one(rng, makers)()
+        y = layer(y)
+        names_.append(layer.name)
+    draw = features(rng, width)
+    return Net(
+        K.Model(x, [y, L.GRU(3)(y)]), lambda n, t: [2 * draw(n, t)], steps, "elementwise " + " ".join(names_)
+    )
+
+
+def dot_products(K: Any, rng: Rng) -> Net:
+    """Dot of sequences and vectors along any axes, and what attention was made of before it was a layer."""
+    L, width, steps = K.layers, int(rng.integers(2, 6)), int(rng.integers(3, 6))
+    a, b = K.Input((steps, width), name="a"), K.Input((steps, width), name="b")
+    one_, two = (L.GRU(width, return_sequences=True)(t) for t in (a, b))
+    last = L.LSTM(width)(a)
+    normal = flip(rng)
+    outputs = [
+        L.Dot(axes=one(rng, (1, 2, -1, (2, 2), (1, 1))), normalize=normal)([one_, two]),
+        L.Dot(axes=one(rng, ((2, 1), (-1, -1))), normalize=normal)([one_, last]),
+        L.Dot(axes=1, normalize=normal)([last, L.LSTM(width)(b)]),
+    ]
+    shares = L.Activation("softmax")(outputs[1])
+    outputs.append(L.Dot(axes=(1, 1))([shares, two]))
+    draw = features(rng, width)
+    return Net(K.Model([a, b], outputs), lambda n, t: [draw(n, t), draw(n, t)], steps, f"dot normalize={normal}")
+
+
 KINDS: dict[str, tuple[int, Callable[[Any, Rng], Net]]] = {
     "sequential": (8, sequential),
     "merged": (3, merged),
@@ -458,6 +736,14 @@ KINDS: dict[str, tuple[int, Callable[[Any, Rng], Net]]] = {
     "masked_argument": (1, masked_argument),
     "fixed": (2, fixed),
     "joined_in_time": (1, joined_in_time),
+    "convolutional": (3, convolutional),
+    "pooled": (1, pooled),
+    "attention": (3, attention),
+    "video": (2, video),
+    "paragraphs": (2, paragraphs),
+    "convolved_states": (2, convolved_states),
+    "elementwise": (2, elementwise),
+    "dot_products": (1, dot_products),
 }
 
 

@@ -274,14 +274,14 @@ def refuse(node: Any, *words: str, opset: int = 22, error: type = UnsupportedErr
 
 
 def test_a_refusal_names_node_operator_attribute_and_value():
-    refuse(helper.make_node("Selu", ["x"], ["y"], "act", alpha=1.5), "'act'", "Selu", "alpha", "1.5")
-    refuse(helper.make_node("Selu", ["x"], ["y"], "act", alpha=1.6732), "'act'", "Selu", "alpha", "1.6732")
+    pads = np.zeros(4, np.int64)
+    refuse(helper.make_node("Pad", ["x", "p"], ["y"], "pad", mode="mirror"), "'pad'", "Pad", "mode", "mirror", p=pads)
     refuse(helper.make_node("Gelu", ["x"], ["y"], "act", approximate="exact"), "'act'", "Gelu", "approximate", "exact")
     refuse(helper.make_node("Relu", ["x"], ["y"], "act", bound=3), "'act'", "Relu", "bound", "3")
-    refuse(helper.make_node("Dropout", ["x"], ["y", "mask"], "drop"), "'drop'", "Dropout", "mask")
     refuse(helper.make_node("Cast", ["x"], ["y"], "text", to=TensorProto.STRING), "'text'", "Cast", "to", "8")
     refuse(helper.make_node("Cast", ["x"], ["y"], "half", to=TensorProto.BFLOAT16), "'half'", "Cast", "to", "16")
-    refuse(helper.make_node("Add", ["x", "x"], ["y"], "sum", broadcast=1), "'sum'", "Add", "broadcast", "1", opset=6)
+    split = helper.make_node("Split", ["x"], ["y", "z"], "cut", num_outputs=3)
+    refuse(split, "'cut'", "Split", "num_outputs", "3")
     training = np.array(True)
     refuse(
         helper.make_node("Dropout", ["x", "", "t"], ["y"], "d"), "'d'", "Dropout", "training_mode", "True", t=training
@@ -301,6 +301,39 @@ def test_recurrent_refusals_name_node_operator_attribute_and_value(op):
         assert all(word in str(caught.value) for word in ("'node'", op, name, str(shown))), str(caught.value)
     with pytest.raises(UnsupportedError, match=f"'node': {op} .*activations"):
         session(case(op, activations=["Tanh"] * (count + 1)).proto())
+
+
+def test_before_opset_7_the_second_operand_is_aligned_at_an_axis():
+    x, b = np.arange(24, dtype="f4").reshape(2, 3, 4), np.array([10, 20, 30], "f4")
+    node = helper.make_node("Add", ["x", "b"], ["y"], broadcast=1, axis=1)
+    got = session(model([node], {"x": ("f4", (2, 3, 4))}, ["y"], {"b": b}, opset=6)).run(x)
+    np.testing.assert_array_equal(got, x + b[:, None])
+    node = helper.make_node("Mul", ["x", "b"], ["y"], broadcast=1)
+    got = session(model([node], {"x": ("f4", (2, 3, 4))}, ["y"], {"b": np.arange(4, dtype="f4")}, opset=6)).run(x)
+    np.testing.assert_array_equal(got, x * np.arange(4, dtype="f4"))
+
+
+def test_sums_of_codes_are_exact_where_sixteen_bits_overflow():
+    """The engine's are not, without VNNI."""
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 256, (3, 40), np.uint8), rng.integers(-128, 128, (40, 5)).astype(np.int8)
+    proto = model([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], {"a": ("u1", (3, 40)), "b": ("i1", (40, 5))}, ["y"])
+    got = session(proto).run({"a": a, "b": b})["y"]
+    np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
+
+
+def test_all_that_is_not_supported_is_named_in_one_message():
+    nodes = [
+        helper.make_node("Foo", ["x"], ["a"], "one"),
+        helper.make_node("Gelu", ["x"], ["b"], "two", approximate="exact"),
+        helper.make_node("Pad", ["x", "p"], ["c"], "three", mode="mirror"),
+        helper.make_node("Add", ["b", "c"], ["y"], "four"),
+    ]
+    with pytest.raises(UnsupportedError) as caught:
+        session(model(nodes, {"x": ("f4", (2,))}, ["y"], {"p": np.zeros(2, np.int64)}, opset=20))
+    message = str(caught.value)
+    assert all(word in message for word in ("Foo", "'one'", "'two'", "exact", "'three'", "mirror", "opset 20"))
+    assert "'four'" not in message
 
 
 def test_unknown_operators_are_all_named_at_once():
@@ -327,7 +360,7 @@ def test_control_flow_sparse_and_external_data_are_refused():
         session(model([constant, node], {"x": ("f4", (2,))}, ["y"]))
     body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "body", [], [proto.graph.output[0]])
     branch = helper.make_node("Identity", ["x"], ["y"], "branch", then_branch=body)
-    with pytest.raises(UnsupportedError, match="'branch': Identity: attribute 'then_branch'"):
+    with pytest.raises(UnsupportedError, match="'branch': Identity .*attribute then_branch"):
         session(model([branch], {"x": ("f4", (2,))}, ["y"]))
 
 
@@ -615,7 +648,7 @@ def broken_graphs() -> dict[str, Any]:
         "too many outputs": model([helper.make_node("Add", ["x", "x"], ["y", "z"])], x, ["z"]),
         "no outputs of a node": model([helper.make_node("Add", ["x", "x"], [])], x, ["x"]),
         "sizes that do not fit": model([add("x", "w", "y")], x, ["y"], {"w": np.ones(5, "f4")}),
-        "integers for a matrix product": model([helper.make_node("MatMul", ["i", "i"], ["y"])], {"i": ("i8", (2, 2))}, ["y"]),
+        "booleans for a matrix product": model([helper.make_node("MatMul", ["i", "i"], ["y"])], {"i": ("?", (2, 2))}, ["y"]),
         "a huge shape": model([helper.make_node("Expand", ["x", "s"], ["y"])], x, ["y"], {"s": ints(2**40, 2**40, 1)}),
         "a huge constant": model([helper.make_node("ConstantOfShape", ["s"], ["y"])], x, ["y"], {"s": ints(2**31, 2**31)}),
         "a negative size": model([helper.make_node("ConstantOfShape", ["s"], ["y"])], x, ["y"], {"s": ints(-3)}),
