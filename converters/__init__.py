@@ -64,10 +64,7 @@ def convert(
         raise UnsupportedError(
             f"{path} is a folder; if it is a SavedModel, load it where it was made and model.save('model.keras')"
         )
-    with opened(path) as (file, size):
-        if size > MAX_BYTES:
-            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
-        data = file.read()
+    data = read_source(path)
     try:
         model = _convert(data, inputs or {}, architecture, custom or {}, str(path), external_data)
     except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
@@ -76,6 +73,14 @@ def convert(
         raise type(error)(f"{path}: {error}") from error
     model = replace(model, metadata={**model.metadata, "source_name": path.name})
     return model if example is None else replace(model, example=read_example(example, model))
+
+
+def read_source(path: Path) -> bytes:
+    """Return the bytes of a source file. Raise ModelFileError if there are too many."""
+    with opened(path) as (file, size):
+        if size > MAX_BYTES:
+            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
+        return file.read()
 
 
 def _convert(
