@@ -162,7 +162,7 @@ class Build:
         op: str,
         inputs: Sequence[Tensor | None],
         outputs: int | Sequence[bool] = 1,
-        subgraphs: Mapping[str, Graph] | None = None,
+        subgraphs: Any = None,
         **attributes: AttributeValue,
     ) -> Any:
         """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""
