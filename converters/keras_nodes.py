@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.to_keras import Call, Tensor, handler, sizes
-from fastlstm.layers.activations import KERAS, SOFTMAX
+from fastlstm.layers.activations import KERAS
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.op import Value
 from fastlstm.ops.recurrent import Recurrent
 
-NAMES = {SOFTMAX: "softmax"} | {kind: name for name, kind in reversed(KERAS.items())}
+NAMES = {kind: name for name, kind in reversed(KERAS.items())}
 HARD = ("HardSigmoid", KERAS["hard_sigmoid"][1], 0.5)
 
 

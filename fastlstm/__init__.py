@@ -27,7 +27,18 @@ TYPE_CHECKING = False  # a type checker takes it for typing's, which is slow to 
 if TYPE_CHECKING:
     from typing import Any
 
-    from fastlstm import callbacks, data, initializers, layers, losses, metrics, models, optimizers, regularizers
+    from fastlstm import (
+        callbacks,
+        constraints,
+        data,
+        initializers,
+        layers,
+        losses,
+        metrics,
+        models,
+        optimizers,
+        regularizers,
+    )
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
     from fastlstm.format import Example
@@ -61,6 +72,7 @@ _LATER = {
 }
 _NAMESPACES = (
     "callbacks",
+    "constraints",
     "data",
     "initializers",
     "layers",
@@ -106,6 +118,7 @@ __all__ = [
     "UnsupportedError",
     "VerificationError",
     "callbacks",
+    "constraints",
     "convert",
     "ctc",
     "data",

@@ -64,6 +64,13 @@ class CallbackList:
     def __init__(self, callbacks: Sequence[Any], model: Any, params: dict[str, Any]):
         self.callbacks = list(callbacks)
         for callback in self.callbacks:
+            if isinstance(callback, type):
+                raise InputError(
+                    f"callbacks hold the class {callback.__name__}, expected an object: {callback.__name__}(...)"
+                )
+            if not hasattr(callback, "set_model") or not hasattr(callback, "set_params"):
+                raise InputError(f"callbacks hold {callback!r}, expected a Callback")
+        for callback in self.callbacks:
             callback.set_model(model)
             callback.set_params(params)
         # hooks that nobody overrides are not called: a step of a small network takes microseconds

@@ -2,13 +2,14 @@
 the labels that CTC's logits spell."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from fastlstm.decoding import ctc_decode
 from fastlstm.errors import InputError, ModelFileError, ShapeError
+from fastlstm.randomness import generator
 
 __all__ = [
     "FILTERS", "Tokenizer", "ctc_decode", "pad_sequences", "timeseries_windows", "to_categorical", "tokenizer_from_json",
@@ -112,6 +113,56 @@ def timeseries_windows(
         return x, np.ascontiguousarray(ahead)
     y = np.moveaxis(ahead, -1, 1)
     return x, np.ascontiguousarray(y[:, 0] if horizon == 1 else y)
+
+
+class TimeseriesGenerator:
+    """Batches (x, y) of windows of a series, for `fit`: x (batch_size, length, ...) steps of `data`, y the step of `targets` that follows.
+
+    Arguments and numbers are Keras's. Of each window every `sampling_rate`-th step is taken, in order or with `reverse` the other way; `stride` is
+    the distance of two windows. With `shuffle` windows are drawn at random.
+
+    >>> model.fit(TimeseriesGenerator(series, series, length=12, batch_size=16), epochs=5)
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        targets: Any,
+        length: int,
+        sampling_rate: int = 1,
+        stride: int = 1,
+        start_index: int = 0,
+        end_index: int | None = None,
+        shuffle: bool = False,
+        reverse: bool = False,
+        batch_size: int = 128,
+    ):
+        self.data, self.targets = np.asarray(data), np.asarray(targets)
+        if len(self.data) != len(self.targets):
+            raise ShapeError(f"the data have {len(self.data)} steps, the targets {len(self.targets)}")
+        self.length, self.sampling_rate, self.stride = length, sampling_rate, stride
+        self.start_index, self.end_index = start_index + length, len(self.data) - 1 if end_index is None else end_index
+        self.shuffle, self.reverse, self.batch_size = shuffle, reverse, batch_size
+        if self.start_index > self.end_index:
+            raise InputError(
+                f"no window of {length} steps and one to predict fits between steps {start_index} and {self.end_index}"
+            )
+
+    def __len__(self) -> int:
+        span = self.batch_size * self.stride
+        return (self.end_index - self.start_index + span) // span
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.shuffle:
+            ends = generator().integers(self.start_index, self.end_index + 1, self.batch_size)
+        else:
+            first = self.start_index + self.batch_size * self.stride * index
+            ends = np.arange(first, min(first + self.batch_size * self.stride, self.end_index + 1), self.stride)
+        x = np.array([self.data[end - self.length : end : self.sampling_rate] for end in ends])
+        return x[:, ::-1] if self.reverse else x, self.targets[ends]
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return (self[index] for index in range(len(self)))
 
 
 class Tokenizer:

@@ -81,6 +81,8 @@ def _logits(y_pred: Tensor, from_logits: bool, op: str) -> Tensor | None:
 # ---- regression ------------------------------------------------------------------------------------------
 def mean_squared_error(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """mean (p - y)^2"""
+    if y_pred.shape and y_pred.shape == y_true.shape and y_pred.value.dtype == y_true.value.dtype:
+        return _node("MeanSquares", y_pred, y_true)
     return _mean((y_pred - y_true) ** 2)
 
 
@@ -452,7 +454,8 @@ _BY_NAME |= {
     short: _BY_NAME[long]
     for long, shorts in {
         "binary_crossentropy": ("bce", "BCE"),
-        "kl_divergence": ("kld", "KLD"),
+        "huber": ("huber_loss",),
+        "kl_divergence": ("kld", "KLD", "kullback_leibler_divergence"),
         "log_cosh": ("logcosh",),
         "mean_absolute_error": ("mae", "MAE"),
         "mean_absolute_percentage_error": ("mape", "MAPE"),

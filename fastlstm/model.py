@@ -45,14 +45,19 @@ class Model:
         """
         format.write_atomically(path, (self if weights is None else self.narrowed(weights)).to_bytes())
 
-    def export(self, path: str | os.PathLike) -> None:
-        """Write a Keras 3 file (`.keras`) that Keras loads with the same outputs. Raise UnsupportedError naming a node that Keras lacks.
+    def export(self, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False) -> None:
+        """Write a file for other engines with the same outputs: `.keras`, which Keras 3 loads, or `.onnx`. The name says which.
+
+        opset: of an ONNX graph, 13 to 23; None: 17, or the first later one with an operator for every node.
+        right_padded: in masks that the model makes of its inputs the valid steps of every row come first, so that ONNX's lengths stand for them.
+        Raise UnsupportedError naming every node that the format lacks.
 
         >>> fastlstm.convert("old.h5").export("new.keras")
+        >>> fastlstm.convert("old.h5").export("new.onnx")
         """
-        from fastlstm.converters.to_keras import keras_bytes
+        from fastlstm.converters import exported
 
-        format.write_atomically(path, keras_bytes(self))
+        format.write_atomically(path, exported(self, path, opset, right_padded))
 
     def to_bytes(self) -> bytes:
         """Return the bytes of the model file."""

@@ -21,6 +21,11 @@ def generator(seed: int | None = None) -> np.random.Generator:
     return _shared if seed is None else _seeded(seed)
 
 
+def random_stream(seed: int, purpose: int, index: int, place: int = 0) -> np.random.Generator:
+    """Return the random numbers of one epoch or step: they depend on nothing but these four, so that training can go on anywhere."""
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, place, index]))
+
+
 def _seeded(seed: int) -> np.random.Generator:
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
         raise InputError(f"seed={seed!r}: expected a whole number of at least 0, or None")

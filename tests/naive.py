@@ -199,6 +199,41 @@ def conv1d(x, kernel, b, *, stride=1, dilation=1, groups=1, padding="valid", dty
     return ys
 
 
+def windows(x, sizes, strides, dilations, pads, fill=0.0):
+    """Yield (place, window) of x (B, ..., C): windows (B, *sizes, C) in the order of their places."""
+    x = np.pad(x, [(0, 0), *pads, (0, 0)], constant_values=fill)
+    counts = [
+        (n - (size - 1) * dilation - 1) // stride + 1
+        for n, size, stride, dilation in zip(x.shape[1:-1], sizes, strides, dilations, strict=True)
+    ]
+    for place in np.ndindex(*counts):
+        cut = [
+            slice(p * stride, p * stride + (size - 1) * dilation + 1, dilation)
+            for p, size, stride, dilation in zip(place, sizes, strides, dilations, strict=True)
+        ]
+        yield place, x[(slice(None), *cut)]
+
+
+def convolve(x, kernel, b, *, strides, dilations, pads, groups=1, dtype=np.float64):
+    """Cross-correlate x (B, ..., C) over any number of axes with kernel (K, ..., C / groups, F): (B, ..., F)."""
+    x, kernel, b = cast(dtype, x, kernel, b)
+    sizes, ys = kernel.shape[:-2], {}
+    for place, window in windows(x, sizes, strides, dilations, pads):
+        parts = zip(np.split(window, groups, -1), np.split(kernel, groups, -1), strict=True)
+        flat = [w.reshape(len(x), -1) @ k.reshape(-1, k.shape[-1]) for w, k in parts]
+        ys[place] = np.concatenate(flat, 1) + b
+    counts = [1 + max(axis) for axis in zip(*ys, strict=True)]
+    return np.stack(list(ys.values()), 1).reshape(len(x), *counts, len(b))
+
+
+def attend(q, k, v, *, scale=1.0, counts=None, dtype=np.float64):
+    """Return softmax(scale q k') v and the shares, for q (..., Tq, D), k and v (..., Tv, ...); scores that do not count are -1e9."""
+    q, k, v = cast(dtype, q, k, v)
+    scores = scale * q @ np.swapaxes(k, -1, -2)
+    shares = softmax(scores if counts is None else np.where(counts, scores, -1e9), dtype=dtype)
+    return shares @ v, shares
+
+
 def layer_norm(x, gamma, beta, *, axis=-1, eps=1e-3, dtype=np.float64):
     x, gamma, beta = cast(dtype, x, gamma, beta)
     d = x - x.mean(axis, keepdims=True)

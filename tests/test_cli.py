@@ -168,6 +168,31 @@ def test_info_tells_the_bound_storage_and_what_hinders_streaming(here, capsys, n
     assert [spec["name"] for spec in facts["inputs"]] == ["weekly_change"]
 
 
+def test_info_shows_a_keras_file_as_it_is(here, capsys):
+    out = gave(capsys, "info", "sunspots.keras")
+    assert "format         keras-zip, written by Keras 3." in out
+    assert "refused        nothing: it converts" in out
+    facts = json.loads(gave(capsys, "info", "sunspots.keras", "--json"))
+    assert [layer["class"] for layer in facts["layers"]] == ["InputLayer", "LSTM", "LSTM", "Dense"]
+    gates = [4 * units * (inputs + units + 1) for inputs, units in ((1, 24), (24, 16))]
+    assert [layer["parameters"] for layer in facts["layers"]] == [0, *gates, 16 + 1]
+    assert facts["parameters"] == sum(gates) + 17
+    assert facts["refused"] == []
+    assert "--architecture is for weights-only Keras files" in refused(
+        capsys, "info", "model.safetensors", "--architecture", "io.npz"
+    )
+
+
+def test_convert_writes_a_keras_file_by_its_suffix(here, capsys, no_engine):
+    gave(capsys, "convert", "chars.h5", "-o", "new.keras")
+    ids = np.random.default_rng(0).integers(0, 50, (2, 7)).astype(np.int32)
+    old, new = (fastlstm.Session(fastlstm.convert(name)).run(ids) for name in ("chars.h5", "new.keras"))
+    np.testing.assert_array_equal(new, old)
+    assert "--weights int8 is of fastlstm files" in refused(
+        capsys, "convert", "chars.h5", "-o", "n.keras", "--weights", "int8"
+    )
+
+
 def test_info_shows_the_program_of_a_call_and_what_was_fused(here, capsys):
     out = gave(capsys, "info", "chars.h5", "--plan", "--batch", 3, "--steps", 20)
     for line in (
@@ -214,6 +239,29 @@ def test_names_in_a_file_cannot_steer_the_terminal(here, capsys):
     out = gave(capsys, "info", "evil")
     assert all(line.isprintable() for line in out.splitlines())
     assert "\nexample        verified" not in out
+
+
+@pytest.mark.parametrize("output", ["new.onnx", "new.keras"])
+def test_convert_writes_files_for_other_engines(output, here, capsys, no_engine):
+    pytest.importorskip("onnx")
+    pytest.importorskip("pyfive")
+    assert f"wrote {output}" in gave(capsys, "convert", "sunspots.keras", "-o", output)
+    again = fastlstm.Session(fastlstm.convert(output)).run(np.load("x.npy"))
+    np.testing.assert_array_equal(again, fastlstm.Session(fastlstm.convert("sunspots.keras")).run(np.load("x.npy")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-o", "new.onnx", "--weights", "int8"), "--weights int8 is of fastlstm files"),
+        (("-o", "new.onnx", "--opset", "9"), "opset=9: expected 13 to 23"),
+        (("-o", "new.keras", "--opset", "17"), "--opset and --right-padded are for"),
+        (("-o", "new.safetensors", "--right-padded"), "--opset and --right-padded are for"),
+    ],
+)
+def test_options_of_other_formats_are_refused(arguments, said, here, capsys, no_engine):
+    pytest.importorskip("onnx")
+    assert said in refused(capsys, "convert", "sunspots.keras", *arguments)
 
 
 def test_json_has_no_infinity(here, capsys, monkeypatch):

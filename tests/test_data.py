@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from training import networks
 
+import fastlstm
 from fastlstm import data
 from fastlstm.errors import InputError, ModelFileError, ShapeError
 
@@ -140,3 +141,46 @@ class TestTokenizer:
             data.Tokenizer(num_words=3).texts_to_matrix(["a"], "tf")
         with pytest.raises(ModelFileError, match="no JSON of a tokenizer"):
             data.Tokenizer.from_json("[1]")
+
+
+class TestTimeseriesGenerator:
+    @pytest.mark.parametrize("reverse", [False, True])
+    @pytest.mark.parametrize(("stride", "rate", "first", "last"), [(1, 1, 0, None), (2, 1, 3, 19), (3, 2, 1, None)])
+    @pytest.mark.parametrize("features", [(), (2,)])
+    def test_as_keras(self, reverse, stride, rate, first, last, features):
+        networks.keras()
+        legacy = pytest.importorskip("keras.src.legacy.preprocessing.sequence")
+        x, y = np.random.default_rng(0).random((23, *features)), np.arange(23.0)
+        options = {
+            "length": 4, "sampling_rate": rate, "stride": stride, "start_index": first, "end_index": last, "reverse": reverse,
+            "batch_size": 3,
+        }  # fmt: skip
+        expected = legacy.TimeseriesGenerator(x, y, **options)
+        found = data.TimeseriesGenerator(x, y, **options)
+        assert len(found) == len(expected)
+        for k, batch in enumerate(found):
+            for ours, theirs in zip(batch, expected[k], strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+
+    def test_fit_takes_all_of_it_every_epoch(self):
+        series = np.sin(np.arange(40, dtype=np.float32))[:, None]
+        batches = data.TimeseriesGenerator(series, series, length=5, batch_size=8)
+        model = fastlstm.Sequential([fastlstm.Input((5, 1)), fastlstm.layers.LSTM(4), fastlstm.layers.Dense(1)])
+        model.compile("adam", "mse")
+        history = model.fit(batches, epochs=2, verbose=0)
+        assert model.optimizer.iterations == 2 * len(batches) == 10
+        assert len(history.history["loss"]) == 2
+        assert model.predict(batches, verbose=0).shape == (35, 1)
+
+    def test_shuffled_windows_are_windows(self):
+        fastlstm.set_random_seed(0)
+        x, y = data.TimeseriesGenerator(np.arange(30), np.arange(30), length=4, batch_size=16, shuffle=True)[0]
+        np.testing.assert_array_equal(x[:, -1] + 1, y)
+        np.testing.assert_array_equal(x[:, 1:], x[:, :-1] + 1)
+        assert len(set(y)) > 8
+
+    def test_refusals(self):
+        with pytest.raises(ShapeError, match="the data have 5 steps, the targets 4"):
+            data.TimeseriesGenerator(np.arange(5), np.arange(4), length=2)
+        with pytest.raises(InputError, match="no window of 5 steps and one to predict fits between steps 0 and 4"):
+            data.TimeseriesGenerator(np.arange(5), np.arange(5), length=5)

@@ -38,7 +38,8 @@ def _classes(module: ModuleType, base: type) -> set[str]:
     [
         ("Layers: ", set(keras_layers._handlers)),
         ("Activations: ", set(KERAS)),
-        ("Built from: ", {name for name in layers.__all__ if name not in NO_LAYERS}),
+        ("Built from: ", {name for name in layers.__all__ if name not in NO_LAYERS and not name.islower()}),
+        ("As functions: ", {name for name in layers.__all__ if name.islower()}),
         ("Operators: ", set(onnx_graph.handlers)),
         ("The ops of a fastlstm file: ", set(registered())),
         ("Layers to train: ", _classes(layers, layers.Layer) - {"Lambda"}),
@@ -52,6 +53,7 @@ def _classes(module: ModuleType, base: type) -> set[str]:
         "layers",
         "activations",
         "models",
+        "functions",
         "onnx",
         "ops",
         "trained layers",

@@ -98,6 +98,10 @@ ONE: dict[str, Callable[[Any], Any]] = {
     "flatten": lambda L: L.Flatten(),
     "reshape": lambda L: L.Reshape((3, -1)),
     "permute": lambda L: L.Permute((2, 1)),
+    "a cell": lambda L: L.RNN(L.GRUCell(4, reset_after=False), return_sequences=True),
+    "a list of cells": lambda L: L.RNN([L.LSTMCell(4, unit_forget_bias=False), L.SimpleRNNCell(3, activation="relu")], go_backwards=True),
+    "stacked cells": lambda L: L.RNN(L.StackedRNNCells([L.GRUCell(4), L.LSTMCell(3, use_bias=False)])),
+    "cells in both directions": lambda L: L.Bidirectional(L.RNN([L.LSTMCell(4), L.LSTMCell(3)])),
     "relu with everything": lambda L: L.ReLU(max_value=0.7, negative_slope=0.2, threshold=0.3),
     "prelu": lambda L: L.PReLU(alpha_initializer="uniform"),
     "prelu, shared": lambda L: L.PReLU(shared_axes=[1], alpha_initializer="uniform"),
@@ -328,6 +332,20 @@ def test_causal_attention_sees_no_later_step(keras):
     want, wanted = keras.layers.Attention()([x, x], use_causal_mask=True, return_attention_scores=True)
     np.testing.assert_allclose(got, want, atol=1e-6)
     np.testing.assert_allclose(scores, wanted, atol=1e-6)
+
+
+def test_causal_attention_takes_any_numbers_of_steps(keras):
+    query, value = models.Input((None, I)), models.Input((None, I))
+    model = models.Model([query, value], layers.AdditiveAttention()([query, value], use_causal_mask=True))
+    twin = keras.layers.AdditiveAttention()
+    for steps in ((5, 7), (6, 3)):
+        x, z = features(1, B, steps[0], I), features(2, B, steps[1], I)
+        want = np.asarray(twin([x, z], use_causal_mask=True))
+        twin.set_weights(model.get_weights())
+        want = np.asarray(twin([x, z], use_causal_mask=True))
+        np.testing.assert_allclose(model([x, z]), want, atol=1e-6)
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.train_on_batch([x, z], x))
 
 
 # ---- Keras 2's spellings of a first layer ---------------------------------------------------------------
@@ -679,7 +697,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type, str]] = {
     "a wrong rank": (lambda: layers.LSTM(2)(models.Input((T,))), ShapeError, r"'lstm' \(LSTM\): takes inputs \(batch, steps, features\), got shape"),
     "free features": (lambda: layers.Dense(2)(models.Input((None,))), ShapeError, "'dense'.*leaves the size of its kernel"),
     "shapes that do not meet": (lambda: layers.Add()([x, layers.Dense(2)(x)]), ShapeError, "'add'"),
-    "a constraint": (lambda: layers.Dense(2, kernel_constraint="non_neg"), UnsupportedError, "kernel_constraint is not supported"),
+    "a loop's argument of a cell": (lambda: layers.LSTMCell(2, return_sequences=True), InputError, "return_sequences is an argument of RNN"),
+    "a cell without a loop": (lambda: layers.GRUCell(2)(np.zeros((1, 2))), FastLSTMError, "is called by RNN alone"),
+    "stacked layers that are no cells": (lambda: layers.StackedRNNCells([layers.Dense(2)]), UnsupportedError, "a cell of class Dense"),
+    "a seed below 0": (lambda: layers.Dropout(0.5, seed=-1), InputError, "seed=-1"),
+    "no constraint": (lambda: layers.Dense(2, kernel_constraint="positive"), InputError, "'positive' is no constraint"),
     "an initializer": (lambda: layers.Dense(2, kernel_initializer="glorot"), InputError, "unknown initializer 'glorot'"),
     "a regularizer": (lambda: layers.Dense(2, kernel_regularizer="l3"), InputError, "'l3' is no regularizer"),
     "a policy": (lambda: layers.Dense(2, dtype="mixed_float16"), UnsupportedError, "dtype='mixed_float16'"),

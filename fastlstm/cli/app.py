@@ -42,7 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         required=True,
-        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file",
+        help="the file to write, such as model.safetensors; model.keras: a Keras 3 file; model.onnx: an ONNX graph",
+    )
+    convert.add_argument("--opset", type=int, help="of an ONNX graph to write, 13 to 23")
+    convert.add_argument(
+        "--right-padded",
+        action="store_true",
+        help="to write an ONNX graph: the valid steps of every row come first, so that lengths stand for masks",
     )
     convert.add_argument("--weights", choices=STORAGE, help="storage of the weight matrices (default: as they are)")
     convert.add_argument(
@@ -58,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = adding.add_parser("info", help="what a model file holds")
     info.add_argument("--plan", action="store_true", help="the program that a call runs on this machine, step by step")
+    info.add_argument("--architecture", type=Path, help="JSON of model.to_json(), for a weights-only Keras file")
     for name in ("batch", "steps"):
         info.add_argument(f"--{name}", type=int, help=f"with --plan: the {name} of the call (default: 1)")
     info.set_defaults(run=commands.info)

@@ -20,12 +20,16 @@ Results = tuple[dict[str, Any], str]
 
 
 def convert(given: Namespace) -> Results:
-    """Convert a source file, verify it, and write it in the storage asked for, or as a Keras 3 file."""
+    """Convert a source file, verify it, and write it in the storage asked for, or as a Keras 3 file or ONNX graph."""
+    from fastlstm.converters import EXPORTS
+
     files.check_output(given.output, given.source, *filter(None, (given.example, given.architecture)))
     files.check_source(given.source, ("keras", "onnx"), "convert takes")
-    to_keras = given.output.suffix == ".keras"
-    if to_keras and given.weights:
-        raise InputError(f"--weights {given.weights} is of fastlstm files; a Keras file holds float32")
+    others = given.output.suffix.lower() in EXPORTS
+    if others and given.weights:
+        raise InputError(f"--weights {given.weights} is of fastlstm files; {given.output.suffix} files hold float32")
+    if given.output.suffix.lower() != ".onnx" and (given.opset is not None or given.right_padded):
+        raise InputError("--opset and --right-padded are for an --output that ends in .onnx")
     if given.example:
         files.check_archive(given.example)
     with progress.working(f"converting {given.source}"):
@@ -37,7 +41,10 @@ def convert(given: Namespace) -> Results:
         stored, narrow = _stored(model, given.weights)
     _require(report)
     _require(narrow, f" with {given.weights} weights: store them wider")
-    stored.export(given.output) if to_keras else stored.save(given.output)
+    if others:
+        stored.export(given.output, given.opset, given.right_padded)
+    else:
+        stored.save(given.output)
     size = given.output.stat().st_size
     lines = [str(report) if report else f"{NOT_VERIFIED}{why}"]
     lines += _lost(given.weights, report, narrow)
@@ -119,8 +126,8 @@ def _require(report, storage: str = "") -> None:
 
 
 def info(given: Namespace) -> Results:
-    """Tell what a model file holds, or what a call of it runs."""
-    from fastlstm.cli.describe import as_text, describe
+    """Tell what a model file holds, a Keras file as it is, or what a call of it runs."""
+    from fastlstm.cli.describe import as_text, describe, describe_keras, keras_as_text
 
     sizes = {name: getattr(given, name) for name in ("batch", "steps") if getattr(given, name) is not None}
     for name, size in sizes.items():
@@ -130,6 +137,11 @@ def info(given: Namespace) -> Results:
             raise InputError(f"--{name} {size}: expected at least 1")
     if given.plan:
         return _program(given, **sizes)
+    if files.kind(given.model) == "keras":
+        facts = describe_keras(files.keras_summary(given.model, given.architecture))
+        return facts, keras_as_text(facts)
+    if given.architecture:
+        raise InputError("--architecture is for weights-only Keras files")
     if files.kind(given.model) == "onnx":
         return _report(given.model)
     facts = describe(files.open_model(given.model))

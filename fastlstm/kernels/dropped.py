@@ -34,7 +34,7 @@ def add_kept(hs, at, drop, gate, y, y_stride, part, B, H, S):
     """y += (h * m_k) U_k for the rows of one worker; y = (array, start)."""
     _, masks, U, size, tail, kept, _, _, _ = drop
     keep_units(hs, at, masks, gate, kept, part, B, H, S)
-    add_product_at(kept, H - H, S, H, (U, gate * size), H * 4 * lanes(hs), y, y_stride, part, H, tail)
+    add_product_at(kept, H - H, S, H, (U, gate * size), H * 4 * lanes(hs), y, y_stride, part, H, tail, H - H)
 
 
 @routine
@@ -42,7 +42,7 @@ def add_back(dz, at, dz_stride, drop, gate, dh, h_b, part, B, H):
     """dh += m_k * (dz_k U_k') for the rows of one worker."""
     _, masks, U, size, tail, _, room, _, _ = drop
     zero_rows(room, h_b, part)
-    add_product_at(dz, at, dz_stride, H, (U, gate * size), H * 4 * lanes(dh), (room, H - H), h_b, part, H, tail)
+    add_product_at(dz, at, dz_stride, H, (U, gate * size), H * 4 * lanes(dh), (room, H - H), h_b, part, H, tail, H - H)
     for row in range(part[0], part[1]):
         for unit in range(0, H, lanes(dh)):
             mask, k = load_units(masks, (gate * B + row) * H + unit, H - unit), row * h_b + unit

@@ -23,6 +23,7 @@ from fastlstm.kernels.steps import (
     activated,
     activation_slope,
     add_product,
+    fetch_gates,
     gradient_of_output,
     is_masked,
     load_units,
@@ -186,11 +187,11 @@ def gru_before_steps_forward(kind, narrow, team, args):
             for gate in range(2):
                 add_kept(hs, s * B * S, drop, gate, (sums, gate * n_width), width, part, B, H, S)
         else:
-            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, 2 * H, tail)
+            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, 2 * H, tail, s)
         for row in range(part[0], part[1]):
             if not is_masked(about, t, row):
                 gates_before(options, drop, place, gates, g_t, g_b, q, sums, width, r_at, s, t, row, B, H, S)
-        add_product(q, s * B * S, S, H, Un, H * 4 * L, n_sums, n_width, part, H, n_tail)
+        add_product(q, s * B * S, S, H, Un, H * 4 * L, n_sums, n_width, part, H, n_tail, s)
         for row in range(part[0], part[1]):
             if is_masked(about, t, row):
                 for unit in range(0, H, L):
@@ -216,6 +217,7 @@ def after_back(options, place, gates, g_t, g_b, q, hs, dh, h_b, about, s, t, row
     """dZ and dq of one row and step; dh is what goes past the products."""
     for unit in range(0, H, lanes(gates)):
         count, at, h_at, g_at = H - unit, (s * B + row) * S + unit, row * h_b + unit, t * g_t + row * g_b + unit
+        fetch_gates(gates, g_at + g_b, H, 3)
         z, r, n = (
             load_units(gates, g_at, count),
             load_units(gates, g_at + H, count),
@@ -266,8 +268,8 @@ def gru_after_steps_adjoint(kind, narrow, team, args):
                 add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
             add_back(q, s * B * S, S, drop, 2, dh, h_b, part, B, H)
         else:
-            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail)
-            add_product(q, s * B * S, S, H, Un, H * 4 * L, dh, h_b, part, H, tail)
+            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)
+            add_product(q, s * B * S, S, H, Un, H * 4 * L, dh, h_b, part, H, tail, s)
 
 
 @routine
@@ -330,7 +332,7 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
             else:
                 before_back(options, place, gates, g_t, g_b, hs, dh, h_b, about, s, t, row, B, H, S)
         zero_rows(dq, h_b, part)
-        add_product(gates, t * g_t + 2 * H, g_b, H, Un, H * 4 * L, dq, h_b, part, H, tail)
+        add_product(gates, t * g_t + 2 * H, g_b, H, Un, H * 4 * L, dq, h_b, part, H, tail, s)
         for row in range(part[0], part[1]):
             if not is_masked(about, t, row):
                 reset_back(options, drop, gates, g_t, g_b, hs, dh, h_b, dq, s, t, row, B, H, S)
@@ -338,4 +340,4 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
             for gate in range(2):
                 add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
         else:
-            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail)
+            add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)

@@ -57,6 +57,8 @@ KERNELS: dict[str, tuple[str, tuple[tuple[str, str], ...]]] = {
     "lstm_quantised_forward": ("lstm", INT8),
     "lstm_steps_adjoint": ("lstm_steps", FLOATS),
     "lstm_steps_forward": ("lstm_steps", FLOATS),
+    "mean_squares_adjoint": ("squares", FLOATS),
+    "mean_squares_forward": ("squares", FLOATS),
     "normalise_adjoint": ("rows", FLOATS),
     "normalise_forward": ("rows", FLOATS),
     "one_hot_forward": ("lookups", BITS),

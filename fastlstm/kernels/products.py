@@ -3,12 +3,13 @@
     y[m, n] = sum_k a[m, k] b[k, n]        dims: a (M, K), b (K, N), of any strides
 
 In blocks of `depth` of k: some panels of 4 vectors of columns of b are packed, and every tile of rows of a meets each panel while it is in
-a near cache. Sums wait in z [panel][M][4 L], so that each output is one chain of fused multiply-adds in the order of k, as in
+a near cache. Rows of a whose elements lie apart are packed too, tile by tile: where they lie, their strides would leave them few places of
+that cache. Sums wait in z [panel][M][4 L], so that each output is one chain of fused multiply-adds in the order of k, as in
 kernels/dense.py: the same bits.
 """
 
 from fastlstm.kernels import layout
-from fastlstm.kernels.jit import kernel, routine
+from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, splat, store, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
 from fastlstm.kernels.tile import ROWS, WIDTH
@@ -90,6 +91,29 @@ def pack_block(b, at, b_k, b_n, K, columns, width, packed, to):
                     packed[place + k * width] = 0
 
 
+@inline
+def tile_of(count, tiles, tile):
+    """Return the first of the rows of a tile, and how many it has: as even as tiles can be."""
+    first = count * tile // tiles
+    return first, count * (tile + 1) // tiles - first
+
+
+@routine
+def pack_tiles(a, at, a_row, a_k, K, count, tiles, packed, to):
+    """packed [tile][K][rows of the tile] = a[m, k] for `count` rows from a[at] on."""
+    L = lanes(a)
+    for tile in range(tiles):
+        first, n = tile_of(count, tiles, tile)
+        start, place = at + first * a_row, to + first * K
+        # a whole vector, of which the next one keeps what belongs to the tile
+        whole = K if a_row == 1 and first + L <= count else 0
+        for k in range(whole):
+            store(packed, place + k * n, load(a, start + k * a_k))
+        for k in range(whole, K):
+            for m in range(n):
+                packed[place + k * n + m] = a[start + k * a_k + m * a_row]
+
+
 @kernel
 def pack_forward(kind, narrow, team, args):
     """Pack b (K, N) of any strides as kernels/dense.py reads it: panels of 4 vectors, the last of `tail` vectors if that is not 0.
@@ -110,8 +134,8 @@ def pack_forward(kind, narrow, team, args):
 
 
 @routine
-def product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, depth, K, N, M, panels, rows, at):
-    """Compute some panels and rows of one product; `at` are its places in a, b, y and z."""
+def product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, depth, K, N, M, panels, rows, at):
+    """Compute some panels and rows of one product; `at` are its places in a, b, y and z, `own` and `tiled` those for packed panels and tiles."""
     L = lanes(y)
     width = WIDTH * L
     count = rows[1] - rows[0]
@@ -121,19 +145,22 @@ def product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, depth, K, N, M
             store(z, at[3] + k, splat(load_part(z, at[3], 0, 0.0), 0.0))
     for start in range(0, K, depth):
         deep = min(depth, K - start)
+        if a_k != 1:
+            pack_tiles(a, at[0] + rows[0] * a_row + start * a_k, a_row, a_k, deep, count, tiles, packed, tiled)
         for first in range(panels[0], panels[1], TOGETHER):
             last = min(first + TOGETHER, panels[1])
             columns = min(last * width, N) - first * width
             pack_block(b, at[1] + start * b_k + first * width * b_n, b_k, b_n, deep, columns, width, packed, own)
             for panel in range(first, last):
-                m = rows[0]
+                part = own + (panel - first) * (deep * width)
                 for tile in range(tiles):
-                    n = count * (tile + 1) // tiles - count * tile // tiles
-                    add_tile(
-                        n, a, at[0] + m * a_row + start * a_k, a_row, a_k, deep, packed,
-                        own + (panel - first) * (deep * width), z, at[3] + (panel * M + m) * width,
-                    )  # fmt: skip
-                    m += n
+                    row, n = tile_of(count, tiles, tile)
+                    m = rows[0] + row
+                    to = at[3] + (panel * M + m) * width
+                    if a_k != 1:
+                        add_tile(n, packed, tiled + row * deep, 1, n, deep, packed, part, z, to)
+                    else:
+                        add_tile(n, a, at[0] + m * a_row + start, a_row, 1, deep, packed, part, z, to)
     for panel in range(panels[0], panels[1]):
         left = N - panel * width
         for m in range(rows[0], rows[1]):
@@ -157,6 +184,7 @@ def product_forward(kind, narrow, team, args):
     width = WIDTH * lanes(y)
     pairs, panels, rows = (O - O, O), (O - O, (N + width - 1) // width), (O - O, M)
     own, z_own = words(team)[PLACE] * size, O - O
+    tiled = own + depth * min(panels[1], TOGETHER) * width
     if workers <= O:
         pairs, z_own = share(O, worker, workers), words(team)[PLACE] * z_size
     elif panels[1] >= 2 * workers:
@@ -165,4 +193,4 @@ def product_forward(kind, narrow, team, args):
         rows = share(M, worker, workers)
     for o in range(pairs[0], pairs[1]):
         at = o * a_o, o * b_o, o * y_o, z_own
-        product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, depth, K, N, M, panels, rows, at)
+        product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, depth, K, N, M, panels, rows, at)

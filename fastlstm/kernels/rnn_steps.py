@@ -57,7 +57,7 @@ def rnn_steps_forward(kind, narrow, team, args):
         if drop[0]:
             add_kept(hs, s * B * S, drop, 0, (sums, H - H), width, part, B, H, S)
         else:
-            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail)
+            add_product(hs, s * B * S, S, H, U, H * 4 * L, sums, width, part, H, tail, s)
         for row in range(part[0], part[1]):
             if is_masked(about, t, row):
                 for unit in range(0, H, L):
@@ -102,4 +102,4 @@ def rnn_steps_adjoint(kind, narrow, team, args):
         if drop[0]:
             add_back(gates, t * g_t, g_b, drop, 0, dh, h_b, part, B, H)
         else:
-            add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail)
+            add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail, s)

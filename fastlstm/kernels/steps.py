@@ -10,7 +10,18 @@ import numpy as np
 
 from fastlstm.kernels.activations import activate, from_output, slope
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.simd import absolute, clamp, lanes, load, load_part, splat, store, where_less, write_units
+from fastlstm.kernels.simd import (
+    absolute,
+    clamp,
+    fetch_ahead,
+    lanes,
+    load,
+    load_part,
+    splat,
+    store,
+    where_less,
+    write_units,
+)
 from fastlstm.kernels.target import BLOCK
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, is_tail, next_panels, no_source, panels_at_once
 
@@ -25,6 +36,13 @@ UNMASKED, ZERO, CARRY = (
 def load_units(x, at, count):
     """Load one vector, of which `count` lanes exist; 0 in the others."""
     return load(x, at) if count >= lanes(x) else load_part(x, at, count, 0.0)
+
+
+@inline
+def fetch_gates(gates, at, H, count):
+    """Ask for one vector of each of `count` gates of the row to come: rows of a step may lie where no hardware expects them."""
+    for gate in range(count):
+        fetch_ahead(gates, at + gate * H)
 
 
 @inline
@@ -47,8 +65,10 @@ def make_walk(rows, tail_rows, gates: int, cells):
         panels, size = (none, (H + L - 1) // L), H * gates * L
         for s in range(T):
             t = T - 1 - s if reverse else s
-            for panel in range(panels[1]):
-                following = min(panel + 1, panels[1] - 1)
+            for place in range(panels[1]):
+                # backwards every other step, so that what the cache still holds of U is used first
+                panel, turn = (panels[1] - 1 - place, -1) if s % 2 else (place, 1)
+                following = max(0, min(panel + turn, panels[1] - 1))
                 for m in range(part[0], part[1], BLOCK):
                     n = min(part[1] - m, BLOCK)
                     init = b, panel * 4 * L, none
@@ -136,17 +156,21 @@ def zero_rows(y, y_stride, part):
 
 
 @routine
-def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N, tail):
-    """y[m] += x[m] W for the rows of one worker; W (K, N) as panels of 4 vectors of columns, y of whole vectors. weights, target: array, start."""
+def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N, tail, step):
+    """y[m] += x[m] W for the rows of one worker; W (K, N) as panels of 4 vectors of columns, y of whole vectors. weights, target: array, start.
+
+    Panels are taken backwards every other step, so that what the cache still holds of W is used first.
+    """
+    backwards = step % 2 == 1
     (W, W0), (y, y0) = weights, target
     L, none = lanes(y), np.intp(0)
     panels = none, (N + 4 * L - 1) // (4 * L)
     count, done = part[1] - part[0], none
     at_once = panels_at_once(count)
     while done < panels[1] and count > 0:
-        panel, p = next_panels(panels, tail, False, done, at_once)
+        panel, p = next_panels(panels, tail, backwards, done, at_once)
         done += p
-        following = min(panel + p, panels[1] - 1)
+        following = max(panel - 1, none) if backwards else min(panel + p, panels[1] - 1)
         at = y, y0 + part[0] * y_stride + panel * 4 * L, y_stride
         source = x, x0 + part[0] * x_stride, x_stride, K, W, W0 + panel * size, size, W0 + following * size
         if is_tail(panels, tail, panel):
@@ -156,6 +180,6 @@ def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N,
 
 
 @inline
-def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail):
+def add_product(x, x0, x_stride, K, W, size, y, y_stride, part, N, tail, step):
     """The same from the starts of both arrays."""
-    add_product_at(x, x0, x_stride, K, (W, np.intp(0)), size, (y, np.intp(0)), y_stride, part, N, tail)
+    add_product_at(x, x0, x_stride, K, (W, np.intp(0)), size, (y, np.intp(0)), y_stride, part, N, tail, step)

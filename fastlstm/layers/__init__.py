@@ -2,6 +2,7 @@
 
 from fastlstm.layers.attention import AdditiveAttention, Attention, MultiHeadAttention
 from fastlstm.layers.build import Build, Tensor
+from fastlstm.layers.cells import GRUCell, LSTMCell, SimpleRNNCell, StackedRNNCells
 from fastlstm.layers.convolution import (
     Conv1D,
     Conv2D,
@@ -25,6 +26,7 @@ from fastlstm.layers.core import (
     Softmax,
     ThresholdedReLU,
 )
+from fastlstm.layers.functions import add, average, concatenate, dot, maximum, minimum, multiply, subtract
 from fastlstm.layers.layer import Layer
 from fastlstm.layers.normalisation import (
     BatchNormalization,
@@ -105,6 +107,7 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GRUCell",
     "GaussianDropout",
     "GaussianNoise",
     "GlobalAveragePooling1D",
@@ -114,6 +117,7 @@ __all__ = [
     "Identity",
     "Input",
     "InputLayer",
+    "LSTMCell",
     "Lambda",
     "Layer",
     "LayerNormalization",
@@ -135,8 +139,10 @@ __all__ = [
     "SeparableConv1D",
     "SeparableConv2D",
     "SimpleRNN",
+    "SimpleRNNCell",
     "Softmax",
     "SpatialDropout1D",
+    "StackedRNNCells",
     "Subtract",
     "Symbol",
     "Tensor",
@@ -147,4 +153,12 @@ __all__ = [
     "UpSampling2D",
     "ZeroPadding1D",
     "ZeroPadding2D",
+    "add",
+    "average",
+    "concatenate",
+    "dot",
+    "maximum",
+    "minimum",
+    "multiply",
+    "subtract",
 ]

@@ -22,7 +22,7 @@ class BaseAttention(Layer):
     """What Attention and AdditiveAttention share. A masked query gives zeros, and the output has the mask of the queries."""
 
     several = True
-    ignored = ("seed",)
+    seeded = True
     causal = False  # whether no query ever sees later values: Keras 2's argument of the layer
 
     def __init__(self, use_scale: bool, dropout: float = 0.0, name: str | None = None, **options: Any):
@@ -52,7 +52,7 @@ class BaseAttention(Layer):
             scores = build.node(f"{name}/masked", "Where", [mask, scores, away])
         shares = build.node(f"{name}/softmax", "Softmax", [scores], axis=-1)
         if build.training and self.dropout:
-            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name)
+            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name, self)
             shares = build.node(f"{name}/dropout", "Mul", [shares, kept])
         y = build.node(name, "MatMul", [shares, value])
         if query.mask is not None:
@@ -164,7 +164,8 @@ class MultiHeadAttention(Layer):
         for part in ("query", "key", "value", "output")
         for role, default in (("kernel", "glorot_uniform"), ("bias", "zeros"))
     }
-    ignored = ("seed", "flash_attention")
+    seeded = True
+    ignored = ("flash_attention",)
     masked: Literal["mean", "unfused"] = "unfused"
 
     def __init__(
@@ -252,7 +253,7 @@ class MultiHeadAttention(Layer):
             shares = build.node(f"{name}/counted", "Where", [mask, shares, zero])
         used = shares
         if build.training and self.dropout:
-            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name)
+            kept = build.drop(f"{name}.mask", shares.shape, self.dropout, shares.value.dtype.name, self)
             used = build.node(f"{name}/dropout", "Mul", [shares, kept])
         joined = build.node(
             f"{name}/heads", "Transpose", [build.node(f"{name}/values", "MatMul", [used, v])], perm=(0, 2, 1, 3)

@@ -1,6 +1,6 @@
 """Build and its tensors: a graph under construction, which knows the shape of every value as soon as it exists."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -144,11 +144,14 @@ class Build:
         """Let a weight have another value after this step; only training replaces weights."""
         raise UnsupportedError(f"{statistic.name!r} is replaced in training alone")
 
-    def drop(self, name: str, shape: Shape, rate: float, dtype: str = "float32") -> Tensor:
+    def constrain(self, parameter: Tensor, constraint: Any) -> None:
+        """Hold a parameter to a constraint after each step of training; a network that is not trained has none."""
+
+    def drop(self, name: str, shape: Shape, rate: float, dtype: str = "float32", owner: Any = None) -> Tensor:
         """Return the mask of a dropout; only training drops."""
         raise UnsupportedError(f"{name!r} is drawn in training alone")
 
-    def noise(self, name: str, shape: Shape, stddev: float, dtype: str = "float32") -> Tensor:
+    def noise(self, name: str, shape: Shape, stddev: float, dtype: str = "float32", owner: Any = None) -> Tensor:
         """Return normal numbers around 0; only training draws them."""
         raise UnsupportedError(f"{name!r} is drawn in training alone")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm import initializers, regularizers
+from fastlstm import constraints, initializers, regularizers
 from fastlstm.errors import InputError, ShapeError, UnsupportedError, one_of
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.symbolic import Symbol, declared, leaves, record
@@ -21,7 +21,7 @@ class Layer:
     """A Keras layer: holds its configuration and weights. Called on tensors it adds its nodes, on symbols it is recorded, on arrays it runs.
 
     Arguments are Keras's; so are defaults and the order of `weights`. Every layer takes `name`, `trainable`, `dtype`,
-    `activity_regularizer`, and for each weight `kernel_initializer`, `kernel_regularizer` and so on; as the first of a model also Keras
+    `activity_regularizer`, and for each weight `kernel_initializer`, `kernel_regularizer`, `kernel_constraint` and so on; as the first of a model also Keras
     2's `input_shape`, `input_dim`, `input_length`, `batch_input_shape`. Raise InputError for an argument that it does not know.
     """
 
@@ -30,6 +30,7 @@ class Layer:
     several = False  # whether it is called on a list of inputs
     initial: Mapping[str, str] = {}  # the roles of weights that it may have, and Keras's default initializers
     statistics: tuple[str, ...] = ()  # roles of weights that no gradient moves
+    seeded = False  # whether it draws in training, from a `seed` of its own if it has one
     ignored: tuple[str, ...] = ()  # arguments of Keras that change no number
 
     def __init__(
@@ -49,14 +50,13 @@ class Layer:
         self.first = {key: options.pop(key) for key in FIRST if options.get(key) is not None}
         self.initializers: dict[str, Any] = {}
         self.regularizers: dict[str, Any] = {}
+        self.constraints: dict[str, Any] = {}
         for role, default in self.initial.items():
             word = WORDS.get(role, role)
             self.initializers[role] = initializers.get(options.pop(f"{word}_initializer", default))
             self.regularizers[role] = regularizers.get(options.pop(f"{word}_regularizer", None))
-            if options.pop(f"{word}_constraint", None) is not None:
-                raise UnsupportedError(
-                    f"layer {self.name!r} ({type(self).__name__}): {word}_constraint is not supported"
-                )
+            self.constraints[role] = constraints.get(options.pop(f"{word}_constraint", None))
+        self.seed = _seed_of(self, options.pop("seed", None)) if self.seeded else None
         unknown = [key for key in options if key not in (*self.ignored, *IGNORED, *FIRST)]
         if unknown:
             raise InputError(
@@ -74,7 +74,8 @@ class Layer:
         for kind in type(self).__mro__:
             if "__init__" in vars(kind):
                 found |= set(signature(kind.__init__).parameters) - {"self", "options", "args", "kwargs"}
-        ends = ("initializer", "regularizer")
+        found |= {"seed"} if self.seeded else set()
+        ends = ("initializer", "regularizer", "constraint")
         return found | {f"{WORDS.get(role, role)}_{end}" for role in self.initial for end in ends}
 
     def rename(self, name: str) -> None:
@@ -183,6 +184,10 @@ class Layer:
         """Let a weight be this array, which holds the same numbers."""
         self._arrays[role] = array
 
+    def held(self, role: str) -> np.ndarray:
+        """Return the array that a weight is, or a state that is kept between batches."""
+        return self._arrays[role]
+
     def weight(self, role: str) -> np.ndarray | None:
         """Return one weight by its role, None if the layer has none of that name."""
         return self._arrays[role] if role in self.roles else None
@@ -236,9 +241,28 @@ class Layer:
             regularizer = self.regularizers.get(role)
             if build.penalised and moves and regularizer is not None:
                 build.penalise(regularizer(tensor))
+            if moves and self.constraints.get(role) is not None:
+                build.constrain(tensor, self.constraints[role])
         return build.entered[self, role]
 
     # ---- calls --------------------------------------------------------------------------------------
+    last_call: tuple[Any, Any] | None = None  # the symbols that it was called on last, and those that it returned
+
+    @property
+    def input(self) -> Any:
+        """The symbols that the layer was last called on, to make a Model from. Raise InputError where it was called on none."""
+        return self._of_last_call(0)
+
+    @property
+    def output(self) -> Any:
+        """The symbols that the layer returned last: `Model(model.input, model.get_layer("lstm").output)`."""
+        return self._of_last_call(1)
+
+    def _of_last_call(self, k: int) -> Any:
+        if self.last_call is None:
+            raise self.fault(InputError, "was not called on symbols yet, so that it has no input and output")
+        return self.last_call[k]
+
     def __call__(
         self, x: Any, *positional: Any, mask: Any = None, training: bool | None = None, **arguments: Any
     ) -> Any:
@@ -342,6 +366,13 @@ def size_of(layer: Layer, argument: str, value: Any) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
         raise layer.fault(InputError, f"{argument}={value!r}: expected a whole number of at least 1")
     return int(value)
+
+
+def _seed_of(layer: Layer, seed: Any) -> int | None:
+    """Return the seed of a layer's draws. Raise InputError unless it is a whole number of at least 0."""
+    if seed is not None and (not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**63):
+        raise layer.fault(InputError, f"seed={seed!r}: expected a whole number from 0 to 2^63 - 1, or None")
+    return None if seed is None else int(seed)
 
 
 def rate_of(layer: Layer, rate: Any, argument: str = "dropout") -> float:

@@ -123,7 +123,13 @@ class MaxPooling(Pooling):
     fill = "lowest"
 
     def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
-        return x.build.node(name, "ReduceMax", [windows], axes=(window["axis"] + 1,))
+        build, axis = x.build, window["axis"] + 1
+        if not build.penalised or window["size"] == 1:
+            return build.node(name, "ReduceMax", [windows], axes=(axis,))
+        # in training: of equal elements the first has the gradient, as Max gives it; ReduceMax would share it
+        ones, axes = build.ints(f"{name}.sizes", *[1] * window["size"]), build.ints(f"{name}.axes", axis)
+        parts = build.node(f"{name}/parts", "Split", [windows, ones], window["size"], axis=axis)
+        return build.node(name, "Max", [build.node(f"{name}/part", "Squeeze", [part, axes]) for part in parts])
 
 
 class MaxPooling1D(MaxPooling):

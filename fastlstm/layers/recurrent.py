@@ -6,7 +6,7 @@ TensorFlow), or gives zeros where `zero_output_for_mask`. `go_backwards` returns
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from fastlstm.layers.layer import Layer, rate_of, size_of
 from fastlstm.layers.symbolic import leaves
 from fastlstm.ops.activations import Activation
 
+if TYPE_CHECKING:
+    from fastlstm.layers.cells import StackedRNNCells
+
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
@@ -26,7 +29,8 @@ class Recurrent(Layer):
     op = ""
     states = 1
     initial = {"kernel": "glorot_uniform", "recurrent_kernel": "orthogonal", "bias": "zeros"}
-    ignored = ("use_cudnn", "seed", "time_major")
+    ignored = ("use_cudnn", "time_major")
+    seeded = True
     input_kind = "sequences"
 
     def __init__(
@@ -150,10 +154,10 @@ class Recurrent(Layer):
         gates, B, I = GATES[self.op], x.shape[0], x.shape[2]
         if self.recurrent_dropout:
             shape = gates, B, self.units
-            of_h = x.build.drop(f"{self.name}.recurrent_dropout", shape, self.recurrent_dropout, dtype)
+            of_h = x.build.drop(f"{self.name}.recurrent_dropout", shape, self.recurrent_dropout, dtype, self)
         if self.dropout:
             shape = gates if self.implementation == 1 else 1, B, 1, I
-            of_x = x.build.drop(f"{self.name}.dropout", shape, self.dropout, dtype)
+            of_x = x.build.drop(f"{self.name}.dropout", shape, self.dropout, dtype, self)
         return of_h, of_x
 
     def _kept_states(self, x: Tensor) -> list[Tensor]:
@@ -279,7 +283,7 @@ def with_states(x: Any, initial_state: Any) -> tuple[Tensor, list[Tensor]]:
 
 
 class RNN(Layer):
-    """Cells stacked within one layer, as RNN(StackedRNNCells) or RNN(cell): each cell is one of the layers above.
+    """Cells stacked within one layer, as RNN(StackedRNNCells) or RNN(cell): each cell is one of the layers above, or of `layers.cells`.
 
     States stand cell by cell. Masks stop every cell alike.
     """
@@ -288,7 +292,7 @@ class RNN(Layer):
 
     def __init__(
         self,
-        cells: Sequence[Recurrent] | Recurrent,
+        cells: "Sequence[Recurrent] | Recurrent | StackedRNNCells",
         return_sequences: bool = False,
         return_state: bool = False,
         go_backwards: bool = False,
@@ -299,7 +303,8 @@ class RNN(Layer):
         **options: Any,
     ):
         super().__init__(name, **options)
-        self.cells = [cells] if isinstance(cells, Layer) else list(cells)
+        stacked = getattr(cells, "cells", cells)
+        self.cells = [stacked] if isinstance(stacked, Layer) else list(stacked)
         for cell in self.cells:
             if not isinstance(cell, Recurrent):
                 raise self.fault(UnsupportedError, f"a cell of class {type(cell).__name__} is not supported")

@@ -16,7 +16,7 @@ class Dropout(Layer):
     """In training, x times 0 with probability `rate`, else times 1 / (1 - rate); `noise_shape` has 1 where one draw holds for an axis."""
 
     supports_masking = True
-    ignored = ("seed",)
+    seeded = True
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Dropout(Layer):
     def call(self, x: Tensor) -> Tensor:
         if not x.build.training or not self.rate:
             return x
-        kept = x.build.drop(f"{self.name}.mask", self.drawn(x.shape), self.rate, x.value.dtype.name)
+        kept = x.build.drop(f"{self.name}.mask", self.drawn(x.shape), self.rate, x.value.dtype.name, self)
         return x.build.node(self.name, "Mul", [x, kept])
 
 
@@ -56,7 +56,7 @@ class Noise(Layer):
     """What GaussianNoise and GaussianDropout share: normal numbers in training."""
 
     supports_masking = True
-    ignored = ("seed",)
+    seeded = True
     stddev = 0.0
 
     @property
@@ -66,7 +66,7 @@ class Noise(Layer):
     def call(self, x: Tensor) -> Tensor:
         if not x.build.training or not self.stddev:
             return x
-        return self.disturb(x, x.build.noise(f"{self.name}.noise", x.shape, self.stddev, x.value.dtype.name))
+        return self.disturb(x, x.build.noise(f"{self.name}.noise", x.shape, self.stddev, x.value.dtype.name, self))
 
     def disturb(self, x: Tensor, noise: Tensor) -> Tensor:
         """Return x with the noise of this batch."""

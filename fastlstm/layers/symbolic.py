@@ -122,7 +122,9 @@ def record(layer: Any, x: Any, mask: Any, training: bool | None, arguments: Mapp
         call.outputs.append(symbol)
         return symbol
 
-    return mapped(call.replay(fill), named)
+    returned = mapped(call.replay(fill), named)
+    layer.last_call = x, returned
+    return returned
 
 
 def _operated(op: str, *operands: Any) -> Symbol:

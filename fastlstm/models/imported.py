@@ -88,6 +88,10 @@ class Imported(Trainable):
         for name, array in weights.items():
             self.weights[self._names[name]] = array
 
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that the weight of this name, as the last graph for training gave it, is."""
+        return self.weights[self._names[name]]
+
     def get_weights(self) -> list[np.ndarray]:
         """Return copies of the weights, in the order of the model."""
         return [array.copy() for array in self.weights.values()]

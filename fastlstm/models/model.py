@@ -17,9 +17,13 @@ class Model(Trainable, Network):
     >>> model = fastlstm.models.Model(x, fastlstm.layers.Dense(1)(fastlstm.layers.LSTM(16)(x)))
     """
 
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None, **options: Any):
+    def __init__(self, inputs: Any = None, outputs: Any = None, name: str | None = None, **options: Any):
         super().__init__(name or "model", **options)
         self.auto_named = name is None
+        if inputs is None and outputs is None:
+            raise self.fault(
+                UnsupportedError, "is made of inputs and outputs; a class with a call of its own is not supported"
+            )
         for role, given in (("inputs", inputs), ("outputs", outputs)):
             if not leaves(given):
                 raise self.fault(InputError, f"has no {role}")

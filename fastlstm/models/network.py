@@ -81,6 +81,18 @@ class Network(Layer):
         raise self.fault(InputError, f"has no layer {name!r}; it has {one_of(layer.name for layer in self.layers)}")
 
     @property
+    def input(self) -> Any:
+        """The symbol of the input; a list of them for several inputs."""
+        self._need_built()
+        return self.inputs[0] if len(self.inputs) == 1 else self.inputs
+
+    @property
+    def output(self) -> Any:
+        """The symbol of the output; a list of them for several outputs."""
+        self._need_built()
+        return self.outputs[0] if len(self.outputs) == 1 else self.outputs
+
+    @property
     def input_names(self) -> list[str]:
         """The names of the inputs."""
         return [spec.name for spec in self.input_specs]
@@ -178,6 +190,11 @@ class Network(Layer):
             layer, role = self._places[name]
             Layer.adopt(layer, role, array)
 
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that the weight of this name, as the last graph for training gave it, is."""
+        layer, role = self._places[name]
+        return Layer.held(layer, role)
+
     # ---- what it becomes ----------------------------------------------------------------------------
     def to_model(self) -> SavedModel:
         """Return the model as it is now: a graph with copies of the weights, to save, run and stream."""
@@ -193,9 +210,9 @@ class Network(Layer):
         """Write the model file that `fastlstm.load` reads; to a path that ends in `.keras` the file that Keras 3 loads."""
         self.export(path) if Path(path).suffix == ".keras" else self.to_model().save(path)
 
-    def export(self, path: str | Path) -> None:
-        """Write a Keras 3 file of the network as it is now. Raise UnsupportedError naming a node that Keras lacks."""
-        self.to_model().export(path)
+    def export(self, path: str | Path, opset: int | None = None, right_padded: bool = False) -> None:
+        """Write a Keras 3 file or an ONNX graph of the network as it is now, as `fastlstm.Model.export` does."""
+        self.to_model().export(path, opset, right_padded)
 
     def summary(self, line_length: int | None = None, print_fn: Any = None) -> None:
         """Print a table of the layers: output shapes and numbers of parameters. `print_fn` takes it as text instead."""

@@ -77,7 +77,7 @@ def emit_dense(
             return pack_quantised(emit.group(state=False), L, 4, values, scale)
         return pack_scaled(L, values, scale)
 
-    packed = _packed_now(emit, W, take, dtype, N, tail)
+    packed = packed_now(emit, W, take, dtype, N, tail)
     if packed is None:
         packed = emit.packed(("columns", L, form, *part), [W], pack, narrow=form != FLOAT32)
     width = -(-N // (4 * L)) * 4 * L
@@ -106,10 +106,10 @@ def emit_dense(
     )  # fmt: skip
 
 
-def _packed_now(
+def packed_now(
     emit: Emit, W: Value, take: Callable[[np.ndarray], np.ndarray], dtype: np.dtype, N: int, tail: int
 ) -> np.ndarray | None:
-    """Return the panels of a matrix of the run that each run packs, None where `take(W)` is constant or no view of it."""
+    """Return the panels of a matrix of the run that each run packs, None where `take(W)` (K, N) is constant or no view of it."""
     if isinstance(W, Stored) or W.data is not None or W.array is None or W.array.dtype != dtype:
         return None
     matrix = take(W.array)
@@ -134,7 +134,8 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> No
     workers = len(emit.workspace(dtype))
     # a worker that does a product by itself has a place of its own
     z = emit.scratch((workers, panels * M * width), dtype)
-    packed = emit.scratch((workers, depth * width * min(panels, emit.panels_together)), dtype)
+    # panels of b, then tiles of a and what the last vector of them writes past it
+    packed = emit.scratch((workers, depth * (width * min(panels, emit.panels_together) + M) + width), dtype)
     steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
     # pairs along the last of the axes before are one step of the program
     O = outer[-1] if outer else 1

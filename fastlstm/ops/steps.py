@@ -15,6 +15,7 @@ import numpy as np
 
 from fastlstm.errors import GraphError
 from fastlstm.graph import Node
+from fastlstm.ops.contractions import packed_now
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Slot, Value, at, expect_shape, register, required, shape_error
@@ -65,9 +66,13 @@ class Run:
 
     def columns(self, key: str, U: Value, take: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, int]:
         """Return take(U) as panels of four vectors of columns, and the width of the last."""
-        tail = tail_of_columns(take(np.zeros(U.shape, np.int8)).shape[1], self.lanes)  # type: ignore[arg-type]
-        pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
-        return self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack), tail
+        N = take(np.zeros(U.shape, np.int8)).shape[1]  # type: ignore[arg-type]
+        tail = tail_of_columns(N, self.lanes)
+        packed = packed_now(self.emit, U, take, self.dtype, N, tail)
+        if packed is None:
+            pack = lambda matrix: pack_columns(self.lanes, take(matrix).astype(self.dtype), tail)
+            packed = self.emit.packed((key, self.lanes, tail, self.dtype.str), [U], pack)
+        return packed, tail
 
     def unless_dropped(self, packed: Callable[[], tuple[np.ndarray, int]]) -> tuple[np.ndarray, int]:
         """Return U packed for all gates, and its tail: what products read unless each gate has an h of its own."""

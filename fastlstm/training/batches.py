@@ -6,7 +6,7 @@
 | a list or tuple of arrays, a dict by name | several inputs |
 | a list of sequences of different lengths | an array padded with zeros at the end, and a mask of its valid steps |
 | a memory-mapped array | read batch by batch, never whole |
-| a generator or iterable of (x, y) or (x, y, sample_weight) | its batches, as they come |
+| a generator or iterable of (x, y) or (x, y, sample_weight), or what has `[k]` and a length | its batches, as they come |
 
 Targets and sample weights likewise, by output.
 """
@@ -54,10 +54,22 @@ class Target:
 def is_batches(x: Any) -> bool:
     """Tell whether data are an iterable of batches, not the samples themselves."""
     return (
-        not isinstance(x, list | tuple | Mapping | np.ndarray)
+        not isinstance(x, list | tuple | Mapping | np.ndarray | str | bytes | set)
         and not hasattr(x, "__array__")
-        and hasattr(x, "__iter__")
+        and (hasattr(x, "__iter__") or _by_number(x))
     )
+
+
+def _by_number(x: Any) -> bool:
+    """Tell whether batches are asked for by number: Keras's PyDataset."""
+    return hasattr(x, "__getitem__") and hasattr(x, "__len__")
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """Return an argument that counts something. Raise InputError unless it is a whole number of at least `least`."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
 
 
 # ---- rows ------------------------------------------------------------------------------------------------
@@ -88,6 +100,14 @@ class Rows:
     def cut(self, start: int, stop: int | None) -> "Rows":
         """Return the samples from `start` to `stop`."""
         return Rows(self.rows[start:stop], self.dtype)
+
+
+def _axes(value: Any) -> int:
+    """Return how many axes nested lists or an array have, as the first elements show."""
+    nested = 0
+    while isinstance(value, list | tuple) and value:
+        value, nested = value[0], nested + 1
+    return nested + (1 if isinstance(value, list | tuple) else np.ndim(value))
 
 
 def padded(sequences: Sequence[Array], dtype: np.dtype) -> tuple[Array, Array]:
@@ -127,7 +147,7 @@ def inputs_of(x: Any, specs: Sequence[TensorSpec]) -> list[Rows]:
             raise InputError(f"{what}; the network has {one_of(names)}")
         given = [x[name] for name in names]
     elif len(specs) == 1:
-        alone = isinstance(x, list | tuple) and len(x) == 1 and np.ndim(x[0]) == len(specs[0].shape or ())
+        alone = isinstance(x, list | tuple) and len(x) == 1 and _axes(x[0]) == len(specs[0].shape or ())
         given = [x[0] if alone else x]
     elif isinstance(x, list | tuple) and len(x) == len(specs):
         given = list(x)
@@ -201,6 +221,8 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
     """Return the rows of each target, checked against its output: shapes, and classes in range."""
     rows = []
     for target, value in zip(targets, by_output(y, targets, names, "targets"), strict=True):
+        if value is None:
+            raise InputError(f"output {target.name!r}: there are no targets")
         shape = tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in target.shape)
         where, loss = f"output {target.name!r}", target.loss
         dtype = np.dtype(np.int64) if loss.whole else target.dtype
@@ -232,8 +254,10 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
     return rows
 
 
-def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[str], rows: int) -> list[Array | None]:
-    """Return sample weights for each target, None where there are none; one array serves every output."""
+def weights_rows(
+    sample_weight: Any, targets: Sequence[Target], names: Sequence[str], rows: Sequence[Rows]
+) -> list[Array | None]:
+    """Return sample weights for each target, of which `rows` are given; None where there are none. One array serves every output."""
     if sample_weight is None:
         return [None] * len(targets)
     if isinstance(sample_weight, Mapping):
@@ -243,30 +267,42 @@ def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[
     else:
         given = [sample_weight] * len(targets)
     arrays: list[Array | None] = []
-    for target, one in zip(targets, given, strict=True):
+    for target, one, given_targets in zip(targets, given, rows, strict=True):
         if one is None:
             arrays.append(None)
             continue
-        array = np.asarray(one)
+        try:
+            array = np.asarray(one)
+        except ValueError:  # lists of different lengths
+            array = np.empty((), object)
         if array.dtype.kind not in "fiub" or array.ndim == 0:
             raise DTypeError(f"sample_weight of output {target.name!r} is no array of numbers")
         if array.ndim > 1 and array.shape[-1] == 1:
             array = array[..., 0]
-        axes = target.loss.weight_axes(target.shape)
-        if len(array) != rows or array.ndim > axes:
-            more = f" or one for each step of {rows} samples" if axes > 1 else ""
+        whole = given_targets.shape[: target.loss.weight_axes(target.shape)]
+        if given_targets.ragged:
+            whole = whole[:1]  # targets are padded batch by batch
+        if array.shape != whole[: array.ndim]:
+            more = f" or {whole}" if len(whole) > 1 else ""
             raise ShapeError(
-                f"sample_weight of output {target.name!r} has shape {array.shape}, expected ({rows},){more}"
+                f"sample_weight of output {target.name!r} has shape {array.shape}, expected ({len(given_targets)},){more}"
             )
         arrays.append(np.asarray(array, target.dtype))
     return arrays
 
 
 def class_weights(class_weight: Mapping[int, float], target: Target, rows: Rows) -> Array:
-    """Return for each sample the weight of its class, 1 for one that is not named. Raise InputError for keys that are no classes."""
-    for key in class_weight:
-        if not isinstance(key, int | np.integer):
+    """Return for each sample the weight of its class, 1 for one that is not named; classes that do not occur may be named, as in Keras.
+
+    Raise InputError for what is no dict of numbers by class.
+    """
+    if not isinstance(class_weight, Mapping):
+        raise InputError(f"class_weight is {type(class_weight).__name__}, expected a dict of weights by class")
+    for key, weight in class_weight.items():
+        if not isinstance(key, int | np.integer) or isinstance(key, bool):
             raise InputError(f"class_weight has the key {key!r}, expected class indices")
+        if not isinstance(weight, int | float | np.number) or not np.isfinite(weight):
+            raise InputError(f"class_weight of class {key} is {weight!r}, expected a number")
     y, loss = rows.rows, target.loss
     if loss.whole and not loss.sparse:
         raise InputError(
@@ -354,20 +390,19 @@ class Reader:
         Where states are kept from batch to batch, `batch_size` is the number of rows that have them.
         """
         rows = self.rows_of_states
-        size = (rows or BATCH_SIZE) if batch_size is None else batch_size
-        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-            raise InputError(f"batch_size={batch_size!r}: expected a whole number of at least 1")
+        size = (rows or BATCH_SIZE) if batch_size is None else whole_number("batch_size", batch_size)
         inputs = inputs_of(x, self.specs)
         if rows is not None and (size != rows or len(inputs[0]) % rows):
             what = f"batch_size={size}" if size != rows else f"there are {len(inputs[0])} samples"
             raise ShapeError(
                 f"{what}: the network keeps states of {rows} samples from batch to batch, pass batches of {rows}"
             )
-        samples = Samples(inputs, [], [], int(size), rows)
+        samples = Samples(inputs, [], [], size, rows)
         if not self.targets:
             return samples
         if y is None:
             raise InputError("there are no targets: pass y, or batches (x, y)")
+        y, sample_weight = (self._alone(given, len(samples)) for given in (y, sample_weight))
         samples.targets = targets_rows(y, self.targets, self.names, self._symbols(inputs))
         _check_samples(
             [("x", len(inputs[0]))]
@@ -381,19 +416,39 @@ class Reader:
                 raise InputError(f"class_weight is for networks with one output, this one has {one_of(self.names)}")
             samples.weights = [class_weights(class_weight, self.targets[0], samples.targets[0])]
         else:
-            samples.weights = weights_rows(sample_weight, self.targets, self.names, len(samples))
+            samples.weights = weights_rows(sample_weight, self.targets, self.names, samples.targets)
         return samples
 
+    def _alone(self, given: Any, samples: int) -> Any:
+        """Return what a list of one holds, where it stands for the one output and not for the one sample."""
+        if len(self.names) > 1 or not isinstance(given, list | tuple) or len(given) != 1:
+            return given
+        inner = given[0]
+        whole = hasattr(inner, "__len__") and not isinstance(inner, Mapping | str) and len(inner) == samples
+        axes = len(self.targets[0].shape)
+        return inner if whole and (samples != 1 or _axes(inner) >= axes) else given
+
     def _check_steps(self, inputs: Sequence[Rows], targets: Sequence[Rows]) -> None:
-        """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length."""
+        """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length.
+
+        Of an array of targets, padded as sequences are, the steps of each sequence are taken.
+        """
         for target, rows in zip(self.targets, targets, strict=True):
             for spec, given in zip(self.specs, inputs, strict=True):
-                steps = (spec.shape or ())[1:2]
+                steps, where = (spec.shape or ())[1:2], f"output {target.name!r}"
                 if not isinstance(given.rows, list) or steps != target.shape[1:2]:
                     continue
                 if not isinstance(rows.rows, list):
                     lengths = np.array([len(x) for x in given.rows])
-                    target.loss.check_steps(rows.rows, lengths, f"output {target.name!r}")
+                    target.loss.check_steps(rows.rows, lengths, where)
+                    if steps != target.loss.axes(target.shape)[1:2]:
+                        continue
+                    if rows.rows.shape[1] != lengths.max(initial=0):
+                        raise ShapeError(
+                            f"{where}: targets have {rows.rows.shape[1]} steps, the longest sequence of input {spec.name!r} {lengths.max(initial=0)}"
+                        )
+                    rows.rows = [y[:n] for y, n in zip(rows.rows, lengths, strict=True)]
+                    rows.ragged = True
                     continue
                 for row, (x, y) in enumerate(zip(given.rows, rows.rows, strict=True)):
                     if len(x) != len(y):
@@ -412,12 +467,23 @@ class Reader:
 
     def batch(self, item: Any, class_weight: Mapping[int, float] | None = None) -> Batch:
         """Return what an iterable of batches yields, (x,), (x, y) or (x, y, sample_weight), as a batch."""
-        parts = item if isinstance(item, tuple) else (item,)
+        listed = isinstance(item, list) and bool(self.targets) and len(item) in (2, 3)
+        parts = tuple(item) if isinstance(item, tuple) or listed else (item,)
         if len(parts) > 3:
             raise InputError(f"a batch has {len(parts)} parts, expected (x, y) or (x, y, sample_weight)")
         x, y, weight = (*parts, None, None)[:3]
         samples = self.samples(x, y, weight, class_weight)
         return samples.take(slice(None))
+
+
+class _Numbered:
+    """Batches that are asked for by number, from the first on."""
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._batches[k] for k in range(len(self._batches)))
 
 
 class Stream:
@@ -430,9 +496,11 @@ class Stream:
         steps: int | None,
         class_weight: Mapping[int, float] | None = None,
     ):
+        length = len(iterable) if hasattr(iterable, "__len__") else None  # type: ignore[arg-type]
+        if not hasattr(iterable, "__iter__"):
+            iterable = _Numbered(iterable)
         self._iterable, self._reader, self._class_weight = iterable, reader, class_weight
         self._once = iter(iterable) if iter(iterable) is iterable else None
-        length = len(iterable) if hasattr(iterable, "__len__") else None  # type: ignore[arg-type]
         self.steps = steps if steps is not None else length
 
     def batches(self, order: Array | None = None) -> Iterator[Batch]:

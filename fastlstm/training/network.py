@@ -24,3 +24,7 @@ class Network(Protocol):
     def adopt(self, weights: Mapping[str, np.ndarray]) -> None:
         """Let the weights of these names be these arrays, which hold the same numbers: training moves them in place."""
         ...
+
+    def held(self, name: str) -> np.ndarray:
+        """Return the array that a weight is: the one that was adopted, or that of another network which shares the weight."""
+        ...

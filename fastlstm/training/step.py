@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import TrainingError, UnsupportedError
+from fastlstm.errors import InputError, TrainingError, UnsupportedError
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.plan import KEPT_SHAPES, Plan
+from fastlstm.training.drawing import Sizes, Source, drawn
 from fastlstm.training.flat import Layout
 from fastlstm.training.gradient import gradients
 from fastlstm.training.network import Network
@@ -88,6 +89,7 @@ class Step:
                 inputs[k] = inputs[k].with_mask(mask)
         predictions = network.forward(build, inputs)
         self.draws: list[Draw] = build.draws
+        self._sizes = Sizes(self._specs, self.draws, build.nodes, build.values)
         self.losses: list[Tensor] = []
         parts = []
         self._counts = []
@@ -105,6 +107,8 @@ class Step:
             for part in parts[1:]:
                 total = total + part
             wanted = [total, *self.losses]
+        elif training or not outputs:
+            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         self._build, self._predictions, self._input_count = build, predictions, len(inputs)
         self._scalars = len(wanted)
         self._masked = [prediction.mask is not None for prediction in predictions]
@@ -132,7 +136,7 @@ class Step:
         parameters: np.ndarray,
         statistics: np.ndarray,
         gradient: np.ndarray | None = None,
-        random: np.random.Generator | None = None,
+        random: Source | None = None,
     ) -> Results:
         """Run the step; write the gradient of the loss into `gradient` and new statistics into `statistics`.
 
@@ -177,17 +181,14 @@ class Step:
         masks: Sequence[np.ndarray | None],
         targets: Sequence[np.ndarray],
         weights: Sequence[np.ndarray | None],
-        random: np.random.Generator | None,
+        random: Source | None,
     ) -> list[np.ndarray]:
         """Return the arrays for the plan's inputs but the last two: the batch, the draws, targets with their weights."""
         arrays = [*inputs, *(mask for mask in masks if mask is not None)]
-        sizes: dict[str, int] = {}
         if self.draws:
-            for spec, array in zip(self._specs, inputs, strict=True):
-                sizes.update((d, n) for d, n in zip(spec.shape or (), array.shape, strict=True) if isinstance(d, str))
-        for draw in self.draws:
             assert random is not None
-            arrays.append(drawn(draw, sizes, self._parameters.dtype, random))
+            sizes = self._sizes.of(inputs)
+            arrays += [drawn(draw, sizes, self._parameters.dtype, random) for draw in self.draws]
         for counted, target, weight in zip(self._counts, targets, weights, strict=True):
             arrays += [target, *counted(target, weight)]
         return arrays
@@ -201,7 +202,7 @@ class Step:
         weights: Sequence[np.ndarray | None],
         parameters: np.ndarray,
         statistics: np.ndarray,
-        random: np.random.Generator | None = None,
+        random: Source | None = None,
     ) -> str:
         """Return, for a message, the first value of the forward pass that holds NaN or an infinity."""
         arrays = self._arrays(inputs, masks, targets, weights, random)
@@ -331,12 +332,22 @@ def _plan(build: TrainingBuild, wanted: Sequence[Tensor], parameters: Layout, st
         views += _views(name, layout, weights)
     kept = [spec for spec in build.inputs if spec.name not in parameters.shapes and spec.name not in statistics.shapes]
     specs = tuple(TensorSpec(t.name, t.value.dtype.name, t.value.shape) for t in wanted)
-    nodes = build.live(wanted)
+    nodes = by_level(build.live(wanted)) if threads > 1 else build.live(wanted)
     used = {name for node in (*views, *nodes) for name in node.inputs} | {spec.name for spec in specs}
     weights = {name: array for name, array in weights.items() if name in used}
     graph = Graph((*views, *nodes), (*kept, *flats), specs)
     graph.check(weights)
     return Plan(graph, weights, threads=threads)
+
+
+def by_level(nodes: Sequence[Node]) -> list[Node]:
+    """Return nodes ordered by how many others they wait for in a row: those of a bidirectional layer's two directions, forwards and back,
+    then stand side by side, and a team does one direction each."""
+    levels: dict[str, int] = {}  # of values
+    for node in nodes:
+        level = 1 + max((levels.get(name, 0) for name in node.inputs), default=0)
+        levels |= dict.fromkeys(filter(None, node.outputs), level)
+    return sorted(nodes, key=lambda node: levels[next(filter(None, node.outputs))])
 
 
 def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[Node]:
@@ -356,15 +367,6 @@ def _views(name: str, layout: Layout, weights: dict[str, np.ndarray]) -> list[No
     weights[f"{name}.sizes"] = np.array(sizes, np.int64)
     cut = Node(name, "Split", (name, f"{name}.sizes"), tuple(outputs), {"axis": 0})
     return [cut, *nodes]
-
-
-def drawn(draw: Draw, sizes: Mapping[str, int], dtype: np.dtype, random: np.random.Generator) -> np.ndarray:
-    """Return a mask of a dropout: 0 with probability `rate`, else 1 / (1 - rate)."""
-    shape = tuple(sizes[dim] if isinstance(dim, str) else dim for dim in draw.shape)
-    if draw.stddev is not None:
-        return random.normal(0.0, draw.stddev, shape).astype(dtype)
-    kept = random.random(shape, np.float32) >= draw.rate
-    return kept.astype(dtype) * dtype.type(1 / (1 - draw.rate))
 
 
 def check_finite(loss: float, where: str, find: Callable[[], str]) -> None:

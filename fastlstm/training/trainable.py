@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from fastlstm import losses, optimizers
+from fastlstm import metrics as known_metrics
 from fastlstm.callbacks import BackupAndRestore, CallbackList, History, TerminateOnNaN
 from fastlstm.errors import InputError, TrainingError, UnsupportedError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.interrupts import Interrupts
+from fastlstm.layers.symbolic import leaves
 from fastlstm.losses import Loss
-from fastlstm.randomness import generator
+from fastlstm.randomness import generator, random_stream
 from fastlstm.training import checkpoint
-from fastlstm.training.batches import Batch, Reader, Samples, Stream, Target, is_batches
+from fastlstm.training.batches import Batch, Reader, Samples, Stream, Target, is_batches, whole_number
+from fastlstm.training.drawing import Source
 from fastlstm.training.flat import Layout
 from fastlstm.training.network import Network
 from fastlstm.training.progress import ProgressBar
@@ -25,18 +28,15 @@ from fastlstm.training.step import Objective, Results, Step, check_finite
 from fastlstm.training.unfused import TrainingBuild
 from fastlstm.training.watch import Watch
 
-SHUFFLING, DRAWING = 1, 2  # what a stream of random numbers is for
+SHUFFLING = 1  # what a stream of random numbers is for
 SEED_BITS = 63
 KNOWN_SHAPES = 256  # shapes of batches whose step is found at once
 
 
-def random_stream(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """Return the random numbers of one epoch or step: they depend on nothing but these three, so that training can go on anywhere."""
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, 0, index]))
-
-
 class Weights:
     """A network's weights in two flat arrays, those that training moves and those it does not, and what a replay says of its outputs."""
+
+    changes = 0  # how often any network took weights into its own arrays
 
     def __init__(self, network: Network):
         build = TrainingBuild()
@@ -48,7 +48,33 @@ class Weights:
         self.moved = self.parameters.gather(build.parameters)
         self.kept = self.statistics.gather(build.statistics)
         self.gradient = self.parameters.new()
-        network.adopt(self.parameters.views(self.moved) | self.statistics.views(self.kept))
+        self._network = network
+        self._views = self.parameters.views(self.moved) | self.statistics.views(self.kept)
+        self._constraints = [(self._views[name], constraint) for name, constraint in build.constraints.items()]
+        self._adopt(self._views)
+
+    def _adopt(self, views: Mapping[str, np.ndarray]) -> None:
+        self._network.adopt(views)
+        Weights.changes += 1
+        self._seen = Weights.changes
+
+    def claim(self) -> None:
+        """Take the numbers of weights that another network, which shares them, has in its arrays since."""
+        if self._seen == Weights.changes:
+            return
+        self._seen = Weights.changes
+        others = {name: view for name, view in self._views.items() if self._network.held(name) is not view}
+        for name, view in others.items():
+            held = self._network.held(name)
+            if held.shape == view.shape:  # states kept for batches of another size begin anew
+                np.copyto(view, held)
+        if others:
+            self._adopt(others)
+
+    def constrain(self) -> None:
+        """Hold the weights to their constraints."""
+        for view, constraint in self._constraints:
+            np.copyto(view, constraint(view))
 
 
 @dataclass
@@ -97,8 +123,11 @@ class Trainable:
 
         `threads` as for Session (default 1). Raise InputError for names that are not known. Compile again after a layer's `trainable` has changed.
         """
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise InputError(f"threads={threads!r}: expected a whole number of at least 1")
+        threads = None if threads is None else whole_number("threads", threads)
+        for one in leaves(loss):
+            losses.get(one)
+        for one in leaves([metrics, weighted_metrics]):
+            known_metrics.get(one)
         self.optimizer = optimizers.get(optimizer)
         self._compiled = _Compiled(loss, loss_weights, metrics, weighted_metrics)
         self._threads = threads or 1
@@ -123,6 +152,12 @@ class Trainable:
         """Whether `compile` was called."""
         return self._compiled is not None
 
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what `evaluate` gives, in order; metrics are among them once data were seen."""
+        self._need_compiled("metrics_names")
+        return list((self._held_watch or self._watch()).results())
+
     def _need_compiled(self, call: str) -> _Compiled:
         if self._compiled is None:
             raise InputError(f"{call} needs a loss and an optimizer: call compile first")
@@ -142,6 +177,7 @@ class Trainable:
         if self._weights_held is None:
             self._steps, self._seen, self._readers = {}, {}, {}
             self._weights_held = Weights(self)  # type: ignore[arg-type]
+        self._weights_held.claim()
         return self._weights_held
 
     def _objectives(self) -> list[tuple[Loss | None, float]]:
@@ -153,7 +189,7 @@ class Trainable:
             given = _for_outputs(compiled.loss, names, "loss", shared=True)
             shares = _for_outputs(compiled.loss_weights, names, "loss_weights")
             self._loss_list = [
-                (None if loss is None else losses.get(loss), 1.0 if share is None else float(share))
+                (None if loss is None else losses.get(loss), 1.0 if share is None else _share(share))
                 for loss, share in zip(given, shares, strict=True)
             ]
         return self._loss_list
@@ -162,7 +198,8 @@ class Trainable:
         compiled = self._compiled
         assert compiled is not None
         with_loss = [k for k, (loss, _) in enumerate(self._objectives()) if loss is not None]
-        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics)
+        spelled = [self.output_names[k] for k in with_loss if isinstance(self._objectives()[k][0], losses.CTC)]
+        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics, spelled)
 
     def _fresh_watch(self) -> Watch:
         """Return the watch of training, at its start."""
@@ -236,10 +273,8 @@ class Trainable:
         """Make a step of the optimizer; raise TrainingError where the loss is not finite (unless `where` is None)."""
         weights, optimizer = self._weights, self.optimizer
         step = self._step(batch, True, outputs)
-        if not step.training:
-            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         optimizer.build(weights.parameters)
-        random = lambda: random_stream(seed, DRAWING, optimizer.iterations) if step.draws else None
+        random = lambda: Source(seed, optimizer.steps) if step.draws else None
         arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved
         kept = weights.kept.copy() if step.updates else weights.kept
         results = step.run(*arrays, kept, weights.gradient, random())
@@ -249,6 +284,7 @@ class Trainable:
             if step.updates:
                 np.copyto(weights.kept, kept)
             optimizer.apply(weights.moved, weights.gradient)
+            weights.constrain()
         return results
 
     def _test(self, batch: Batch, outputs: bool) -> Results:
@@ -290,13 +326,13 @@ class Trainable:
         After Ctrl-C the network keeps what whole steps have taught it, and `history` the epochs that ended.
         """
         self._need_compiled("fit")
+        epochs, first = whole_number("epochs", epochs, 0), whole_number("initial_epoch", initial_epoch, 0)
+        validation_freq = _frequency(validation_freq)
         self._need_weights(x)
         data, validation = self._data(
             x, y, sample_weight, class_weight, batch_size, steps_per_epoch, validation_split, validation_data,
             validation_batch_size, validation_steps,
         )  # fmt: skip
-        if not isinstance(epochs, int) or epochs < 0:
-            raise InputError(f"epochs={epochs!r}: expected a whole number of at least 0")
         self.history = History()
         self._seed = _checked_seed(seed) if seed is not None else self._own_seed
         given = _as_list(callbacks)
@@ -314,7 +350,7 @@ class Trainable:
         with self._interrupts:
             called.on_train_begin()
             try:
-                self._first_epoch = self._go_on(initial_epoch)
+                self._first_epoch = self._go_on(first)
                 for epoch in range(self._first_epoch, epochs):
                     called.on_epoch_begin(epoch)
                     logs = self._fit_epoch(epoch, data, shuffle, called, lenient)
@@ -324,6 +360,8 @@ class Trainable:
                     called.on_epoch_end(epoch, logs)
                     if self.stop_training:
                         break
+                if self._first_epoch < epochs:
+                    self.optimizer.finish(self._weights.moved)
             finally:
                 called.on_train_end(logs)
         return self.history
@@ -370,8 +408,14 @@ class Trainable:
         validation_data: Any, validation_batch_size: int | None, validation_steps: int | None,
     ) -> "tuple[_Cycle, Samples | Stream | None]":  # fmt: skip
         """Return what is trained on and what is validated on, checked."""
-        if not 0 <= split < 1:
+        if not isinstance(split, int | float | np.number) or isinstance(split, bool) or not 0 <= split < 1:
             raise InputError(f"validation_split={split!r}: expected a number from 0 to below 1")
+        steps, validation_steps, validation_batch_size = (
+            None if value is None else whole_number(name, value)
+            for name, value in (
+                ("steps_per_epoch", steps), ("validation_steps", validation_steps), ("validation_batch_size", validation_batch_size),
+            )
+        )  # fmt: skip
         reader = self._reader()
         data = self._read(reader, x, y, sample_weight, class_weight, batch_size, steps)
         validation = None
@@ -409,6 +453,7 @@ class Trainable:
         told = called.hears("on_train_batch_end")
         seen = -1
         for seen, batch in enumerate(data.batches(epoch, seed if shuffle else None)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_train_batch_begin(seen)
             try:
                 results = self._train(batch, seed, outputs, lambda at=seen: f"epoch {epoch + 1}, batch {at + 1}")
@@ -444,6 +489,7 @@ class Trainable:
     ) -> Any:
         """Return the loss, and with metrics a list of it and them, or all by name with `return_dict`; x and y as for `fit`."""
         self._need_compiled("evaluate")
+        steps = None if steps is None else whole_number("steps", steps)
         self._need_weights(x)
         data = self._read(self._reader(), x, y, sample_weight, None, batch_size, steps)
         called = self._called(callbacks, verbose, data.steps)
@@ -455,6 +501,7 @@ class Trainable:
         told = called.hears("on_test_batch_end")
         at = -1
         for at, batch in enumerate(_first(data.batches(), steps)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_test_batch_begin(at)
             watch.update(batch, self._test(batch, watch.any_metrics))
             if told:
@@ -477,6 +524,7 @@ class Trainable:
 
         A list of sequences of different lengths gives a list where the output has their steps.
         """
+        steps = None if steps is None else whole_number("steps", steps)
         self._need_weights(x)
         data = self._read(self._reader(targets=False), x, None, None, None, batch_size, steps)
         called = self._called(callbacks, verbose, data.steps)
@@ -509,6 +557,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._fresh_watch()
+        watch.expect(batch, self._weights.output_shapes)
         where = lambda: f"step {self.optimizer.iterations + 1}"
         with self._interrupts:
             results = self._train(batch, self._own_seed, watch.any_metrics, where)
@@ -521,6 +570,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight).take(slice(None))
         watch = self._watch()
+        watch.expect(batch, self._weights.output_shapes)
         watch.update(batch, self._test(batch, watch.any_metrics))
         return _listed(watch.results(), return_dict)
 
@@ -648,6 +698,13 @@ def _for_outputs(value: Any, names: Sequence[str], what: str, shared: bool = Fal
     raise InputError(f"{what}={value!r}: the network has {len(names)} outputs: pass a list or a dict")
 
 
+def _share(share: Any) -> float:
+    """Return the weight of a loss. Raise InputError unless it is a number."""
+    if not isinstance(share, int | float | np.number) or isinstance(share, bool):
+        raise InputError(f"loss_weights hold {share!r}, expected numbers")
+    return float(share)
+
+
 def _as_list(callbacks: Any) -> list[Any]:
     return [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
@@ -666,13 +723,16 @@ def _checked_seed(seed: Any) -> int:
     return int(seed)
 
 
+def _frequency(frequency: Any) -> int | list[int]:
+    """Return after how many epochs, or after which, counted from 1, a network is validated. Raise InputError."""
+    if isinstance(frequency, list | tuple | set | range | np.ndarray):
+        return [whole_number("validation_freq", epoch) for epoch in frequency]
+    return whole_number("validation_freq", frequency)
+
+
 def _due(epoch: int, frequency: int | Sequence[int]) -> bool:
-    """Tell whether an epoch is validated: every so many, or those listed, counted from 1."""
-    if isinstance(frequency, int):
-        if frequency < 1:
-            raise InputError(f"validation_freq={frequency}: expected at least 1")
-        return (epoch + 1) % frequency == 0
-    return epoch + 1 in frequency
+    """Tell whether an epoch is validated."""
+    return (epoch + 1) % frequency == 0 if isinstance(frequency, int) else epoch + 1 in frequency
 
 
 def _listed(logs: dict[str, float], as_dict: bool) -> Any:
@@ -721,7 +781,7 @@ def value_and_grad(
         input_specs = model.input_specs
         output_names = tuple(getattr(model, "output_names", ()))
         forward = staticmethod(model.forward)
-        adopt = staticmethod(model.adopt)
+        adopt, held = staticmethod(model.adopt), staticmethod(model.held)
 
     bare = Bare()
     bare.compile(loss=loss, threads=threads)
@@ -735,7 +795,7 @@ def value_and_grad(
             bare._weights_held = model._weights
         batch = bare._reader().samples(x, y, sample_weight).take(slice(None))
         weights, step = bare._weights, bare._step(batch, True, False)
-        random = random_stream(seed, DRAWING, 0) if step.draws else None
+        random = Source(seed, 0) if step.draws else None
         results = step.run(
             batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved, weights.kept.copy(), weights.gradient, random
         )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.constraints import Constraint
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.build import Shape as SymbolicShape
 from fastlstm.ops.op import find
@@ -26,13 +27,15 @@ class Draw:
     shape: SymbolicShape
     rate: float
     stddev: float | None = None
+    seed: int | None = None  # of the layer, which then draws the same in every network
+    place: int = 0  # which of the draws of that layer it is
 
 
 class TrainingBuild(Build):
     """Collects what a step of training computes.
 
     `parameters` hold the trainable weights and `statistics` those that training does not move but may replace, both by the name of the
-    input that stands for them; `penalties` are scalars that add to the loss; `updates` are the new values of statistics.
+    input that stands for them, `constraints` what parameters are held to; `penalties` are scalars that add to the loss; `updates` are the new values of statistics.
     """
 
     training = True
@@ -44,7 +47,9 @@ class TrainingBuild(Build):
         self.statistics: dict[str, np.ndarray] = {}
         self.penalties: list[Tensor] = []
         self.updates: dict[str, Tensor] = {}
+        self.constraints: dict[str, Constraint] = {}
         self.draws: list[Draw] = []
+        self._drawn_by: dict[int, int] = {}  # how many draws each layer has made
 
     def parameter(self, name: str, array: np.ndarray, trainable: bool = True) -> Tensor:
         tensor = self.input(name, array.dtype.name, array.shape)
@@ -59,16 +64,26 @@ class TrainingBuild(Build):
         """Let a weight that is not trained have another value after the step."""
         self.updates[statistic.name] = new
 
-    def drop(self, name: str, shape: SymbolicShape, rate: float, dtype: str = "float32") -> Tensor:
-        """Return the mask of a dropout: 0 or 1 / (1 - rate), drawn anew for each batch."""
-        tensor = self.input(name, dtype, shape)
-        self.draws.append(Draw(tensor.name, shape, rate))
-        return tensor
+    def constrain(self, parameter: Tensor, constraint: Constraint) -> None:
+        """Hold a parameter to a constraint after each step."""
+        self.constraints[parameter.name] = constraint
 
-    def noise(self, name: str, shape: SymbolicShape, stddev: float, dtype: str = "float32") -> Tensor:
-        """Return normal numbers around 0, drawn anew for each batch."""
-        tensor = self.input(name, dtype, shape)
-        self.draws.append(Draw(tensor.name, shape, 0.0, stddev))
+    def drop(self, name: str, shape: SymbolicShape, rate: float, dtype: str = "float32", owner: Any = None) -> Tensor:
+        """Return the mask of a dropout: 0 or 1 / (1 - rate), drawn anew for each batch; from `owner.seed` where that is set."""
+        return self._drawn(name, shape, rate, None, dtype, owner)
+
+    def noise(
+        self, name: str, shape: SymbolicShape, stddev: float, dtype: str = "float32", owner: Any = None
+    ) -> Tensor:
+        """Return normal numbers around 0, drawn anew for each batch; from `owner.seed` where that is set."""
+        return self._drawn(name, shape, 0.0, stddev, dtype, owner)
+
+    def _drawn(
+        self, name: str, shape: SymbolicShape, rate: float, stddev: float | None, dtype: str, owner: Any
+    ) -> Tensor:
+        tensor, place = self.input(name, dtype, shape), self._drawn_by.get(id(owner), 0)
+        self._drawn_by[id(owner)] = place + 1
+        self.draws.append(Draw(tensor.name, shape, rate, stddev, getattr(owner, "seed", None), place))
         return tensor
 
     def node(

@@ -107,6 +107,52 @@ def test_conv1d_follows_its_equation_for_any_stride_dilation_groups_and_padding(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_convolutions_follow_their_equation_over_any_number_of_axes(axes, dtype):
+    for number in range(CASES // 2):
+        rng = np.random.default_rng([number, axes])
+        draw = lambda low, high, n=axes, rng=rng: tuple(int(v) for v in rng.integers(low, high, n))
+        sizes, strides, dilations, before, after = draw(1, 4), draw(1, 4), draw(1, 3), draw(0, 3), draw(0, 3)
+        # one channel a group is a case of its own, with vectors of channels
+        c, f, groups = draw(1, 4, 3) if number % 2 else (1, int(rng.integers(1, 4)), int(rng.integers(1, 40)))
+        image = tuple((k - 1) * d + 1 + int(rng.integers(0, 5)) for k, d in zip(sizes, dilations, strict=True))
+        x = rng.standard_normal((2, *image, c * groups)).astype(dtype)
+        W = (rng.standard_normal((*sizes, c, f * groups)) / np.sqrt(np.prod(sizes) * c)).astype(dtype)
+        b = rng.standard_normal(f * groups).astype(dtype)
+        attributes = {"groups": groups, "activation": "Relu"}
+        if axes == 1:
+            attributes |= {"stride": strides[0], "dilation": dilations[0], "pads": (before[0], after[0])}
+        else:
+            attributes |= {"strides": strides, "dilations": dilations, "pads": (*before, *after)}
+        node = Node("c", f"Conv{axes}D", ("x", "W", "b"), ("y",), attributes)
+        net = models.model([node], [("x", dtype, x.shape)], ["y"], {"W": W, "b": b})
+        pads = list(zip(before, after, strict=True))
+
+        def oracle(d, x=x, W=W, b=b, strides=strides, dilations=dilations, pads=pads, groups=groups):
+            y = naive.convolve(x, W, b, strides=strides, dilations=dilations, pads=pads, groups=groups, dtype=d)
+            return np.maximum(y, 0)
+
+        check(net, {"x": x}, oracle, dtype)
+
+
+def test_a_row_of_a_convolution_has_the_same_bits_alone_and_among_others():
+    """Patches are copied some images at a time; which ones stand together changes nothing."""
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((3, 3, 16, 24)).astype("f4")
+    net = models.model(
+        [Node("c", "Conv2D", ("x", "W"), ("y",), {"pads": (1, 1, 1, 1)})],
+        [("x", "float32", ("B", 31, 33, 16))],
+        ["y"],
+        {"W": W},
+    )
+    x = rng.standard_normal((17, 31, 33, 16)).astype("f4")
+    session = fastlstm.Session(net)
+    whole = session.run(x)
+    for row in (0, 5, 16):
+        assert models.same_bits(session.run(x[row : row + 1]), whole[row : row + 1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_matmul_of_run_time_operands_is_numpys(dtype):
     shapes = [((5, 3), (3, 17)), ((4, 5, 3), (3, 17)), ((4, 5, 3), (4, 3, 17)), ((2, 1, 5, 3), (4, 3, 65)), ((3,), (3, 9)), ((7, 3), (3,)),
               ((1, 70), (70, 1)), ((13, 16), (16, 64)), ((0, 3), (3, 4)), ((2, 0, 3), (2, 3, 4))]  # fmt: skip

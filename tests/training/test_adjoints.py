@@ -458,6 +458,29 @@ def test_softmax(seed):
     check(make, seed)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_mean_squares(seed):
+    def make(draw: Draw) -> Tensor:
+        shape = draw.shape(1, 3)
+        return draw.node("MeanSquares", [draw.x(shape), draw.x(shape)])
+
+    check(make, seed)
+
+
+def test_mean_squares_along_rows_of_any_length_are_numpys_and_rows_keep_to_themselves():
+    for n in (1, 7, 8, 19, 64):
+        build = Build()
+        x, t = build.input("x", "float32", (3, n)), build.input("t", "float32", (3, n))
+        loss = build.node("loss", "MeanSquares", [x, t])
+        (dx,) = gradients(build, build.node("total", "ReduceSum", [loss]), [x])
+        feeds = {name: np.random.default_rng(n + k).standard_normal((3, n), np.float32) for k, name in enumerate("xt")}
+        feeds["x"][1, 0] = np.nan
+        off = feeds["x"].astype("f8") - feeds["t"]
+        got, slopes = differences.run(build, [loss, dx], feeds)
+        np.testing.assert_allclose(got, np.mean(off**2, axis=1), rtol=1e-6)
+        np.testing.assert_allclose(slopes, 2 * off / n, rtol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("sparse", [False, True])
 def test_cross_entropy_of_logits(sparse, seed):

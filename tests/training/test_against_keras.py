@@ -82,6 +82,22 @@ def autoencoder(k, dtype):
     ]
 
 
+def penalised(k, dtype):
+    """Every regularizer on every weight, and on what layers give."""
+    r = k.regularizers
+    return [
+        k.Input((9, 3), dtype=dtype),
+        k.layers.LSTM(
+            6, return_sequences=True, kernel_regularizer=r.L1(2**-8), recurrent_regularizer=r.L1L2(2**-9, 2**-7),
+            bias_regularizer=r.L2(2**-6), activity_regularizer=r.L2(2**-7), dtype=dtype,
+        ),
+        k.layers.Conv1D(5, 3, kernel_regularizer=r.L2(2**-6), bias_regularizer=r.L1(2**-7), activity_regularizer=r.L1(2**-9), dtype=dtype),
+        k.layers.ActivityRegularization(2**-9, 2**-8, dtype=dtype),
+        k.layers.GRU(4, kernel_regularizer=r.L1L2(2**-8, 2**-8), recurrent_regularizer=r.L2(2**-7), bias_regularizer=r.L1(2**-8), dtype=dtype),
+        k.layers.Dense(1, kernel_regularizer="l2", bias_regularizer="l1_l2", activity_regularizer=r.L1L2(2**-8, 2**-8), dtype=dtype),
+    ]  # fmt: skip
+
+
 SPARSE = "sparse_categorical_crossentropy"
 CASES = {
     "classifier": (classifier, SPARSE, ("Adam", {"learning_rate": 0.01})),
@@ -90,6 +106,7 @@ CASES = {
     "masked": (masked, SPARSE, ("RMSprop", {"learning_rate": 0.001})),
     "tagger": (tagger, SPARSE, ("Nadam", {"learning_rate": 0.002})),
     "forecast": (forecast, "mse", ("SGD", {"learning_rate": 0.1, "momentum": 0.9})),
+    "penalised": (penalised, "huber", ("Adagrad", {"learning_rate": 0.125})),
     "autoencoder": (autoencoder, "mae", ("SGD", {"learning_rate": 0.05, "clipvalue": 2**-4})),
 }
 
@@ -97,9 +114,9 @@ CASES = {
 def data(build, rng: np.random.Generator, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """Return samples of all steps and their targets."""
     rows = STEPS * BATCH
-    if build in (forecast, autoencoder):
+    if build in (forecast, penalised, autoencoder):
         x = rng.standard_normal((rows, 9, 3)).astype(dtype)
-        return x, (x[:, -1, :1] * 0.5 if build is forecast else x)
+        return x, (x if build is autoencoder else x[:, -1, :1] * 0.5)
     x = rng.integers(1, 20, (rows, 9)).astype(np.int32)
     if build is not classifier:
         x[np.arange(9) >= rng.integers(1, 10, (rows, 1))] = 0

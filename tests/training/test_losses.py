@@ -131,6 +131,24 @@ def test_masked_steps_count_for_nothing_as_in_keras(reduction, weighted):
     assert networks.worst(network, twin) < 1e-8
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_twenty_steps_over_masked_steps_agree_with_keras(name):
+    kind, options, activation, targets = LOSSES[name]
+    network, twin = _tagger(activation=activation)
+    k, rate = networks.keras("float64"), 2.0**-9 if kind == "MeanAbsolutePercentageError" else 2.0**-3
+    network.compile(fastlstm.optimizers.SGD(rate), getattr(losses, kind)(**options))
+    twin.compile(k.optimizers.SGD(rate), getattr(k.losses, kind)(**options), run_eagerly=True)
+    rng = np.random.default_rng(9)
+    for step in range(STEPS):
+        x, y = _padded(rng), targets(rng, 30)
+        y = y.reshape(5, 6, *y.shape[1:])
+        y = y if y.dtype.kind == "i" and y.ndim == 2 else y.astype("float64")
+        weights = rng.random((5, 6)) if step % 2 else None
+        ours, theirs = network.train_on_batch(x, y, weights), twin.train_on_batch(x, y, weights)
+        assert ours == pytest.approx(float(theirs), rel=1e-6, abs=1e-9)
+    assert networks.worst(network, twin) < 1e-8
+
+
 def test_a_batch_that_is_masked_whole_has_the_loss_0():
     network, _ = _tagger()
     network.compile("sgd", "sparse_categorical_crossentropy")
