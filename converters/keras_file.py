@@ -98,7 +98,9 @@ def sniff(data: bytes) -> Literal["keras-zip", "hdf5"] | None:
 
 
 def read_keras_file(
-    source: str | Path | bytes | BinaryIO, architecture: Config | str | Path | None = None, where: str = "the bytes given"
+    source: str | Path | bytes | BinaryIO,
+    architecture: Config | str | Path | None = None,
+    where: str = "the bytes given",
 ) -> KerasFile:
     """Read a Keras file, given as its path, its bytes, or an archive open for reading; `where` names the latter two in messages.
 
@@ -125,7 +127,9 @@ def read_keras_file(
     raise ModelFileError(f"{where}: neither HDF5 nor a zip archive, so no Keras file; it starts with {source[:8]!r}")
 
 
-def stored_weights(data: bytes, where: str) -> tuple[str, str | None, list[tuple[str, list[tuple[str, tuple[int, ...]]]]]] | None:
+def stored_weights(
+    data: bytes, where: str
+) -> tuple[str, str | None, list[tuple[str, list[tuple[str, tuple[int, ...]]]]]] | None:
     """Return (Keras's version, backend, [(layer, [(weight, shape), ...]), ...]) of an .h5 file of weights alone, None of any other.
 
     Raises ModelFileError for damage.
@@ -163,7 +167,9 @@ def _from_zip(file: BinaryIO, where: str, given: Config | None) -> KerasFile:
     with _open_zip(file, where) as archive:
         names = set(archive.namelist())
         if any(name.rpartition("/")[2] in ("saved_model.pb", "keras_metadata.pb") for name in names):
-            raise UnsupportedError(f"{where} is an archive of a SavedModel; load it in TensorFlow, then model.save('m.keras')")
+            raise UnsupportedError(
+                f"{where} is an archive of a SavedModel; load it in TensorFlow, then model.save('m.keras')"
+            )
         if "config.json" not in names and given is None:
             raise ModelFileError(f"{where}: a zip archive without config.json, so no Keras file; it has {_few(names)}")
         if "model.weights.h5" not in names:
