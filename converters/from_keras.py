@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastlstm import layers
 from fastlstm.axes import find_axes
@@ -32,8 +32,10 @@ from fastlstm.ops.inference import infer
 from fastlstm.text import KEY, Vocabulary, kept
 
 
-def from_keras(data: bytes, architecture: Any = None, custom: Custom | None = None, where: str = "the file") -> Model:
-    """Return the model of a Keras file's bytes; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
+def from_keras(
+    data: bytes | BinaryIO, architecture: Any = None, custom: Custom | None = None, where: str = "the file"
+) -> Model:
+    """Return the model of a Keras file's bytes, or of an open .keras archive; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
     file = read_keras_file(data, architecture, where)
     context = Context(file.keras_version, custom or {})
     build = Build()

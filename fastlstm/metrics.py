@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import InputError, UnsupportedError, one_of
+from fastlstm.errors import InputError, ShapeError, UnsupportedError, one_of
 
 EPSILON = 1e-7
 Array = np.ndarray
@@ -130,6 +130,9 @@ class Metric:
         """Return the metric of all batches since the last reset."""
         raise NotImplementedError
 
+    def check(self, y_true: Sequence[Any], y_pred: Sequence[Any], where: str) -> None:
+        """Raise ShapeError where targets and outputs of these shapes, None or a symbol for sizes that are not known, do not go together."""
+
     def reset_state(self) -> None:
         """Start anew."""
         for array in self.state.values():
@@ -177,11 +180,16 @@ class MeanMetricWrapper(Mean):
     """The mean of a function of targets and outputs that gives values (B, ...)."""
 
     function: Callable[..., Array]
+    classes = False  # whether targets are class indices, one axis less than outputs
 
     def __init__(self, fn: Callable[..., Array] | None = None, name: str | None = None, **options: Any):
         self._function = fn or type(self).function
         self._options = options
         super().__init__(name or (getattr(fn, "__name__", None) if fn else None))
+
+    def check(self, y_true: Sequence[Any], y_pred: Sequence[Any], where: str) -> None:
+        if hasattr(type(self), "function"):
+            _check_shapes(self, y_true, y_pred, where, self.classes)
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:  # type: ignore[override]
         self.add(self._function(y_true, y_pred, **self._options), sample_weight)
@@ -222,6 +230,7 @@ class CategoricalAccuracy(MeanMetricWrapper):
 
 
 class SparseCategoricalAccuracy(MeanMetricWrapper):
+    classes = True
     function = staticmethod(sparse_categorical_accuracy)
 
     def __init__(self, name: str = "sparse_categorical_accuracy"):
@@ -236,6 +245,7 @@ class TopKCategoricalAccuracy(MeanMetricWrapper):
 
 
 class SparseTopKCategoricalAccuracy(MeanMetricWrapper):
+    classes = True
     function = staticmethod(sparse_top_k_categorical_accuracy)
 
     def __init__(self, k: int = 5, name: str = "sparse_top_k_categorical_accuracy"):
@@ -285,6 +295,7 @@ class CategoricalCrossentropy(MeanMetricWrapper):
 
 
 class SparseCategoricalCrossentropy(MeanMetricWrapper):
+    classes = True
     function = staticmethod(sparse_categorical_crossentropy)
 
     def __init__(self, name: str = "sparse_categorical_crossentropy"):
@@ -293,6 +304,9 @@ class SparseCategoricalCrossentropy(MeanMetricWrapper):
 
 class RootMeanSquaredError(Mean):
     """The square root of the mean squared error over all elements."""
+
+    def check(self, y_true: Sequence[Any], y_pred: Sequence[Any], where: str) -> None:
+        _check_shapes(self, y_true, y_pred, where)
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:  # type: ignore[override]
         y_true, y_pred = same_rank(y_true, y_pred)
@@ -312,6 +326,9 @@ class _Counts(Metric):
 
     def reset_state(self) -> None:
         self.state = {key: np.zeros(len(self.thresholds)) for key in ("tp", "fp", "tn", "fn")}
+
+    def check(self, y_true: Sequence[Any], y_pred: Sequence[Any], where: str) -> None:
+        _check_shapes(self, y_true, y_pred, where)
 
     def count(self, y_true: Array, y_pred: Array, sample_weight: Array | None) -> None:
         y_pred, y_true = same_rank(np.asarray(y_pred), np.asarray(y_true))
@@ -346,6 +363,14 @@ class _Decided(_Counts):
         several = isinstance(given, list | tuple)
         super().__init__(sorted(given) if several else [given], name)  # type: ignore[arg-type, list-item]
         self._several, self.top_k, self.class_id = several, top_k, class_id
+
+    def check(self, y_true: Sequence[Any], y_pred: Sequence[Any], where: str) -> None:
+        super().check(y_true, y_pred, where)
+        last = y_pred[-1] if y_pred else None
+        if self.class_id is not None and isinstance(last, int) and not 0 <= self.class_id < last:
+            raise InputError(
+                f"{where}: metric {self.name!r} has class_id={self.class_id!r}, the output has {last} classes"
+            )
 
     def update_state(self, y_true: Array, y_pred: Array, sample_weight: Array | None = None) -> None:
         y_pred, y_true = same_rank(y_pred, y_true)
@@ -439,6 +464,21 @@ def _interpolated(tp: Array, fp: Array, fn: Array) -> float:
     return float(np.sum(_safe(slope * (dtp + intercept * np.log(ratio)), np.maximum(tp[1:] + fn[1:], 0))))
 
 
+def _check_shapes(
+    metric: Metric, y_true: Sequence[Any], y_pred: Sequence[Any], where: str, classes: bool = False
+) -> None:
+    """Raise ShapeError unless shapes are equal but for an axis of size 1 at the end, or `classes` have one axis less."""
+    wanted = tuple(y_pred[:-1] if classes else y_pred)
+    given = tuple(y_true[:-1] if len(y_true) == len(wanted) + 1 and y_true[-1] == 1 else y_true)
+    if len(wanted) == len(given) + 1 and wanted[-1] == 1:
+        wanted = wanted[:-1]
+    sizes = zip(given[1:], wanted[1:], strict=False)
+    if len(given) != len(wanted) or any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in sizes):
+        raise ShapeError(
+            f"{where}: metric {metric.name!r} takes {'class indices' if classes else 'targets of the shape of outputs'}, outputs have shape {tuple(y_pred)}, targets {tuple(y_true)}"
+        )
+
+
 # ---- by name -------------------------------------------------------------------------------------------
 def _snake(name: str) -> str:
     return "".join(
@@ -453,6 +493,7 @@ _CLASSES: tuple[type[Metric], ...] = (
 )  # fmt: skip
 _BY_NAME: dict[str, type[Metric]] = {kind.__name__: kind for kind in _CLASSES}
 _BY_NAME |= {_snake(kind.__name__): kind for kind in _CLASSES}
+_BY_NAME |= {kind.function.__name__: kind for kind in _CLASSES if issubclass(kind, MeanMetricWrapper)}
 _BY_NAME |= {"bce": BinaryCrossentropy, "BCE": BinaryCrossentropy, "mse": MeanSquaredError, "MSE": MeanSquaredError}
 _BY_NAME |= {"mae": MeanAbsoluteError, "MAE": MeanAbsoluteError, "rmse": RootMeanSquaredError}
 _BY_NAME |= {"mape": MeanAbsolutePercentageError, "MAPE": MeanAbsolutePercentageError}

@@ -6,7 +6,7 @@
 | a list or tuple of arrays, a dict by name | several inputs |
 | a list of sequences of different lengths | an array padded with zeros at the end, and a mask of its valid steps |
 | a memory-mapped array | read batch by batch, never whole |
-| a generator or iterable of (x, y) or (x, y, sample_weight) | its batches, as they come |
+| a generator or iterable of (x, y) or (x, y, sample_weight), or what has `[k]` and a length | its batches, as they come |
 
 Targets and sample weights likewise, by output.
 """
@@ -54,10 +54,15 @@ class Target:
 def is_batches(x: Any) -> bool:
     """Tell whether data are an iterable of batches, not the samples themselves."""
     return (
-        not isinstance(x, list | tuple | Mapping | np.ndarray)
+        not isinstance(x, list | tuple | Mapping | np.ndarray | str | bytes | set)
         and not hasattr(x, "__array__")
-        and hasattr(x, "__iter__")
+        and (hasattr(x, "__iter__") or _by_number(x))
     )
+
+
+def _by_number(x: Any) -> bool:
+    """Tell whether batches are asked for by number: Keras's PyDataset."""
+    return hasattr(x, "__getitem__") and hasattr(x, "__len__")
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:
@@ -216,6 +221,8 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
     """Return the rows of each target, checked against its output: shapes, and classes in range."""
     rows = []
     for target, value in zip(targets, by_output(y, targets, names, "targets"), strict=True):
+        if value is None:
+            raise InputError(f"output {target.name!r}: there are no targets")
         shape = tuple(symbols.get(dim, dim) if isinstance(dim, str) else dim for dim in target.shape)
         where, loss = f"output {target.name!r}", target.loss
         dtype = np.dtype(np.int64) if loss.whole else target.dtype
@@ -247,8 +254,10 @@ def targets_rows(y: Any, targets: Sequence[Target], names: Sequence[str], symbol
     return rows
 
 
-def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[str], rows: int) -> list[Array | None]:
-    """Return sample weights for each target, None where there are none; one array serves every output."""
+def weights_rows(
+    sample_weight: Any, targets: Sequence[Target], names: Sequence[str], rows: Sequence[Rows]
+) -> list[Array | None]:
+    """Return sample weights for each target, of which `rows` are given; None where there are none. One array serves every output."""
     if sample_weight is None:
         return [None] * len(targets)
     if isinstance(sample_weight, Mapping):
@@ -258,20 +267,25 @@ def weights_rows(sample_weight: Any, targets: Sequence[Target], names: Sequence[
     else:
         given = [sample_weight] * len(targets)
     arrays: list[Array | None] = []
-    for target, one in zip(targets, given, strict=True):
+    for target, one, given_targets in zip(targets, given, rows, strict=True):
         if one is None:
             arrays.append(None)
             continue
-        array = np.asarray(one)
+        try:
+            array = np.asarray(one)
+        except ValueError:  # lists of different lengths
+            array = np.empty((), object)
         if array.dtype.kind not in "fiub" or array.ndim == 0:
             raise DTypeError(f"sample_weight of output {target.name!r} is no array of numbers")
         if array.ndim > 1 and array.shape[-1] == 1:
             array = array[..., 0]
-        axes = target.loss.weight_axes(target.shape)
-        if len(array) != rows or array.ndim > axes:
-            more = f" or one for each step of {rows} samples" if axes > 1 else ""
+        whole = given_targets.shape[: target.loss.weight_axes(target.shape)]
+        if given_targets.ragged:
+            whole = whole[:1]  # targets are padded batch by batch
+        if array.shape != whole[: array.ndim]:
+            more = f" or {whole}" if len(whole) > 1 else ""
             raise ShapeError(
-                f"sample_weight of output {target.name!r} has shape {array.shape}, expected ({rows},){more}"
+                f"sample_weight of output {target.name!r} has shape {array.shape}, expected ({len(given_targets)},){more}"
             )
         arrays.append(np.asarray(array, target.dtype))
     return arrays
@@ -402,7 +416,7 @@ class Reader:
                 raise InputError(f"class_weight is for networks with one output, this one has {one_of(self.names)}")
             samples.weights = [class_weights(class_weight, self.targets[0], samples.targets[0])]
         else:
-            samples.weights = weights_rows(sample_weight, self.targets, self.names, len(samples))
+            samples.weights = weights_rows(sample_weight, self.targets, self.names, samples.targets)
         return samples
 
     def _alone(self, given: Any, samples: int) -> Any:
@@ -415,15 +429,26 @@ class Reader:
         return inner if whole and (samples != 1 or _axes(inner) >= axes) else given
 
     def _check_steps(self, inputs: Sequence[Rows], targets: Sequence[Rows]) -> None:
-        """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length."""
+        """Raise ShapeError where sequences and their targets, a value for each step of the same input, differ in length.
+
+        Of an array of targets, padded as sequences are, the steps of each sequence are taken.
+        """
         for target, rows in zip(self.targets, targets, strict=True):
             for spec, given in zip(self.specs, inputs, strict=True):
-                steps = (spec.shape or ())[1:2]
+                steps, where = (spec.shape or ())[1:2], f"output {target.name!r}"
                 if not isinstance(given.rows, list) or steps != target.shape[1:2]:
                     continue
                 if not isinstance(rows.rows, list):
                     lengths = np.array([len(x) for x in given.rows])
-                    target.loss.check_steps(rows.rows, lengths, f"output {target.name!r}")
+                    target.loss.check_steps(rows.rows, lengths, where)
+                    if steps != target.loss.axes(target.shape)[1:2]:
+                        continue
+                    if rows.rows.shape[1] != lengths.max(initial=0):
+                        raise ShapeError(
+                            f"{where}: targets have {rows.rows.shape[1]} steps, the longest sequence of input {spec.name!r} {lengths.max(initial=0)}"
+                        )
+                    rows.rows = [y[:n] for y, n in zip(rows.rows, lengths, strict=True)]
+                    rows.ragged = True
                     continue
                 for row, (x, y) in enumerate(zip(given.rows, rows.rows, strict=True)):
                     if len(x) != len(y):
@@ -442,12 +467,23 @@ class Reader:
 
     def batch(self, item: Any, class_weight: Mapping[int, float] | None = None) -> Batch:
         """Return what an iterable of batches yields, (x,), (x, y) or (x, y, sample_weight), as a batch."""
-        parts = item if isinstance(item, tuple) else (item,)
+        listed = isinstance(item, list) and bool(self.targets) and len(item) in (2, 3)
+        parts = tuple(item) if isinstance(item, tuple) or listed else (item,)
         if len(parts) > 3:
             raise InputError(f"a batch has {len(parts)} parts, expected (x, y) or (x, y, sample_weight)")
         x, y, weight = (*parts, None, None)[:3]
         samples = self.samples(x, y, weight, class_weight)
         return samples.take(slice(None))
+
+
+class _Numbered:
+    """Batches that are asked for by number, from the first on."""
+
+    def __init__(self, batches: Any):
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._batches[k] for k in range(len(self._batches)))
 
 
 class Stream:
@@ -460,9 +496,11 @@ class Stream:
         steps: int | None,
         class_weight: Mapping[int, float] | None = None,
     ):
+        length = len(iterable) if hasattr(iterable, "__len__") else None  # type: ignore[arg-type]
+        if not hasattr(iterable, "__iter__"):
+            iterable = _Numbered(iterable)
         self._iterable, self._reader, self._class_weight = iterable, reader, class_weight
         self._once = iter(iterable) if iter(iterable) is iterable else None
-        length = len(iterable) if hasattr(iterable, "__len__") else None  # type: ignore[arg-type]
         self.steps = steps if steps is not None else length
 
     def batches(self, order: Array | None = None) -> Iterator[Batch]:

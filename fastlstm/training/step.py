@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import TrainingError, UnsupportedError
+from fastlstm.errors import InputError, TrainingError, UnsupportedError
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.plan import KEPT_SHAPES, Plan
@@ -78,10 +78,11 @@ class Step:
         outputs: bool = True,
         masked: Sequence[bool] = (),
         threads: int = 1,
+        checkpoint_every: int | None = None,
     ):
         self._specs = network.input_specs
         self._parameters, self._statistics = parameters, statistics
-        build = TrainingBuild() if training else EvaluationBuild()
+        build = TrainingBuild(checkpoint_every) if training else EvaluationBuild()
         inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in self._specs]
         for k, has_mask in enumerate(masked):
             if has_mask:
@@ -107,6 +108,8 @@ class Step:
             for part in parts[1:]:
                 total = total + part
             wanted = [total, *self.losses]
+        elif training or not outputs:
+            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         self._build, self._predictions, self._input_count = build, predictions, len(inputs)
         self._scalars = len(wanted)
         self._masked = [prediction.mask is not None for prediction in predictions]

@@ -108,6 +108,7 @@ class Trainable:
     _resumed: checkpoint.Checkpoint | None = None
     _seed: int | None = None
     _threads = 1
+    _checkpoint_every: int | None = None
 
     # ---- compile -------------------------------------------------------------------------------------
     def compile(
@@ -118,10 +119,13 @@ class Trainable:
         loss_weights: Any = None,
         weighted_metrics: Any = None,
         threads: int | None = None,
+        checkpoint_every: int | str | None = None,
     ) -> None:
         """Say how the network is trained: an optimizer, a loss (for several outputs a list, or a dict by name) and metrics.
 
-        `threads` as for Session (default 1). Raise InputError for names that are not known. Compile again after a layer's `trainable` has changed.
+        `threads` as for Session (default 1). `checkpoint_every`: for long sequences, keep of LSTM, GRU and SimpleRNN the states of every so many steps,
+        or with "sqrt" of as many as take the least memory, and compute the steps between them again when gradients need them: a few parts in a
+        hundred of the memory, at a third more time. Raise InputError for names that are not known. Compile again after a layer's `trainable` has changed.
         """
         threads = None if threads is None else whole_number("threads", threads)
         for one in leaves(loss):
@@ -131,6 +135,7 @@ class Trainable:
         self.optimizer = optimizers.get(optimizer)
         self._compiled = _Compiled(loss, loss_weights, metrics, weighted_metrics)
         self._threads = threads or 1
+        self._checkpoint_every = _checked_segment(checkpoint_every)
         self.stop_training = False
         self.reset_training()
         if getattr(self, "built", True):
@@ -189,7 +194,7 @@ class Trainable:
             given = _for_outputs(compiled.loss, names, "loss", shared=True)
             shares = _for_outputs(compiled.loss_weights, names, "loss_weights")
             self._loss_list = [
-                (None if loss is None else losses.get(loss), 1.0 if share is None else float(share))
+                (None if loss is None else losses.get(loss), 1.0 if share is None else _share(share))
                 for loss, share in zip(given, shares, strict=True)
             ]
         return self._loss_list
@@ -198,7 +203,8 @@ class Trainable:
         compiled = self._compiled
         assert compiled is not None
         with_loss = [k for k, (loss, _) in enumerate(self._objectives()) if loss is not None]
-        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics)
+        spelled = [self.output_names[k] for k in with_loss if isinstance(self._objectives()[k][0], losses.CTC)]
+        return Watch(self.output_names, with_loss, compiled.metrics, compiled.weighted_metrics, spelled)
 
     def _fresh_watch(self) -> Watch:
         """Return the watch of training, at its start."""
@@ -262,6 +268,7 @@ class Trainable:
                 outputs=outputs,
                 masked=masked,
                 threads=self._threads,
+                checkpoint_every=self._checkpoint_every,
             )
         if len(self._seen) > KNOWN_SHAPES:
             self._seen.clear()
@@ -272,8 +279,6 @@ class Trainable:
         """Make a step of the optimizer; raise TrainingError where the loss is not finite (unless `where` is None)."""
         weights, optimizer = self._weights, self.optimizer
         step = self._step(batch, True, outputs)
-        if not step.training:
-            raise InputError("there is nothing to train on: the network has no loss; pass one to compile")
         optimizer.build(weights.parameters)
         random = lambda: Source(seed, optimizer.steps) if step.draws else None
         arrays = batch.inputs, batch.masks, batch.targets, batch.weights, weights.moved
@@ -454,6 +459,7 @@ class Trainable:
         told = called.hears("on_train_batch_end")
         seen = -1
         for seen, batch in enumerate(data.batches(epoch, seed if shuffle else None)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_train_batch_begin(seen)
             try:
                 results = self._train(batch, seed, outputs, lambda at=seen: f"epoch {epoch + 1}, batch {at + 1}")
@@ -501,6 +507,7 @@ class Trainable:
         told = called.hears("on_test_batch_end")
         at = -1
         for at, batch in enumerate(_first(data.batches(), steps)):
+            watch.expect(batch, self._weights.output_shapes)
             called.on_test_batch_begin(at)
             watch.update(batch, self._test(batch, watch.any_metrics))
             if told:
@@ -556,6 +563,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight, class_weight).take(slice(None))
         watch = self._fresh_watch()
+        watch.expect(batch, self._weights.output_shapes)
         where = lambda: f"step {self.optimizer.iterations + 1}"
         with self._interrupts:
             results = self._train(batch, self._own_seed, watch.any_metrics, where)
@@ -568,6 +576,7 @@ class Trainable:
         self._need_weights(x)
         batch = self._reader().samples(x, y, sample_weight).take(slice(None))
         watch = self._watch()
+        watch.expect(batch, self._weights.output_shapes)
         watch.update(batch, self._test(batch, watch.any_metrics))
         return _listed(watch.results(), return_dict)
 
@@ -695,6 +704,13 @@ def _for_outputs(value: Any, names: Sequence[str], what: str, shared: bool = Fal
     raise InputError(f"{what}={value!r}: the network has {len(names)} outputs: pass a list or a dict")
 
 
+def _share(share: Any) -> float:
+    """Return the weight of a loss. Raise InputError unless it is a number."""
+    if not isinstance(share, int | float | np.number) or isinstance(share, bool):
+        raise InputError(f"loss_weights hold {share!r}, expected numbers")
+    return float(share)
+
+
 def _as_list(callbacks: Any) -> list[Any]:
     return [] if callbacks is None else list(callbacks) if isinstance(callbacks, list | tuple) else [callbacks]
 
@@ -705,6 +721,15 @@ def _verbosity(verbose: int | str) -> int:
     if verbose in (0, 1, 2):
         return int(verbose)
     raise InputError(f"verbose={verbose!r}: expected 'auto', 0, 1 or 2")
+
+
+def _checked_segment(every: Any) -> int | None:
+    """Return the steps of a segment as graphs have them: 0 for the root of all, None where nothing is computed again."""
+    if every is None or every == "sqrt":
+        return None if every is None else 0
+    if not isinstance(every, int | np.integer) or isinstance(every, bool) or every < 1:
+        raise InputError(f"checkpoint_every={every!r}: expected a number of steps, 'sqrt' or None")
+    return int(every)
 
 
 def _checked_seed(seed: Any) -> int:
@@ -755,11 +780,11 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
 
 
 def value_and_grad(
-    model: Network, loss: Any, threads: int | None = None
+    model: Network, loss: Any, threads: int | None = None, checkpoint_every: int | str | None = None
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Return a function of (x, y) that gives the loss of a batch and its gradient by name of weight, as the network is in training.
 
-    `threads` as for `compile`.
+    `threads` and `checkpoint_every` as for `compile`.
 
     >>> gradient = fastlstm.value_and_grad(model, "mse")
     >>> loss, gradients = gradient(x, y)
@@ -774,7 +799,7 @@ def value_and_grad(
         adopt, held = staticmethod(model.adopt), staticmethod(model.held)
 
     bare = Bare()
-    bare.compile(loss=loss, threads=threads)
+    bare.compile(loss=loss, threads=threads, checkpoint_every=checkpoint_every)
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0

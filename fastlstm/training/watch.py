@@ -31,10 +31,18 @@ class Watch:
     """Accumulates what steps leave.
 
     `names` are those of the outputs, `with_loss` the indices of those that have a loss. Metrics are Keras's argument: names, metrics or
-    functions, a list or dict of them by output where there are several; `weighted` ones take sample weights too.
+    functions, a list or dict of them by output where there are several; `weighted` ones take sample weights too. Outputs that are `spelled`
+    are compared with labels by CTC: only functions of one's own are metrics of them.
     """
 
-    def __init__(self, names: Sequence[str], with_loss: Sequence[int], wanted: Any = None, weighted: Any = None):
+    def __init__(
+        self,
+        names: Sequence[str],
+        with_loss: Sequence[int],
+        wanted: Any = None,
+        weighted: Any = None,
+        spelled: Sequence[str] = (),
+    ):
         self._names, self._with_loss = list(names), list(with_loss)
         self._several = len(names) > 1
         self.loss = Tally("loss")
@@ -43,6 +51,12 @@ class Watch:
             (self._by_output(wanted, "metrics"), False),
             (self._by_output(weighted, "weighted_metrics"), True),
         ]
+        for output, chosen in zip(names, map(list.__add__, *(by_output for by_output, _ in self._wanted)), strict=True):
+            for one in chosen if output in spelled else ():
+                if isinstance(one, str | type | metrics.Metric):
+                    raise InputError(
+                        f"output {output!r}: metric {one!r} compares values of the same place, labels of CTC have none: decode them (fastlstm.data.ctc_decode)"
+                    )
         self._metrics: dict[str, tuple[int, metrics.Metric, bool]] | None = None
 
     @property
@@ -71,8 +85,6 @@ class Watch:
         made: dict[str, tuple[int, metrics.Metric, bool]] = {}
         for wanted, weighted in self._wanted:
             for output, chosen in enumerate(wanted):
-                if chosen and output not in self._with_loss:
-                    raise InputError(f"output {self._names[output]!r} has metrics and no loss, so no targets")
                 for one in chosen:
                     target = batch.targets[self._with_loss.index(output)]
                     metric = metrics.get(one, target.shape, results.outputs[output].shape)
@@ -83,6 +95,19 @@ class Watch:
                         name = f"{prefix}weighted_{metric.name}" if weighted and count == 1 else f"{prefix}{metric.name}_{count}"  # fmt: skip
                     made[name] = output, metric, weighted
         return made
+
+    def expect(self, batch: Batch, outputs: Sequence[Sequence[Any]]) -> None:
+        """Raise InputError or ShapeError where metrics cannot be of targets and of outputs of these shapes, sizes or symbols, before a step."""
+        if self._metrics is not None:
+            return
+        for wanted, _ in self._wanted:
+            for k, chosen in enumerate(wanted):
+                where = f"output {self._names[k]!r}"
+                if chosen and k not in self._with_loss:
+                    raise InputError(f"{where} has metrics and no loss, so no targets")
+                for one in chosen:
+                    shape = batch.targets[self._with_loss.index(k)].shape
+                    metrics.get(one, shape, tuple(outputs[k])).check(shape, outputs[k], where)
 
     def update(self, batch: Batch, results: Results) -> None:
         """Take what a step leaves of a batch."""

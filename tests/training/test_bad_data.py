@@ -6,7 +6,7 @@ from training import networks
 
 import fastlstm
 from fastlstm import layers
-from fastlstm.errors import InputError, ShapeError, UnsupportedError
+from fastlstm.errors import DTypeError, InputError, ShapeError, UnsupportedError
 
 rng = np.random.default_rng(0)
 
@@ -197,3 +197,156 @@ def test_a_recurrent_layer_with_a_seed_draws_the_same_in_every_run():
     assert networks.worst(trained(3, 1), trained(3, 2)) == 0
     assert networks.worst(trained(4, 1), trained(3, 1)) > 0
     assert networks.worst(trained(None, 1), trained(None, 2)) > 0
+
+
+# ---- data that do not fit ------------------------------------------------------------------------------------------
+def _softmax(metrics=None, **options):
+    return _dense(outputs=3, activation="softmax", metrics=metrics, **{"loss": "categorical_crossentropy", **options})
+
+
+ONE_HOT = np.eye(3)[[0, 1, 2, 2, 1, 0, 2, 2]]
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("sparse_categorical_accuracy", r"output 'out': metric 'sparse_categorical_accuracy' takes class indices"),
+        (fastlstm.metrics.Precision(class_id=7), "metric 'precision' has class_id=7, the output has 3 classes"),
+        (fastlstm.metrics.SparseTopKCategoricalAccuracy(2), "takes class indices, outputs have shape"),
+    ],
+)
+def test_metrics_that_cannot_be_of_the_targets_are_refused_before_a_step(metric, message):
+    network = _softmax([metric])
+    before = network.get_weights()
+    for call in (network.train_on_batch, network.test_on_batch, lambda x, y: network.fit(x, y, verbose=0)):
+        with pytest.raises((InputError, ShapeError), match=message):
+            call(X, ONE_HOT)
+    for a, b in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", fastlstm.metrics.MeanSquaredError(), fastlstm.metrics.AUC])
+def test_metrics_of_labels_without_places_are_refused(metric):
+    network = fastlstm.Sequential([fastlstm.Input((4, 3)), layers.Dense(3)])
+    with pytest.raises(InputError, match="labels of CTC have none: decode them"):
+        network.compile("sgd", "ctc", metrics=[metric])
+
+
+def test_every_metric_is_known_by_the_name_of_its_function():
+    assert len(_softmax(["top_k_categorical_accuracy"]).evaluate(X, ONE_HOT, verbose=0)) == 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"sample_weight": [[1.0], [1.0, 2.0], *[[1.0]] * 6]}, "sample_weight of output 'out' is no array of numbers"),
+        ({"sample_weight": "balanced"}, "sample_weight of output 'out' is no array of numbers"),
+        ({"sample_weight": np.ones((8, 2))}, r"sample_weight of output 'out' has shape \(8, 2\), expected \(8,\)"),
+        ({"validation_data": 7}, "validation_data: expected"),
+        ({"validation_data": "val"}, "validation_data: expected"),
+        ({"validation_data": (X,)}, "validation_data: expected"),
+        ({"validation_data": (X[:, :3], Y)}, r"has shape \(8, 3\)"),
+        ({"x": X.astype(object)}, "dtype object"),
+        ({"x": X + 1j}, "dtype complex128"),
+        ({"x": "data"}, "shape|dtype"),
+        ({"x": {1, 2}}, "shape|dtype"),
+        ({"y": None}, "there are no targets"),
+        ({"y": Y.astype(object)}, "targets are object, expected numbers"),
+        ({"y": np.array(["a"] * 8)}, "targets are <U1, expected numbers"),
+    ],
+)
+def test_data_of_other_kinds_are_refused_before_a_step(data, message):
+    network = _dense()
+    before = network.get_weights()
+    with pytest.raises((InputError, ShapeError, DTypeError), match=message):
+        network.fit(**{"x": X, "y": Y, "verbose": 0, **data})
+    for a, b in zip(before, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_of_steps_have_the_steps_of_targets():
+    network, x, y = _network(), np.zeros((2, 4, 3)), np.zeros((2, 4, 1))
+    network.train_on_batch(x, y, np.ones((2, 4)))
+    with pytest.raises(ShapeError, match=r"has shape \(2, 5\), expected \(2,\) or \(2, 4\)"):
+        network.train_on_batch(x, y, np.ones((2, 5)))
+
+
+def test_padded_targets_of_sequences_are_cut_to_their_steps():
+    x = [rng.standard_normal((steps, 3)) for steps in (4, 2, 5)]
+    y = [rng.standard_normal((steps, 1)) for steps in (4, 2, 5)]
+    padded = np.zeros((3, 5, 1))
+    for row, one in zip(padded, y, strict=True):
+        row[: len(one)] = one
+    network = _network()
+    listed = network.evaluate(x, y, batch_size=2, verbose=0)
+    assert network.evaluate(x, padded, batch_size=2, verbose=0) == listed
+    with pytest.raises(ShapeError, match="targets have 6 steps, the longest sequence of input 'input_layer' 5"):
+        network.fit(x, np.zeros((3, 6, 1)), verbose=0)
+
+
+def test_loss_weights_are_numbers():
+    with pytest.raises(InputError, match="loss_weights hold 'x', expected numbers"):
+        _dense(loss_weights=["x"])
+
+
+def test_without_a_loss_there_is_nothing_to_train_on():
+    with pytest.raises(InputError, match="there is nothing to train on: the network has no loss"):
+        _dense(loss=None).fit(X, Y, verbose=0)
+
+
+# ---- batches ---------------------------------------------------------------------------------------------------------
+class _Numbered:
+    """Keras's PyDataset: batches by number, without an end."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, k):
+        return X[4 * k : 4 * k + 4], Y[4 * k : 4 * k + 4]
+
+
+def test_batches_by_number_and_in_lists_are_those_of_arrays():
+    arrays, numbered, listed = _dense(), _dense(), _dense()
+    arrays.fit(X, Y, batch_size=4, epochs=2, shuffle=False, verbose=0)
+    history = numbered.fit(_Numbered(), epochs=2, verbose=0, validation_data=_Numbered())
+    listed.fit(([X[k : k + 4], Y[k : k + 4]] for _ in range(2) for k in (0, 4)), epochs=2, steps_per_epoch=2, verbose=0)
+    assert networks.worst(arrays, numbered) == networks.worst(arrays, listed) == 0
+    assert len(history.history["val_loss"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ((X[:, :3], Y), r"has shape \(8, 3\)"),
+        ((X, Y[:5]), "the target of output 'out' has 5 samples, x 8"),
+        ((X, Y, np.ones(5)), r"sample_weight of output 'out' has shape \(5,\)"),
+        ((X,), "there are no targets"),
+        ((X, Y, Y, Y), "a batch has 4 parts"),
+        (3.0, "shape"),
+        ({"x": X}, "unknown input 'x'"),
+    ],
+)
+def test_a_batch_that_does_not_fit_ends_before_its_step(second, message):
+    network, alone = _dense(), _dense()
+    alone.train_on_batch(X, Y)
+    with pytest.raises((InputError, ShapeError, DTypeError), match=message):
+        network.fit(iter([(X, Y), second]), verbose=0)
+    assert networks.worst(network, alone) == 0
+
+
+def test_what_callbacks_generators_and_metrics_of_ones_own_raise_comes_through():
+    class Raises(fastlstm.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            raise ZeroDivisionError("mine")
+
+    def batches():
+        yield X, Y
+        raise KeyError("mine")
+
+    network = _dense()
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        network.fit(X, Y, epochs=2, callbacks=[Raises()], verbose=0)
+    with pytest.raises(KeyError, match="mine"):
+        network.fit(batches(), verbose=0)
+    assert network.history.epoch == []
+    assert np.isfinite(network.evaluate(X, Y, verbose=0))

@@ -158,19 +158,25 @@ def test_outputs_are_those_of_inference(kind, dtype, sizes, case):
 
 # ---- random configurations -------------------------------------------------------------------------------
 LANES = 16  # the most of any kind and machine: every remainder of it is every remainder of 8 and 4 too
+ROWS = 6  # the most of a register tile, of 3 rows with 16 registers
 READ = ("all", "Y", "h", "last", "c")  # what the loss reads
+ACTIVATIONS = {
+    "LSTM": [("HardSigmoid", "Softsign", "Softplus"), ("Sigmoid", "Elu", "Tanh"), ("HardSigmoid", "Tanh", "Relu")],
+    "GRU": [("HardSigmoid", "Softsign"), ("Sigmoid", "Softplus"), ("Sigmoid", "Relu")],
+    "RNN": [("Softsign",), ("Relu",), ("Sigmoid",)],
+}  # other than the defaults
 
 
 @dataclass
 class Configuration:
-    """A recurrent node at random: kind, reset and H by number, so that the first 64 have each kind with each remainder of H."""
+    """A recurrent node at random, of every option: kind, reset and H by number, so that the first 64 have each kind with each remainder of H."""
 
     number: int
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng([7, self.number])
         self.kind, reset = (("LSTM", ""), ("GRU", "after"), ("RNN", ""), ("GRU", "before"))[self.number % 4]
-        T, B, tiles = int(rng.integers(1, 9)), int(rng.integers(1, 8)), int(rng.integers(0, 4))
+        T, B, tiles = int(rng.integers(1, 9)), 1 + self.number // 4 % ROWS, int(rng.integers(0, 4))
         H = self.number // 4 % LANES + LANES * tiles
         self.sizes = T, B, int(rng.integers(1, 40)), H or LANES
         self.options = {
@@ -183,13 +189,21 @@ class Configuration:
         self.states, self.masked = bool(rng.integers(2)), bool(rng.integers(3))
         self.dropped = self.number % 5 == 0  # in turn for each kind
         carries = self.masked and self.options["masked_output"] == "carry"
-        self.read = str(
-            rng.choice([name for name in READ if (name != "last" or carries) and (name != "c" or self.kind == "LSTM")])
-        )
+        possible = [name for name in READ if (name != "last" or carries) and (name != "c" or self.kind == "LSTM")]
+        self.read = possible[(self.number // 4) % len(possible)]
+        self.peepholes = self.kind == "LSTM" and bool(rng.random() < 0.4)
+        if self.kind == "LSTM" and rng.random() < 0.3:
+            self.options["input_forget"] = True
+        clip = (None, 0.25, None, 0.5, None, 1.0)[self.number // 4 % 6]
+        if clip is not None:
+            self.options["clip"] = clip
+        chosen = [None, *ACTIVATIONS[self.kind]][(self.number // 4 + self.number // 16) % 4]
+        if chosen is not None:
+            self.options["activations"] = chosen
 
-    def build(self, dtype: str):
+    def build(self, dtype: str, checkpoint_every: int | None = None):
         """Return a graph, its loss, what it is differentiated by, and feeds: the same numbers for every dtype, rows without a valid step too."""
-        rng, build = np.random.default_rng([8, self.number]), TrainingBuild()
+        rng, build = np.random.default_rng([8, self.number]), TrainingBuild(checkpoint_every)
         outputs, wrt, feeds = _recurrence(
             build,
             self.kind,
@@ -199,6 +213,7 @@ class Configuration:
             dtype,
             self.states,
             self.masked,
+            peepholes=self.peepholes,
             dropped=self.dropped,
             rounded="float32",
         )
@@ -218,9 +233,9 @@ class Configuration:
             loss = part if loss is None else loss + part
         return build, loss, wrt, feeds
 
-    def gradients(self, dtype: str, threads: int = 1) -> list[np.ndarray]:
+    def gradients(self, dtype: str, threads: int = 1, checkpoint_every: int | None = None) -> list[np.ndarray]:
         """Return the gradients of all inputs."""
-        build, loss, wrt, feeds = self.build(dtype)
+        build, loss, wrt, feeds = self.build(dtype, checkpoint_every)
         return differences.run(build, gradients(build, loss, wrt), feeds, threads)
 
 
@@ -233,7 +248,25 @@ def test_float32_gives_the_gradients_of_float64(number):
         assert np.linalg.norm(got - expected) < TOLERANCE_OF_FLOAT32 * scale, configuration
 
 
-@pytest.mark.parametrize("number", range(0, 256 if FULL else 64, 5))
+def test_the_configurations_have_every_option_of_every_kind():
+    assert {configuration.read for configuration in map(Configuration, range(64))} == set(READ)
+    for kind in GATES:
+        drawn = [c for c in map(Configuration, range(64)) if c.kind == kind]
+        options = {(key, value) for c in drawn for key, value in c.options.items() if key != "activations"}
+        wanted = {("batch_first", True), ("batch_first", False), ("direction", "forward"), ("direction", "reverse")}
+        wanted |= {("masked_output", "zero"), ("masked_output", "carry"), ("clip", 0.25), ("clip", 0.5), ("clip", 1.0)}
+        wanted |= {"GRU": {("reset", "after"), ("reset", "before")}, "LSTM": {("input_forget", True)}}.get(kind, set())
+        assert options == wanted
+        assert {c.options.get("activations") for c in drawn} == {None, *ACTIVATIONS[kind]}
+        assert {c.peepholes for c in drawn} == ({True, False} if kind == "LSTM" else {False})
+        for flag in ("states", "masked", "dropped"):
+            assert {getattr(c, flag) for c in drawn} == {True, False}
+        assert {c.read for c in drawn} >= {"all", "Y", "h"}
+        assert {c.sizes[3] % LANES for c in drawn} == set(range(LANES))
+        assert {c.sizes[1] % ROWS for c in drawn} == set(range(ROWS))
+
+
+@pytest.mark.parametrize("number", range(0, 256 if FULL else 64, 1 if FULL else 3))
 def test_adjoint_of_random_configurations_agrees_with_central_differences(number):
     configuration = Configuration(number)
     configuration.sizes = tuple(min(n, most) for n, most in zip(configuration.sizes, (5, 3, 4, 19), strict=True))
