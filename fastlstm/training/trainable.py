@@ -580,6 +580,16 @@ class Trainable:
         watch.update(batch, self._test(batch, watch.any_metrics))
         return _listed(watch.results(), return_dict)
 
+    def buffer_bytes(self, x: Any, y: Any = None, sample_weight: Any = None) -> int:
+        """Return the bytes of memory that a step of training on this batch takes: inputs, weights, gradients and all between them. Nothing is run.
+
+        >>> model.buffer_bytes(x[:32], y[:32])
+        """
+        self._need_compiled("buffer_bytes")
+        self._need_weights(x)
+        batch = self._reader().samples(x, y, sample_weight).take(slice(None))
+        return self._step(batch, True, False).buffer_bytes(batch, self._weights.moved, self._weights.kept)
+
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch."""
         self._need_weights(x)

@@ -12,8 +12,6 @@ from fastlstm import layers
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.ops.checkpoints import steps_of_segment
 from fastlstm.team import available_threads
-from fastlstm.training.step import Objective, Step
-from fastlstm.training.trainable import Weights
 
 FULL = os.environ.get("FASTLSTM_FULL") == "1"
 COUNT = 256 if FULL else 48
@@ -102,39 +100,28 @@ def test_fit_learns_the_same():
 
 # ---- memory ----------------------------------------------------------------------------------------------
 def floats(
-    sequences: bool, checkpoint_every: int | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128
+    sequences: bool, checkpoint_every: str | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128
 ) -> float:
     """Return the floats of a unit and step that all buffers of a training step take: input, weights and gradients included; nothing is run."""
     network = fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
-    weights = Weights(network)
-    shape = ("batch", "time", H) if sequences else ("batch", H)
-    objective = Objective(fastlstm.losses.get("mse").call, fastlstm.graph.TensorSpec("target", "float32", shape))
-    step = Step(
-        network, [objective], weights.parameters, weights.statistics, training=True, outputs=False, checkpoint_every=checkpoint_every
-    )  # fmt: skip
-    target = np.zeros((B, T, H) if sequences else (B, H), np.float32)
-    arrays = [
-        np.zeros((B, T, H), np.float32),
-        *step._arrays([], [], [target], [None], None),
-        weights.moved,
-        weights.kept,
-    ]
-    return step._plan.bind(tuple(array.shape for array in arrays)).scratch_bytes / 4 / (B * T * H)
+    network.compile("sgd", "mse", checkpoint_every=checkpoint_every)
+    y = np.zeros((B, T, H) if sequences else (B, H), np.float32)
+    return network.buffer_bytes(np.zeros((B, T, H), np.float32), y) / 4 / (B * T * H)
 
 
 def test_the_tape_is_under_twelve_floats_and_with_checkpoints_under_a_quarter():
-    whole, parts = floats(False, None), floats(False, 0)
+    whole, parts = floats(False, None), floats(False, "sqrt")
     print(f"floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
     assert whole < 8 and parts < 3 and parts < whole / 4
     # an output at every step, its target, loss and gradient lie beside the tape in both
-    whole, parts = floats(True, None), floats(True, 0)
+    whole, parts = floats(True, None), floats(True, "sqrt")
     print(f"with all outputs: {whole:.2f}, with checkpoints {parts:.2f}")
     assert whole < 12 and parts < whole - 5
 
 
 @pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
 def test_checkpoints_leave_a_small_part_of_the_tape_of_each_kind(kind):
-    assert floats(False, 0, kind) < 1 + (floats(False, None, kind) - 1) / 4  # 1: the input
+    assert floats(False, "sqrt", kind) < 1 + (floats(False, None, kind) - 1) / 4  # 1: the input
 
 
 @pytest.mark.parametrize(
