@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if __name__ != "fastlstm.converters":
 from fastlstm.container import opened
 from fastlstm.errors import (
     DTypeError,
+    FastLSTMError,
     GraphError,
     InputError,
     LimitError,
@@ -28,11 +29,12 @@ from fastlstm.format import Example
 from fastlstm.model import Model
 
 MAX_BYTES = 2 << 30
+ZIP = b"PK\x03\x04"
 
 
 def sniff(data: bytes) -> str | None:
     """Tell by its bytes what a file is: "keras", "onnx", "fastlstm", or None."""
-    if data.startswith((b"\x89HDF\r\n\x1a\n", b"PK\x03\x04")):
+    if data.startswith((b"\x89HDF\r\n\x1a\n", ZIP)):
         return "keras"
     if len(data) > 16 and int.from_bytes(data[:8], "little") < len(data) and data[8:9] == b"{":
         return "fastlstm"
@@ -67,26 +69,44 @@ def convert(
     with opened(path) as (file, size):
         if size > MAX_BYTES:
             raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
-        data = file.read()
-    try:
-        model = _convert(data, inputs or {}, architecture, custom or {}, str(path), external_data)
-    except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
-        if str(error).startswith(str(path)):
-            raise
-        raise type(error)(f"{path}: {error}") from error
+        source = file if file.peek(4).startswith(ZIP) else file.read()  # of an archive only its members are kept
+        model = _attempt(source, inputs or {}, architecture, custom or {}, str(path), external_data)
+    if isinstance(model, FastLSTMError):
+        raise model
     model = replace(model, metadata={**model.metadata, "source_name": path.name})
     return model if example is None else replace(model, example=read_example(example, model))
 
 
+def read_source(path: Path) -> bytes:
+    """Return the bytes of a source file. Raise ModelFileError if there are too many."""
+    with opened(path) as (file, size):
+        if size > MAX_BYTES:
+            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
+        return file.read()
+
+
+def _attempt(source: bytes | BinaryIO, *given: Any) -> Model | FastLSTMError:
+    """Return the model, or the error, which names the file and keeps its kind when it is raised after the file is closed."""
+    where = given[3]
+    try:
+        return _convert(source, *given)
+    except (DTypeError, GraphError, LimitError, ModelFileError, ShapeError, UnsupportedError) as error:
+        if str(error).startswith(where):
+            return error
+        named = type(error)(f"{where}: {error}")
+        named.__cause__ = error
+        return named
+
+
 def _convert(
-    data: bytes,
+    source: bytes | BinaryIO,
     inputs: Mapping[str, Any],
     architecture: Any,
     custom: Mapping[str, Callable],
     where: str,
     external_data: str | os.PathLike | None,
 ) -> Model:
-    kind = sniff(data)
+    kind = sniff(source) if isinstance(source, bytes) else "keras"
     if kind == "keras":
         from fastlstm.converters.from_keras import from_keras
 
@@ -94,24 +114,23 @@ def _convert(
             raise InputError(f"inputs={dict(inputs)!r}: only inputs of ONNX graphs can be bound")
         if external_data is not None:
             raise InputError("external_data is for ONNX graphs; this is a Keras file")
-        return from_keras(data, architecture, custom, where)
+        return from_keras(source, architecture, custom, where)
+    assert isinstance(source, bytes)
     if kind == "fastlstm":
         raise ModelFileError("a safetensors file, not a Keras file or ONNX graph; fastlstm.load opens fastlstm's own")
     if kind is None:
-        raise ModelFileError(f"neither a Keras file nor an ONNX graph: it starts with {data[:8]!r}")
+        raise ModelFileError(f"neither a Keras file nor an ONNX graph: it starts with {source[:8]!r}")
     from fastlstm.converters.from_onnx import from_onnx
 
     if architecture is not None or custom:
         raise InputError("architecture and custom are for Keras files; this is an ONNX graph")
-    return from_onnx(data, inputs, external_data)
+    return from_onnx(source, inputs, external_data)
 
 
 EXPORTS = (".keras", ".onnx")
 
 
-def exported(
-    model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False
-) -> bytes:
+def exported(model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False) -> bytes:
     """Return the bytes of a model as a Keras 3 file or an ONNX graph, as the suffix of `path` says; what is meant by the rest, `Model.export`."""
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":

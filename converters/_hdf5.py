@@ -35,7 +35,7 @@ DEFLATE, SHUFFLE, FLETCHER32 = 1, 2, 3
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """An array in the file; `read` returns a new array, or raises ModelFileError."""
+    """An array in the file; `read` returns it, as a view of the file where its values lie in order, or raises ModelFileError."""
 
     name: str
     shape: tuple[int, ...]
@@ -131,7 +131,7 @@ def _dataset(meter: Meter, header: Header, where: str, name: str, attributes: di
             fresh = Meter(meter.data, meter.max_bytes)
             raw = load(fresh)
             if dtype != STRING:
-                return np.frombuffer(raw, dtype).reshape(shape).copy() if prod(shape) else np.empty(shape, dtype)
+                return np.frombuffer(raw, dtype).reshape(shape) if prod(shape) else np.empty(shape, dtype)
             texts = np.empty(prod(shape), object)
             texts[:] = [fresh.text(raw, i) for i in range(texts.size)]
             return texts.reshape(shape)
@@ -139,8 +139,8 @@ def _dataset(meter: Meter, header: Header, where: str, name: str, attributes: di
     return Dataset(name, shape, dtype, attributes, read)
 
 
-def _layout(meter: Meter, header: Header, shape: tuple[int, ...], itemsize: int) -> Callable[[Meter], bytes]:
-    """Return a function that gives the values as bytes in C order, having checked that they are there and fit."""
+def _layout(meter: Meter, header: Header, shape: tuple[int, ...], itemsize: int) -> Callable[[Meter], memoryview]:
+    """Return a function that gives the values' bytes in C order, not copied where they lie so, having checked that they are there and fit."""
     at = header.one(0x08, "layout")
     version, kind = meter.data[at], meter.data[at + 1]
     size = prod(shape) * itemsize
@@ -157,10 +157,12 @@ def _layout(meter: Meter, header: Header, shape: tuple[int, ...], itemsize: int)
     meter.claim(size, size)
     if size and (address == UNDEFINED or stored < size or address + size > len(meter.data)):
         raise Refused(f"shape {shape} needs {size} bytes, the file stores {stored} at {address} of {len(meter.data)}")
-    return lambda fresh: fresh.data[address : address + size]
+    return lambda fresh: memoryview(fresh.data)[address : address + size]
 
 
-def _chunks(meter: Meter, header: Header, at: int, shape: tuple[int, ...], itemsize: int) -> Callable[[Meter], bytes]:
+def _chunks(
+    meter: Meter, header: Header, at: int, shape: tuple[int, ...], itemsize: int
+) -> Callable[[Meter], memoryview]:
     """Check a chunked layout: known filters, and chunks whose inflated sizes together stay in the limits."""
     filters = [entry["filter_id"] for entry in header.filter_pipeline or []]
     unknown = sorted(set(filters) - {DEFLATE, SHUFFLE, FLETCHER32})
@@ -174,7 +176,7 @@ def _chunks(meter: Meter, header: Header, at: int, shape: tuple[int, ...], items
     count, chunk_size, key_size = prod(grid), prod(chunk) * itemsize, 16 + 8 * len(shape)
     meter.claim(count * key_size, count * chunk_size)
 
-    def load(fresh: Meter) -> bytes:
+    def load(fresh: Meter) -> memoryview:
         values = np.empty((*shape, itemsize), np.uint8)
         seen = bytearray(count)
         for key, start in btree(fresh, address, 1, key_size) if count else ():
@@ -192,7 +194,7 @@ def _chunks(meter: Meter, header: Header, at: int, shape: tuple[int, ...], items
             values[tuple(slice(c, c + n) for c, n in zip(corner, room, strict=True))] = block[tuple(map(slice, room))]
         if not all(seen):
             raise Refused(f"damaged file: {seen.count(0)} of {count} chunks are missing")
-        return values.tobytes()
+        return values.reshape(-1).data
 
     return load
 

@@ -108,7 +108,7 @@ class Meter(io.BytesIO):
             raise Refused("damaged file: a heap of too many blocks")
         return super().seek(offset, whence)
 
-    def text(self, raw: bytes, i: int) -> str:
+    def text(self, raw: bytes | memoryview, i: int) -> str:
         """Return element i of an array of variable-length strings, from the global heap."""
         length, address, index = struct.unpack_from("<IQI", raw, 16 * i)
         if address == 0:

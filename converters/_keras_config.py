@@ -83,7 +83,8 @@ def parse_json(data: bytes, where: str) -> Any:
         return made
 
     try:
-        parsed = json.loads(data, object_pairs_hook=unique)
+        # json would look for UTF-16 and UTF-32 itself, and import what decodes them
+        parsed = json.loads(data.decode(), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise ModelFileError(f"{where}: not valid JSON ({error})") from error
     level = [parsed]

@@ -13,11 +13,11 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
@@ -53,19 +53,34 @@ class KerasFile:
     backend: str | None
     config: Config
     _weights: Callable[[list[Config]], Weights] = field(repr=False)
+    _vocabularies: Mapping[str, bytes] = field(repr=False, default_factory=dict)
 
     @property
     def layer_names(self) -> list[str]:
         """Names of the top-level layers, in order, input layers included."""
         return [layer_name(layer) for layer in self.config["config"]["layers"]]
 
+    def words(self, layer: Config) -> list[str] | None:
+        """Return the vocabulary that a .keras file keeps for a layer of the top level, None where it keeps none."""
+        snake = _snake(layer["class_name"])
+        same = [other for other in self.config["config"]["layers"] if _snake(other["class_name"]) == snake]
+        k = next((k for k, other in enumerate(same) if other is layer), None)
+        inner = "/_lookup_layer" if layer["class_name"] == "TextVectorization" else ""
+        found = self._vocabularies.get(f"assets/layers/{snake}{f'_{k}' if k else ''}{inner}/vocabulary.txt")
+        if found is None or k is None:
+            return None
+        try:
+            return found.decode("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"the vocabulary of layer {layer_name(layer)!r} is damaged: {error}") from error
+
     def layer_weights(self, path: str) -> Weights:
-        """Return [(name in the file, new array), ...] of a layer, in the order of Keras's `layer.weights`.
+        """Return [(name in the file, array), ...] of a layer, in the order of Keras's `layer.weights`.
 
         `path` is a layer's name, or names joined by "/" for a layer inside a nested model or wrapped model:
         "encoder/lstm", "time_distributed/cnn/conv1d". A wrapper gives the weights of what it wraps (Bidirectional:
         forward, then backward); a nested model those of its layers, layer by layer. A layer without weights gives [].
-        The state of random number generators is left out. `.h5` and `.keras` of one model give equal arrays. Layouts of
+        Arrays may be views of the file, which cannot be written. The state of random number generators is left out. `.h5` and `.keras` of one model give equal arrays. Layouts of
         Keras 1, cuDNN and Theano are brought to that of Keras 2; what was several arrays has the name of the first.
         Raises InputError for a name that the configuration lacks, ModelFileError for damage.
         """
@@ -98,9 +113,11 @@ def sniff(data: bytes) -> Literal["keras-zip", "hdf5"] | None:
 
 
 def read_keras_file(
-    source: str | Path | bytes, architecture: Config | str | Path | None = None, where: str = "the bytes given"
+    source: str | Path | bytes | BinaryIO,
+    architecture: Config | str | Path | None = None,
+    where: str = "the bytes given",
 ) -> KerasFile:
-    """Read a Keras file, given as its path or its bytes, which `where` names in messages.
+    """Read a Keras file, given as its path, its bytes, or an archive open for reading; `where` names the latter two in messages.
 
     architecture: what `model.to_json()` gave, as text, as data or as the path of a file: needed where the file holds
     weights only, and taken instead of the file's own where given. Raises ModelFileError, UnsupportedError, and
@@ -111,16 +128,42 @@ def read_keras_file(
     """
     from fastlstm.converters import _hdf5
 
-    where = where if isinstance(source, bytes) else str(source)
-    data = source if isinstance(source, bytes) else _read(Path(source))
+    if isinstance(source, str | Path):
+        where, source = str(source), _read(Path(source))
     given = None if architecture is None else _architecture(architecture)
     with _hdf5.guarded(where):
-        kind = sniff(data)
+        if not isinstance(source, bytes):
+            return _from_zip(source, where, given)
+        kind = sniff(source)
         if kind == "keras-zip":
-            return _from_zip(data, where, given)
+            return _from_zip(io.BytesIO(source), where, given)
         if kind == "hdf5":
-            return _from_hdf5(_hdf5.open_hdf5(data, where, MAX_BYTES), where, given)
-    raise ModelFileError(f"{where}: neither HDF5 nor a zip archive, so no Keras file; it starts with {data[:8]!r}")
+            return _from_hdf5(_hdf5.open_hdf5(source, where, MAX_BYTES), where, given)
+    raise ModelFileError(f"{where}: neither HDF5 nor a zip archive, so no Keras file; it starts with {source[:8]!r}")
+
+
+def stored_weights(
+    data: bytes, where: str
+) -> tuple[str, str | None, list[tuple[str, list[tuple[str, tuple[int, ...]]]]]] | None:
+    """Return (Keras's version, backend, [(layer, [(weight, shape), ...]), ...]) of an .h5 file of weights alone, None of any other.
+
+    Raises ModelFileError for damage.
+    """
+    from fastlstm.converters import _hdf5
+
+    if sniff(data) != "hdf5":
+        return None
+    with _hdf5.guarded(where):
+        root = _hdf5.open_hdf5(data, where, MAX_BYTES)
+        names = _strings(root, "layer_names", where)
+        if "model_config" in root.attributes or names is None:
+            return None
+        layers = []
+        for name in names:
+            listed = _strings(_at(root, name, where), "weight_names", where) or []
+            layers.append((name, [(one, _dataset(root, f"{name}/{one}", where).shape) for one in listed]))
+        version, backend = (root.attributes.get(key) for key in ("keras_version", "backend"))
+        return str(version or "1"), str(backend) if backend else None, layers
 
 
 def _read(path: Path) -> bytes:
@@ -133,11 +176,15 @@ def _read(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _from_zip(data: bytes, where: str, given: Config | None) -> KerasFile:
+def _from_zip(file: BinaryIO, where: str, given: Config | None) -> KerasFile:
     from fastlstm.converters import _hdf5
 
-    with _open_zip(data, where) as archive:
+    with _open_zip(file, where) as archive:
         names = set(archive.namelist())
+        if any(name.rpartition("/")[2] in ("saved_model.pb", "keras_metadata.pb") for name in names):
+            raise UnsupportedError(
+                f"{where} is an archive of a SavedModel; load it in TensorFlow, then model.save('m.keras')"
+            )
         if "config.json" not in names and given is None:
             raise ModelFileError(f"{where}: a zip archive without config.json, so no Keras file; it has {_few(names)}")
         if "model.weights.h5" not in names:
@@ -150,9 +197,10 @@ def _from_zip(data: bytes, where: str, given: Config | None) -> KerasFile:
         metadata = parse_json(about, f"{where}: metadata.json")
         config = given or parse_json(_member(archive, "config.json"), f"{where}: config.json")
         root = _hdf5.open_hdf5(_member(archive, "model.weights.h5"), f"{where}: model.weights.h5", MAX_BYTES)
+        words = {n: _member(archive, n) for n in names if n.startswith("assets/") and n.endswith("/vocabulary.txt")}
     model = model_config(config, where)
     version = str(metadata.get("keras_version", "3"))
-    return KerasFile("keras-zip", version, None, model, _tree_weights(root, model, where))
+    return KerasFile("keras-zip", version, None, model, _tree_weights(root, model, where), words)
 
 
 def _from_hdf5(root: "Group", where: str, given: Config | None) -> KerasFile:
@@ -384,13 +432,14 @@ def _dataset(base: "Group", path: str, where: str) -> "Dataset":
     return group.datasets[name]
 
 
-def _open_zip(data: bytes, where: str) -> zipfile.ZipFile:
+def _open_zip(file: BinaryIO, where: str) -> zipfile.ZipFile:
     """Open a zip archive whose names, count and declared sizes are safe; reading checks them against the data."""
-    if data.count(b"PK\x01\x02") > MAX_MEMBERS:
+    size, entries = _scan(file, b"PK\x01\x02")
+    if entries > MAX_MEMBERS:
         raise ModelFileError(f"{where}: a zip archive of more than {MAX_MEMBERS} members")
-    archive = zipfile.ZipFile(io.BytesIO(data))
+    archive = zipfile.ZipFile(file)
     members = archive.infolist()
-    limit = min(MAX_BYTES, max(EXPANSION_FLOOR, MAX_EXPANSION * len(data)))
+    limit = min(MAX_BYTES, max(EXPANSION_FLOOR, MAX_EXPANSION * size))
     total = sum(member.file_size for member in members)
     if total > limit:
         raise ModelFileError(f"{where}: a zip archive that would unpack to {total} bytes, the limit is {limit}")
@@ -404,6 +453,18 @@ def _open_zip(data: bytes, where: str) -> zipfile.ZipFile:
     if repeated:
         raise ModelFileError(f"{where}: zip member {repeated[0]!r} is there twice")
     return archive
+
+
+def _scan(file: BinaryIO, mark: bytes) -> tuple[int, int]:
+    """Return a file's size and how often it holds a mark, read piece by piece."""
+    size = count = 0
+    rest = b""
+    file.seek(0)
+    while piece := file.read(1 << 18):
+        size += len(piece)
+        count += (rest + piece).count(mark)
+        rest = piece[1 - len(mark) :]
+    return size, count
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -86,11 +86,21 @@ class Keys:
         return UnsupportedError(f"layer {self.name!r} ({self.class_name}): {key}={self.config.get(key)!r} {why}")
 
     def finish(self) -> None:
-        """Refuse what was not asked for and is not off."""
+        """Refuse what was not asked for and is not off, all of it."""
+        left = []
         for key, value in self.config.items():
             harmless = key in TRAINING or key.endswith(TRAINING_ENDS) or value in (None, False) or value in ([], {}, ())
             if key not in self._asked and not harmless:
-                raise self.refuse(key)
+                left.append(key)
+        if left:
+            values = ", ".join(f"{key}={self.config[key]!r}" for key in left[:-1])
+            raise (
+                self.refuse(left[-1])
+                if not values
+                else UnsupportedError(
+                    f"layer {self.name!r} ({self.class_name}): {values}, {left[-1]}={self.config[left[-1]]!r} are not supported"
+                )
+            )
 
 
 def check_dtype(name: str, dtype: Any) -> None:
@@ -126,6 +136,11 @@ def handler(*class_names: str) -> Callable[[Handler], Handler]:
     return add
 
 
+def is_known(class_name: str) -> bool:
+    """Tell whether a class of layers has a handler."""
+    return class_name in _handlers
+
+
 def layer_from_config(layer: Config, context: Context) -> Any:
     """Return our layer for a serialized Keras layer. Raise UnsupportedError, naming class, layer, key and value."""
     keys = Keys(layer, context)
@@ -136,7 +151,8 @@ def layer_from_config(layer: Config, context: Context) -> Any:
     else:
         raise UnsupportedError(
             f"layer {keys.name!r}: class {keys.class_name!r} is not supported; known: {one_of(_handlers)}. For a class of your own pass "
-            f"custom={{{keys.class_name!r}: builder}}, where builder(config) returns a fastlstm.layers layer"
+            f"custom={{{keys.class_name!r}: builder}}, where builder(config) returns a fastlstm.layers layer: of a class with roles, "
+            f"weight_shapes(x) and call(x), whose stub `fastlstm info` prints (docs/custom-layers.md)"
         )
     made = _handlers[keys.class_name](keys, context)
     keys.finish()

@@ -65,13 +65,18 @@ class Operation:
         return self.build.weight(f"{self.name}.number", np.array(value, dtype))
 
 
+def check_operation(layer: Config) -> None:
+    """Raise UnsupportedError for an operation that has no handler."""
+    if str(layer["class_name"]) not in _handlers:
+        raise UnsupportedError(
+            f"operation {layer_name(layer)!r}: {layer['class_name']!r} is not supported; known: {one_of(_handlers)}"
+        )
+
+
 def operate(build: Build, layer: Config, args: Sequence[Any], arguments: Mapping[str, Any]) -> Tensor:
     """Add the nodes of one call of an operation. Raise UnsupportedError, naming operation, argument and value."""
+    check_operation(layer)
     operation = Operation(build, layer, args, arguments)
-    if operation.class_name not in _handlers:
-        raise UnsupportedError(
-            f"operation {operation.name!r}: {operation.class_name!r} is not supported; known: {one_of(_handlers)}"
-        )
     made = _handlers[operation.class_name](operation)
     operation.finish()
     return made

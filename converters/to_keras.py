@@ -90,6 +90,7 @@ class Writer:
         self.layers: dict[str, Config] = {}  # by name
         self.arrays: dict[str, Mapping[str, np.ndarray]] = {}  # of each layer, by the path below its own
         self.tensors: dict[str, Tensor] = {}  # by the name of a value of ours
+        self.windows: dict[str, Call] = {}  # by the name of a value: windows, which the node that reduces them makes a pooling of
         self._known: dict[Any, str] = {}  # layers by what they are: one that is called twice has its weights once
 
     def write(self) -> bytes:
@@ -237,7 +238,8 @@ class Call:
         """Return what is in a slot as a tensor of the Keras model. Raise UnsupportedError for a constant."""
         name = self.name_of(slot)
         if name not in self.writer.tensors:
-            raise self.refuse(f"the constant {name!r} as its input")
+            what = "windows, but in a pooling along time," if name in self.writer.windows else f"the constant {name!r}"
+            raise self.refuse(f"{what} as its input")
         return self.writer.tensors[name]
 
     def argument(self, slot: int) -> Any:

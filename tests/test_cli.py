@@ -168,6 +168,31 @@ def test_info_tells_the_bound_storage_and_what_hinders_streaming(here, capsys, n
     assert [spec["name"] for spec in facts["inputs"]] == ["weekly_change"]
 
 
+def test_info_shows_a_keras_file_as_it_is(here, capsys):
+    out = gave(capsys, "info", "sunspots.keras")
+    assert "format         keras-zip, written by Keras 3." in out
+    assert "refused        nothing: it converts" in out
+    facts = json.loads(gave(capsys, "info", "sunspots.keras", "--json"))
+    assert [layer["class"] for layer in facts["layers"]] == ["InputLayer", "LSTM", "LSTM", "Dense"]
+    gates = [4 * units * (inputs + units + 1) for inputs, units in ((1, 24), (24, 16))]
+    assert [layer["parameters"] for layer in facts["layers"]] == [0, *gates, 16 + 1]
+    assert facts["parameters"] == sum(gates) + 17
+    assert facts["refused"] == []
+    assert "--architecture is for weights-only Keras files" in refused(
+        capsys, "info", "model.safetensors", "--architecture", "io.npz"
+    )
+
+
+def test_convert_writes_a_keras_file_by_its_suffix(here, capsys, no_engine):
+    gave(capsys, "convert", "chars.h5", "-o", "new.keras")
+    ids = np.random.default_rng(0).integers(0, 50, (2, 7)).astype(np.int32)
+    old, new = (fastlstm.Session(fastlstm.convert(name)).run(ids) for name in ("chars.h5", "new.keras"))
+    np.testing.assert_array_equal(new, old)
+    assert "--weights int8 is of fastlstm files" in refused(
+        capsys, "convert", "chars.h5", "-o", "n.keras", "--weights", "int8"
+    )
+
+
 def test_info_shows_the_program_of_a_call_and_what_was_fused(here, capsys):
     out = gave(capsys, "info", "chars.h5", "--plan", "--batch", 3, "--steps", 20)
     for line in (

@@ -66,6 +66,7 @@ def test_the_shell_blocks_run(tmp_path, demo_models):
     for package in ("pyfive", "onnx"):
         pytest.importorskip(package)
     shutil.copy(demo_models / "sunspots.keras", tmp_path / "model.keras")
+    shutil.copy(demo_models / "chars.h5", tmp_path / "old.h5")
     commands = [line for line in shell_lines() if line.startswith("fastlstm ")]
     assert {"convert", "info", "verify"} <= {line.split()[1] for line in commands}
     for command in commands:

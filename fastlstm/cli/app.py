@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
 
     info = adding.add_parser("info", help="what a model file holds")
     info.add_argument("--plan", action="store_true", help="the program that a call runs on this machine, step by step")
+    info.add_argument("--architecture", type=Path, help="JSON of model.to_json(), for a weights-only Keras file")
     for name in ("batch", "steps"):
         info.add_argument(f"--{name}", type=int, help=f"with --plan: the {name} of the call (default: 1)")
     info.set_defaults(run=commands.info)

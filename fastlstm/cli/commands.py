@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,8 @@ def _require(report, storage: str = "") -> None:
 
 
 def info(given: Namespace) -> Results:
-    """Tell what a model file holds, or what a call of it runs."""
-    from fastlstm.cli.describe import as_text, describe
+    """Tell what a model file holds, a Keras file as it is, or what a call of it runs."""
+    from fastlstm.cli.describe import as_text, describe, describe_keras, keras_as_text
 
     sizes = {name: getattr(given, name) for name in ("batch", "steps") if getattr(given, name) is not None}
     for name, size in sizes.items():
@@ -136,8 +137,24 @@ def info(given: Namespace) -> Results:
             raise InputError(f"--{name} {size}: expected at least 1")
     if given.plan:
         return _program(given, **sizes)
+    if files.kind(given.model) == "keras":
+        facts = describe_keras(files.keras_summary(given.model, given.architecture))
+        return facts, keras_as_text(facts)
+    if given.architecture:
+        raise InputError("--architecture is for weights-only Keras files")
+    if files.kind(given.model) == "onnx":
+        return _report(given.model)
     facts = describe(files.open_model(given.model))
     return facts, as_text(facts)
+
+
+def _report(path: Path) -> Results:
+    """Tell what an ONNX graph asks for, without converting it: its operators, and what of it is not supported."""
+    from fastlstm.converters import read_source
+    from fastlstm.converters.onnx_report import as_text, report
+
+    facts = report(read_source(path))
+    return facts, "\n".join(progress.one_line(line) for line in as_text(facts).split("\n"))
 
 
 def _program(given: Namespace, batch: int = 1, steps: int = 1) -> Results:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastlstm.axes import BATCH, Axes, check_streams, find_axes
 from fastlstm.cli.progress import one_line
+from fastlstm.converters.keras_summary import Summary
 from fastlstm.errors import StreamError
 from fastlstm.graph import Quantized
 from fastlstm.model import Model, storage
@@ -69,3 +70,45 @@ def as_text(facts: dict[str, Any]) -> str:
 def _shown(spec: dict[str, Any]) -> str:
     shape = "unknown rank" if spec["shape"] is None else "[" + ", ".join(map(str, spec["shape"])) + "]"
     return f"{spec['name']}  {spec['dtype']}  {shape}"
+
+
+def describe_keras(summary: Summary) -> dict[str, Any]:
+    """Return everything `info` shows of a Keras file, as plain data."""
+    layers = [
+        {
+            "name": layer.path,
+            "class": layer.class_name,
+            "shapes": [list(shape) for shape in layer.shapes],
+            "parameters": layer.parameters,
+            "refused": layer.refused,
+            "stub": layer.stub,
+        }
+        for layer in summary.layers
+    ]
+    return {
+        "format": summary.format,
+        "keras_version": summary.keras_version,
+        "backend": summary.backend,
+        "layers": layers,
+        "parameters": sum(layer.parameters for layer in summary.layers),
+        "refused": [r for r in (*(layer.refused for layer in summary.layers), summary.refused) if r],
+    }
+
+
+def keras_as_text(facts: dict[str, Any]) -> str:
+    """Return the facts about a Keras file for a person."""
+    written = f"Keras {facts['keras_version']}" + (f" on {facts['backend']}" if facts["backend"] else "")
+    rows = [("format", f"{facts['format']}, written by {written}")]
+    width = max([len(layer["name"]) for layer in facts["layers"]], default=0)
+    for layer in facts["layers"]:
+        shapes = " ".join(str(tuple(shape)) for shape in layer["shapes"])
+        rows.append(
+            ("layer", f"{layer['name']:<{width}}  {layer['class']:<20} {layer['parameters']:>10,}  {shapes}".rstrip())
+        )
+    rows.append(("parameters", f"{facts['parameters']:,}"))
+    rows += [("refused", reason) for reason in facts["refused"]] or [("refused", "nothing: it converts")]
+    lines = [one_line(f"{key:<14} {value}") for key, value in rows]
+    stubs = {layer["class"]: layer["stub"] for layer in reversed(facts["layers"]) if layer["stub"]}
+    for stub in stubs.values():
+        lines += ["", *(one_line(line) for line in stub.splitlines())]
+    return "\n".join(lines)

@@ -1,19 +1,24 @@
 """The files of the commands: models told apart by content, arrays in .npy and .npz, outputs that appear whole or not at all."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import ZipFile
 
 import numpy as np
 
 import fastlstm
 from fastlstm.container import MAX_HEADER, opened, write_atomically
-from fastlstm.converters import sniff
+from fastlstm.converters import MAX_BYTES, sniff
 from fastlstm.errors import InputError, ModelFileError
 from fastlstm.model import Model
+
+if TYPE_CHECKING:
+    from fastlstm.converters.keras_summary import Summary
 
 HEAD = 64  # bytes that tell what a file is
 
@@ -47,6 +52,17 @@ def kind(path: Path) -> str:
 def open_model(path: Path) -> Model:
     """Return the model of a fastlstm file, or of a source file converted on the way."""
     return fastlstm.load(path) if kind(path) == "fastlstm" else fastlstm.convert(path)
+
+
+def keras_summary(path: Path, architecture: Path | None) -> Summary:
+    """Return what a Keras file holds. Raise ModelFileError naming it for a damaged one."""
+    from fastlstm.converters.keras_summary import summarize
+
+    with opened(path) as (file, size):
+        if size > MAX_BYTES:
+            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
+        data = file.read()
+    return summarize(data, architecture, str(path))
 
 
 def check_source(path: Path, wanted: Sequence[str], purpose: str) -> None:

@@ -23,6 +23,7 @@ from fastlstm.kernels.steps import (
     activated,
     activation_slope,
     add_product,
+    fetch_gates,
     gradient_of_output,
     is_masked,
     load_units,
@@ -216,6 +217,7 @@ def after_back(options, place, gates, g_t, g_b, q, hs, dh, h_b, about, s, t, row
     """dZ and dq of one row and step; dh is what goes past the products."""
     for unit in range(0, H, lanes(gates)):
         count, at, h_at, g_at = H - unit, (s * B + row) * S + unit, row * h_b + unit, t * g_t + row * g_b + unit
+        fetch_gates(gates, g_at + g_b, H, 3)
         z, r, n = (
             load_units(gates, g_at, count),
             load_units(gates, g_at + H, count),

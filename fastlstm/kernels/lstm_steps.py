@@ -21,6 +21,7 @@ from fastlstm.kernels.steps import (
     activated,
     activation_slope,
     add_product,
+    fetch_gates,
     gradient_of_output,
     is_masked,
     load_units,
@@ -187,6 +188,7 @@ def cells_back(options, gates, cs, dh, dc, place, about, s, t, row, g_t, g_b, h_
             back_general(options, gates, g_at, cs, dc, d, s, row, unit, B, H, S)
             store(dh, h_at, zero)
             continue
+        fetch_gates(gates, g_at + g_b, H, 4)
         i, f = load_units(gates, g_at, count), load_units(gates, g_at + H, count)
         g, o = load_units(gates, g_at + 2 * H, count), load_units(gates, g_at + 3 * H, count)
         c, c_before = load(cs, ((s + 1) * B + row) * S + unit), load(cs, (s * B + row) * S + unit)

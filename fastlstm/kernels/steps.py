@@ -10,7 +10,18 @@ import numpy as np
 
 from fastlstm.kernels.activations import activate, from_output, slope
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.simd import absolute, clamp, lanes, load, load_part, splat, store, where_less, write_units
+from fastlstm.kernels.simd import (
+    absolute,
+    clamp,
+    fetch_ahead,
+    lanes,
+    load,
+    load_part,
+    splat,
+    store,
+    where_less,
+    write_units,
+)
 from fastlstm.kernels.target import BLOCK
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows, is_tail, next_panels, no_source, panels_at_once
 
@@ -25,6 +36,13 @@ UNMASKED, ZERO, CARRY = (
 def load_units(x, at, count):
     """Load one vector, of which `count` lanes exist; 0 in the others."""
     return load(x, at) if count >= lanes(x) else load_part(x, at, count, 0.0)
+
+
+@inline
+def fetch_gates(gates, at, H, count):
+    """Ask for one vector of each of `count` gates of the row to come: rows of a step may lie where no hardware expects them."""
+    for gate in range(count):
+        fetch_ahead(gates, at + gate * H)
 
 
 @inline

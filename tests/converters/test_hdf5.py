@@ -16,6 +16,8 @@ import pytest
 
 pytest.importorskip("pyfive")
 
+from hostile_keras import mutated_bytes
+
 from fastlstm.converters import _hdf5
 from fastlstm.errors import FastLSTMError, ModelFileError, UnsupportedError
 
@@ -141,10 +143,10 @@ def test_chunks_read_as_h5py_reads_them(filters, fletcher32):
     same_as_h5py(_hdf5.open_hdf5(data, "x.h5"), h5py.File(io.BytesIO(data)))
 
 
-def test_read_gives_a_new_writable_array_each_time():
+def test_values_that_lie_in_order_are_not_copied_and_cannot_be_written():
     dataset = _hdf5.open_hdf5(written(lambda file: file.create_dataset("v", data=np.ones(3))), "x.h5").datasets["v"]
-    dataset.read()[:] = 5
-    assert (dataset.read() == 1).all()
+    assert not dataset.read().flags.writeable
+    assert np.shares_memory(dataset.read(), dataset.read())
 
 
 def test_object_linked_twice_is_one_object():
@@ -312,19 +314,6 @@ def test_every_truncation_is_refused(libver):
             _hdf5.open_hdf5(data[: len(data) * percent // 100], "x.h5")
 
 
-def mutated(data, rng):
-    """Return a copy with a few bytes changed, most of them near a structure of the format."""
-    out = bytearray(data)
-    marks = (b"TREE", b"SNOD", b"HEAP", b"OHDR", b"GCOL", b"FRHP", b"FHDB", b"BTHD", b"BTLF", b"\x01\x00")
-    for _ in range(rng.choice((1, 2, 4))):
-        start = data.find(rng.choice(marks), rng.randrange(len(data)))
-        at = min(max(start, 0) + rng.randrange(100), len(out) - 9)
-        width = rng.choice((1, 2, 4, 8))
-        value = rng.choice((0, 1, 0xFF, 0xFFFF, 1 << 31, (1 << 63) - 1, (1 << 64) - 1, at, rng.randrange(len(data))))
-        out[at : at + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-    return bytes(out)
-
-
 @pytest.mark.parametrize("libver", ["earliest", "latest"])
 def test_mutated_file_gives_values_or_our_error_in_bounded_time_and_memory(libver):
     rng = random.Random(7)
@@ -332,7 +321,7 @@ def test_mutated_file_gives_values_or_our_error_in_bounded_time_and_memory(libve
     for _ in range(MUTATIONS):
         started = time.process_time()
         try:
-            read_all(_hdf5.open_hdf5(mutated(data, rng), "x.h5"))
+            read_all(_hdf5.open_hdf5(mutated_bytes(data, rng), "x.h5"))
         except FastLSTMError as error:
             assert "\n" not in str(error)
         assert time.process_time() - started < 5

@@ -14,6 +14,9 @@ import pytest
 
 pytest.importorskip("pyfive")
 
+from hostile_keras import mutated_text
+
+import fastlstm
 from fastlstm.converters.keras_file import read_keras_file, sniff
 from fastlstm.errors import FastLSTMError, InputError, ModelFileError, UnsupportedError
 
@@ -398,6 +401,10 @@ def test_saved_model_folder_says_how_to_save_again(tmp_path):
         read_keras_file(tmp_path)
 
 
+def test_archive_of_a_saved_model_says_so_too(tmp_path):
+    refused("SavedModel.*save", keras_zip({"m/saved_model.pb": b"", "m/variables/variables.index": b""}), UnsupportedError)
+
+
 def test_subclassed_model_is_refused_by_name():
     config = {"class_name": "MyNet", "config": {}}
     refused("'MyNet'", h5_file({"d": {}}, config), UnsupportedError)
@@ -416,6 +423,12 @@ def test_pickled_and_sharded_weights_are_refused(weights):
 def test_hostile_json_is_refused(config):
     members = {"config.json": config.encode(), "model.weights.h5": tree_file({})}
     refused("JSON", keras_zip(members, compression=zipfile.ZIP_DEFLATED))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32-be"])
+def test_json_in_other_encodings_is_refused(encoding):
+    config = json.dumps(sequential(layer("Dense", "d"))).encode(encoding)
+    refused("not valid JSON", keras_zip({"config.json": config, "model.weights.h5": tree_file({})}))
 
 
 @pytest.mark.parametrize("config", [{}, [1], 3, {"class_name": "Sequential", "config": {"layers": [{"config": 1}]}}])
@@ -486,15 +499,40 @@ def test_mutated_archive_gives_weights_or_our_error(part):
     members = {
         name: zipfile.ZipFile(io.BytesIO(whole)).read(name) for name in zipfile.ZipFile(io.BytesIO(whole)).namelist()
     }
-    tokens = [b"null", b"[]", b"{}", b"0", b'"x"', b"-1e999", b'"layers"', b"[[]]", b'"', b",", b"\xff", b"\0\0\0\0"]
     for _ in range(MUTATIONS):
-        old = bytearray(members[part] if part else whole)
-        for _ in range(rng.choice((1, 2, 4))):
-            at = rng.randrange(len(old))
-            old[at : at + rng.randrange(12)] = rng.choice([*tokens, bytes([rng.randrange(256)])])
+        old = mutated_text(members[part] if part else whole, rng)
         try:
-            file = read_keras_file(keras_zip({**members, part: bytes(old)}) if part else bytes(old))
+            file = read_keras_file(keras_zip({**members, part: old}) if part else old)
             for path in file.layer_names:
                 file.layer_weights(path)
         except FastLSTMError as error:
             assert "\n" not in str(error)
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("kind", ["keras", "h5"])
+def test_converting_takes_less_memory_than_three_times_the_file(kind, tmp_path):
+    """4 MB of weights: the file is held once, and the model's arrays."""
+    weights = numbered((400, 1280), (320, 1280), (1280,), (320, 160), (160,))
+    lstm, dense = weights[:3], weights[3:]
+    config = sequential(
+        layer("InputLayer", "x", batch_shape=[None, None, 400]), layer("LSTM", "lstm", units=320), layer("Dense", "dense", units=160)
+    )
+    if kind == "keras":
+        paths = {f"layers/lstm/cell/vars/{k}": array for k, array in enumerate(lstm)}
+        data = keras_file(paths | {f"layers/dense/vars/{k}": array for k, array in enumerate(dense)}, config)
+    else:
+        stored = {"lstm": dict(zip("abc", lstm, strict=True)), "dense": dict(zip("ab", dense, strict=True))}
+        data = h5_file(stored, config, keras_version=b"2.9.0")
+    path = tmp_path / f"model.{kind}"
+    path.write_bytes(data)
+    fastlstm.convert(path)  # imports what there is to import
+    tracemalloc.start()
+    try:
+        model = fastlstm.convert(path)
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert model.parameters == sum(array.size for array in weights)

@@ -110,6 +110,10 @@ MODELS = {
         lambda x: layers.Concatenate()([layers.Permute((2, 1))(x)[:, 1:, ::2], layers.Reshape((3, 4))(layers.RepeatVector(4)(x[:, -1]))[:, 1:]]), (6, 3)
     ),
     "arithmetic": lambda: functional(lambda x, z: [layers.Add()([x, z * 2.0]) / 3.0, layers.Average()([x, z]), layers.Maximum()([x, -z])], (None, 3), (None, 3)),
+    "pooled windows": lambda: functional(
+        lambda x: [layers.MaxPooling1D(2)(x), layers.MaxPooling1D(3, 1, "same")(x), layers.MaxPooling1D(2, padding="same")(x), layers.AveragePooling1D(3, 2)(x),
+                   layers.AveragePooling1D(2, padding="same")(x), layers.ZeroPadding1D((1, 2))(x), layers.LSTM(2)(layers.MaxPooling1D(2)(x))], (7, 3)
+    ),
     "pooled": lambda: sequential(layers.Masking(), layers.GlobalAveragePooling1D()),
     "attention": lambda: functional(lambda x, z: layers.Attention()([x, z]), (None, 3), (None, 3)),
     "float64": lambda: sequential(layers.LSTM(4, dtype="float64"), layers.Dense(2, dtype="float64")),
