@@ -77,6 +77,14 @@ def convert(
     return model if example is None else replace(model, example=read_example(example, model))
 
 
+def read_source(path: Path) -> bytes:
+    """Return the bytes of a source file. Raise ModelFileError if there are too many."""
+    with opened(path) as (file, size):
+        if size > MAX_BYTES:
+            raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")
+        return file.read()
+
+
 def _attempt(source: bytes | BinaryIO, *given: Any) -> Model | FastLSTMError:
     """Return the model, or the error, which names the file and keeps its kind when it is raised after the file is closed."""
     where = given[3]
@@ -122,9 +130,7 @@ def _convert(
 EXPORTS = (".keras", ".onnx")
 
 
-def exported(
-    model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False
-) -> bytes:
+def exported(model: Model, path: str | os.PathLike, opset: int | None = None, right_padded: bool = False) -> bytes:
     """Return the bytes of a model as a Keras 3 file or an ONNX graph, as the suffix of `path` says; what is meant by the rest, `Model.export`."""
     suffix = Path(path).suffix.lower()
     if suffix == ".onnx":

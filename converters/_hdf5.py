@@ -160,7 +160,9 @@ def _layout(meter: Meter, header: Header, shape: tuple[int, ...], itemsize: int)
     return lambda fresh: memoryview(fresh.data)[address : address + size]
 
 
-def _chunks(meter: Meter, header: Header, at: int, shape: tuple[int, ...], itemsize: int) -> Callable[[Meter], memoryview]:
+def _chunks(
+    meter: Meter, header: Header, at: int, shape: tuple[int, ...], itemsize: int
+) -> Callable[[Meter], memoryview]:
     """Check a chunked layout: known filters, and chunks whose inflated sizes together stay in the limits."""
     filters = [entry["filter_id"] for entry in header.filter_pipeline or []]
     unknown = sorted(set(filters) - {DEFLATE, SHUFFLE, FLETCHER32})

@@ -94,8 +94,12 @@ class Keys:
                 left.append(key)
         if left:
             values = ", ".join(f"{key}={self.config[key]!r}" for key in left[:-1])
-            raise self.refuse(left[-1]) if not values else UnsupportedError(
-                f"layer {self.name!r} ({self.class_name}): {values}, {left[-1]}={self.config[left[-1]]!r} are not supported"
+            raise (
+                self.refuse(left[-1])
+                if not values
+                else UnsupportedError(
+                    f"layer {self.name!r} ({self.class_name}): {values}, {left[-1]}={self.config[left[-1]]!r} are not supported"
+                )
             )
 
 

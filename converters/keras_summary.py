@@ -52,7 +52,9 @@ def summarize(data: bytes, architecture: Any = None, where: str = "the file") ->
     if alone is not None:
         version, backend, layers = alone
         found = [LayerSummary(name, "", [shape for _, shape in weights]) for name, weights in layers]
-        return Summary("h5-weights", version, backend, found, "weights alone: pass architecture=, what model.to_json() gives")
+        return Summary(
+            "h5-weights", version, backend, found, "weights alone: pass architecture=, what model.to_json() gives"
+        )
     file = read_keras_file(data, architecture, where)
     layers = list(_layers(file, Context(file.keras_version, {}), file.config, ""))
     refused = None if any(layer.refused for layer in layers) else _refusal(data, architecture, where)

@@ -40,7 +40,7 @@ def _windows(node: OnnxNode, x: Tensor, sizes: Sequence[int]) -> list[Window]:
             raise node.refuse(f"attribute {name}", list(values))
     made = []
     for k, (size, stride, dilation) in enumerate(zip(sizes, strides, dilations, strict=True)):
-        span, length, past = (size - 1) * dilation, x.shape[2 + k], 0
+        span, length, past = (size - 1) * dilation, _length(x, k), 0
         before, after = pads[k], pads[axes + k]
         if auto == "VALID":
             before = after = 0
@@ -58,6 +58,11 @@ def _windows(node: OnnxNode, x: Tensor, sizes: Sequence[int]) -> list[Window]:
             past = max(0, (count - 1) * stride - left)
         made.append(Window(int(size), int(stride), int(dilation), (before, after), past))
     return made
+
+
+def _length(x: Tensor, k: int) -> Any:
+    """Return the size of the k-th axis after the channels, None where not even the rank is known."""
+    return None if x.value.shape is None else x.value.shape[2 + k]
 
 
 def _known(node: OnnxNode, size: Any, attribute: str) -> int:
@@ -197,7 +202,7 @@ def _spreads(node: OnnxNode, x: Tensor, sizes: Sequence[int]) -> list[Spread]:
     for k, (size, stride, dilation) in enumerate(zip(sizes, strides, dilations, strict=True)):
         before, after, past = pads[k], pads[axes + k], more[k]
         if wanted or auto.startswith("SAME"):
-            length = _known(node, x.shape[2 + k], "output_shape" if wanted else "auto_pad")
+            length = _known(node, _length(x, k), "output_shape" if wanted else "auto_pad")
             target = int(wanted[-axes:][k]) if wanted else length * stride
             total = (length - 1) * stride + past + (size - 1) * dilation + 1 - target
             less = max(total, 0) // 2

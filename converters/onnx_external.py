@@ -51,12 +51,14 @@ class External:
         flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
         try:
             handle = os.open(self.folder / name, flags)
+            # not as a file before it is known to be one: a folder would be an error of its own
+            status = os.fstat(handle)
         except OSError as error:
             raise ModelFileError(f"{where}: external data in {name!r} cannot be opened: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            os.close(handle)
+            raise ModelFileError(f"{where}: external data in {name!r}, which is no plain file of one name")
         with open(handle, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-                raise ModelFileError(f"{where}: external data in {name!r}, which is no plain file of one name")
             if offset + size > status.st_size:
                 raise ModelFileError(
                     f"{where}: external data from byte {offset} on, {size} bytes, in a file of {status.st_size}"

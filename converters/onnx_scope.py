@@ -172,28 +172,31 @@ class Scope:
             inputs.append(self.find(name) if name else None)
         made: list[Known] = [None] * len(proto.output)
         refused = any(name and value is None for name, value in zip(names, inputs, strict=True))
-        if not refused:
+        refusals = self.document.refusals
+        before, known = len(refusals), self._knows_operator(full_name(proto.domain, proto.op_type))
+        if known and not refused:  # `unknown_operators` has named the others
             try:
                 results = self._results(proto, names, inputs, self._attributes(proto, outer))
                 made[: len(results)] = results[: len(made)]
                 for name, value in zip(proto.output, made, strict=True):
-                    if name and value is None:
+                    if name and value is None and len(refusals) == before:
                         raise UnsupportedError(
                             f"node {proto.name or name!r}: {proto.op_type}: its output {name!r} is not supported"
                         )
             except UnsupportedError as error:
                 # all that is not supported is named in one message
-                self.document.refusals.append(str(error))
+                refusals.append(str(error))
                 made = [None] * len(proto.output)
         self.values.update((name, value) for name, value in zip(proto.output, made, strict=True) if name)
+
+    def _knows_operator(self, name: str) -> bool:
+        return name in handlers or name in self.document.functions
 
     def _results(self, proto: Any, names: list[str], inputs: list[Known], attributes: dict[str, Any]) -> list[Known]:
         name = full_name(proto.domain, proto.op_type)
         if name in self.document.functions and name not in handlers:
             given = {k: value for k, value in enumerate(inputs) if names[k]}
             return self._call(self.document.functions[name], given, attributes)
-        if name not in handlers:
-            return []  # named already: see `unknown_operators`
         node = OnnxNode(self, proto.op_type, proto.name, self.opset, inputs, list(proto.output), attributes)
         results = handlers[name](node)
         node.finish()

@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -141,8 +142,19 @@ def info(given: Namespace) -> Results:
         return facts, keras_as_text(facts)
     if given.architecture:
         raise InputError("--architecture is for weights-only Keras files")
+    if files.kind(given.model) == "onnx":
+        return _report(given.model)
     facts = describe(files.open_model(given.model))
     return facts, as_text(facts)
+
+
+def _report(path: Path) -> Results:
+    """Tell what an ONNX graph asks for, without converting it: its operators, and what of it is not supported."""
+    from fastlstm.converters import read_source
+    from fastlstm.converters.onnx_report import as_text, report
+
+    facts = report(read_source(path))
+    return facts, "\n".join(progress.one_line(line) for line in as_text(facts).split("\n"))
 
 
 def _program(given: Namespace, batch: int = 1, steps: int = 1) -> Results:

@@ -1,6 +1,6 @@
 """Build and its tensors: a graph under construction, which knows the shape of every value as soon as it exists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -78,6 +78,27 @@ class Tensor:
         return self.build.node(op.lower(), op, tensors).with_mask(self.mask)
 
 
+class Names(set[str]):
+    """Names that are taken."""
+
+    def __init__(self, names: Iterable[str] = ()):
+        super().__init__(names)
+        self._last: dict[
+            str, int
+        ] = {}  # the number that a name was last given, so that many of one name take no longer each
+
+    def fresh(self, name: str) -> str:
+        """Take `name`, or the first of name_1, name_2 ... after those given before that is free."""
+        k = self._last.get(name, 0)
+        free = name if k == 0 else f"{name}_{k}"
+        while free in self:
+            k += 1
+            free = f"{name}_{k}"
+        self._last[name] = k
+        self.add(free)
+        return free
+
+
 class Build:
     """Collects nodes and weights, and knows the shape of every value as soon as it exists."""
 
@@ -90,19 +111,12 @@ class Build:
         self.weights: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {}
         self.steps_matter = False  # whether a layer's numbers hold for the declared number of steps alone
-        self._node_names: set[str] = set()
-        self._value_names: set[str] = {""}
+        self._node_names, self._value_names = Names(), Names([""])
         self.entered: dict[tuple[Any, str], Tensor] = {}  # the weights that layers entered, by layer and role
 
-    def unique(self, name: str, among: set[str] | None = None) -> str:
-        """Return `name`, or the first of name_1, name_2 ... that no value (or none `among` others) has yet."""
-        among = self._value_names if among is None else among
-        free, k = name, 0
-        while free in among:
-            k += 1
-            free = f"{name}_{k}"
-        among.add(free)
-        return free
+    def unique(self, name: str, among: "Names | None" = None) -> str:
+        """Return `name`, or one of name_1, name_2 ... that no value (or none `among` others) has yet."""
+        return (self._value_names if among is None else among).fresh(name)
 
     def input(self, name: str, dtype: str, shape: Shape) -> Tensor:
         """Add a graph input."""
@@ -151,7 +165,7 @@ class Build:
         op: str,
         inputs: Sequence[Tensor | None],
         outputs: int | Sequence[bool] = 1,
-        subgraphs: Mapping[str, Graph] | None = None,
+        subgraphs: Any = None,
         **attributes: AttributeValue,
     ) -> Any:
         """Add a node and return its output, or a tuple of them (None for those not wanted); constants are folded."""

@@ -77,7 +77,9 @@ class Imported(Trainable):
             self._names[values[name].name] = name
         for node in self._graph.nodes:
             given = [values[name] if name else None for name in node.inputs]
-            made = build.node(node.name, node.op, given, [bool(name) for name in node.outputs], **node.attributes)
+            wanted = [bool(name) for name in node.outputs]
+            inner = {"subgraphs": node.subgraphs} if node.subgraphs else {}
+            made = build.node(node.name, node.op, given, wanted, **node.attributes, **inner)
             values |= {name: tensor for name, tensor in zip(node.outputs, made, strict=False) if name}
         return [values[spec.name] for spec in self._graph.outputs]
 

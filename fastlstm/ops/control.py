@@ -13,7 +13,7 @@ from threading import local
 
 import numpy as np
 
-from fastlstm.errors import GraphError, LimitError
+from fastlstm.errors import DTypeError, GraphError, LimitError
 from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.ops import inference
 from fastlstm.ops.dims import Dim, Shape
@@ -108,10 +108,12 @@ class If(ControlOp):
         return node.subgraphs["then" if condition.ravel()[0] else "else"]
 
     def infer(self, node: Node, args: Args) -> list[Value]:
-        condition = required(args).data
-        if condition is None:
+        condition = required(args)
+        if condition.dtype != BOOL:
+            raise DTypeError(f"node {node.name!r}: its condition is {condition.dtype}, expected bool")
+        if condition.data is None:
             raise NeedsValue(0)
-        return results(node, self.branch(node, condition), [required(args, k) for k in range(1, len(args))])
+        return results(node, self.branch(node, condition.data), [required(args, k) for k in range(1, len(args))])
 
     def unknown(self, node: Node, args: Args) -> list[Value]:
         given = [required(args, k) for k in range(1, len(args))]

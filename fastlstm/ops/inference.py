@@ -130,14 +130,22 @@ def loops_within(graph: Graph) -> int:
 
 def matrices(graph: Graph) -> set[str]:
     """Return the weights that may be stored in float16 or int8: those that every consumer reads as a matrix."""
-    wide, narrow = {spec.name for spec in graph.outputs}, set()
+    narrow, wide = _read(graph)
+    return narrow - wide
+
+
+def _read(graph: Graph) -> tuple[set[str], set[str]]:
+    """Return the values that some consumer reads as a matrix, and those that some consumer reads otherwise."""
+    narrow, wide = set(), {spec.name for spec in graph.outputs}
     for node in graph.nodes:
         op = find(node.op, node.name)
-        within = [(body, matrices(body)) for body in node.subgraphs.values()]
-        skip = len(node.inputs) - len(within[0][0].inputs) if within else 0
-        for k, name in enumerate(node.inputs):
-            # what a subgraph takes is read as it reads it
-            readers = [body.inputs[k - skip].name in found for body, found in within if k >= skip]
-            matrix = all(readers) if readers else op.slot(k).matrix
-            (narrow if matrix else wide).add(name)
-    return narrow - wide
+        for k, name in enumerate(node.inputs if not node.subgraphs else ()):
+            (narrow if op.slot(k).matrix else wide).add(name)
+        for body in node.subgraphs.values():
+            inside = _read(body)
+            skip = len(node.inputs) - len(body.inputs)  # what the node takes before its subgraph's inputs
+            wide.update(node.inputs[: max(skip, 0)])
+            for name, spec in zip(node.inputs[max(skip, 0) :], body.inputs[max(-skip, 0) :], strict=True):
+                for found, names in zip((narrow, wide), inside, strict=True):
+                    found.update([name] if spec.name in names else [])
+    return narrow, wide

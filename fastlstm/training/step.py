@@ -78,10 +78,11 @@ class Step:
         outputs: bool = True,
         masked: Sequence[bool] = (),
         threads: int = 1,
+        checkpoint_every: int | None = None,
     ):
         self._specs = network.input_specs
         self._parameters, self._statistics = parameters, statistics
-        build = TrainingBuild() if training else EvaluationBuild()
+        build = TrainingBuild(checkpoint_every) if training else EvaluationBuild()
         inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in self._specs]
         for k, has_mask in enumerate(masked):
             if has_mask:
