@@ -100,8 +100,7 @@ class Writer:
             value = self.values[spec.name]
             config = {"batch_shape": sizes(value.shape), "dtype": spec.dtype}
             self.tensors[spec.name] = tensor(value, self.add("InputLayer", spec.name, config))
-        for node in graph.nodes:
-            self._node(node)
+        self._nodes(graph.nodes)
         lost = [spec.name for spec in graph.outputs if spec.name not in self.tensors]
         if lost:
             raise UnsupportedError(f"output {lost[0]!r} is a constant, which is not supported in a Keras file")
@@ -136,6 +135,21 @@ class Writer:
                 counts[snake] += 1
             arrays |= {f"{folder}/{path}": array for path, array in self.arrays.get(name, {}).items()}
         return arrays
+
+    def _nodes(self, nodes: Sequence[Node]) -> None:
+        """Add all nodes. Raise UnsupportedError naming each that Keras lacks; those that read its outputs are not told."""
+        faults: list[str] = []
+        lost: set[str] = set()
+        for node in nodes:
+            try:
+                if lost.isdisjoint(node.inputs):
+                    self._node(node)
+                    continue
+            except UnsupportedError as error:
+                faults.append(str(error))
+            lost |= set(filter(None, node.outputs))
+        if faults:
+            raise UnsupportedError("; ".join(faults))
 
     def _node(self, node: Node) -> None:
         if node.op not in handlers or node.subgraphs:

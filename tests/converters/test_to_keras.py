@@ -243,6 +243,11 @@ def test_what_keras_lacks_is_refused_by_node_and_name():
     y = build.node("counted", "Shape", [build.input("x", "float32", ("batch", 2))])
     assert "node 'counted': Shape is not supported in a Keras file, only 'Abs'" in refusal(build, y)
     build = Build()
+    x = build.input("x", "float32", ("batch", 2))
+    y = build.node("after", "Cast", [build.node("counted", "Shape", [x])], to="float32")
+    told = refusal(build, y, build.node("clipped", "ThresholdedRelu", [x], alpha=1.0))
+    assert "'counted'" in told and "'clipped'" in told and "'after'" not in told  # all, but not what follows from them
+    build = Build()
     build.input("x", "float32", ("batch", 2))
     assert "output 'one' is a constant" in refusal(build, build.weight("one", values(2)))
 
