@@ -11,6 +11,8 @@ from fastlstm.converters.from_keras import from_keras
 from fastlstm.converters.keras_file import KerasFile, read_keras_file, stored_weights
 from fastlstm.converters.keras_layers import Context, is_known, layer_from_config
 from fastlstm.converters.keras_operations import check_operation, is_operation
+from fastlstm.converters.keras_text import LAYERS as TEXT_LAYERS
+from fastlstm.converters.keras_text import vocabulary
 from fastlstm.errors import FastLSTMError, UnsupportedError
 
 SHOWN = 200  # characters of a configuration in a stub
@@ -87,11 +89,13 @@ def _layer(file: KerasFile, context: Context, layer: Config, path: str) -> Layer
         shapes = [array.shape for _, array in file.layer_weights(path)]
         if is_operation(layer):
             check_operation(layer)
+        elif class_name in TEXT_LAYERS:
+            vocabulary(layer, None, context, file.words)
         elif class_name != "InputLayer":
             layer_from_config(layer, context)
     except FastLSTMError as error:
         refused = str(error)
-        if isinstance(error, UnsupportedError) and not is_known(class_name) and not is_operation(layer):
+        if isinstance(error, UnsupportedError) and not is_known(class_name) and not is_operation(layer) and class_name not in TEXT_LAYERS:
             stub = stub_of(layer, shapes)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         refused = f"layer {path!r}: its configuration is malformed ({type(error).__name__}: {error})"

@@ -21,15 +21,16 @@ class Text:
     mask: None = None
 
 
-def vocabulary(layer: Config, of: Text, context: Context, words: Callable[[Config], list[str] | None]) -> Vocabulary:
-    """Return what a layer made of texts; `words(layer)` finds its vocabulary in the file where the configuration has none.
+def vocabulary(layer: Config, of: Text | None, context: Context, words: Callable[[Config], list[str] | None]) -> Vocabulary:
+    """Return what a layer made of texts of a shape (None: not asked); `words(layer)` finds its vocabulary in the file where the configuration has none.
 
     Raise UnsupportedError, naming layer, key and value.
     """
     keys = Keys({**layer, "config": {**layer["config"], "dtype": None}}, context)
     text = keys.class_name == "TextVectorization"
-    if list(of.shape[1:]) not in ([], [1]) if text else len(of.shape) != 2:
-        raise UnsupportedError(f"layer {keys.name!r} ({keys.class_name}): texts of shape {tuple(of.shape)} are not supported")
+    shape = [None, 1] if of is None else list(of.shape)
+    if shape[1:] not in ([], [1]) if text else len(shape) != 2:
+        raise UnsupportedError(f"layer {keys.name!r} ({keys.class_name}): texts of shape {tuple(shape)} are not supported")
     for key in ("ragged", "sparse"):
         if keys.take(key):
             raise keys.refuse(key)

@@ -47,11 +47,13 @@ def _windows(node: OnnxNode, x: Tensor, sizes: Sequence[int]) -> list[Window]:
         elif auto.startswith("SAME"):
             total = span
             if stride > 1:
-                total = max(0, (ceil(_known(node, length, "auto_pad") / stride) - 1) * stride + span + 1 - length)
+                length = _known(node, length, "auto_pad")
+                total = max(0, (ceil(length / stride) - 1) * stride + span + 1 - length)
             before, after = total // 2, total - total // 2
             before, after = (before, after) if auto == "SAME_UPPER" else (after, before)
         elif up and stride > 1:
-            left = _known(node, length, "ceil_mode") + before + after - span - 1
+            length = _known(node, length, "ceil_mode")
+            left = length + before + after - span - 1
             count = ceil(left / stride) + 1
             # a window that would begin past the elements, and the zeros before them, is none
             count -= (count - 1) * stride >= length + before

@@ -297,11 +297,12 @@ class MultiHeadAttention(Layer):
         if causal:
             parts.append(build.node(f"{name}/past", "CausalMask", [scores]))
         if given is not None:
-            if given.value.dtype != bool:
-                given = build.node(f"{name}/mask", "Cast", [given], to="bool")
-            if len(given.shape) == 3:
-                given = build.node(f"{name}/mask", "Unsqueeze", [given, build.ints(f"{name}.axes", 1)])
-            parts.append(given)
+            own: Tensor = given
+            if own.value.dtype != bool:
+                own = build.node(f"{name}/mask", "Cast", [own], to="bool")
+            if len(own.shape) == 3:
+                own = build.node(f"{name}/mask", "Unsqueeze", [own, build.ints(f"{name}.axes", 1)])
+            parts.append(own)
         whole = None
         for part in parts:
             whole = part if whole is None else build.node(f"{name}/valid", "And", [whole, part])
