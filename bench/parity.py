@@ -156,7 +156,7 @@ def within(seeds: Sequence[Curves]) -> bool:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.parity", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.parity", description=str(__doc__).splitlines()[0])
     parser.add_argument("--series", nargs="+", choices=SERIES, default=CHOSEN)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--epochs", type=int, help="in place of each series' own")

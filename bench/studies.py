@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+import fastlstm
 from bench.blocks import ROUNDS, interleaved
 from bench.measure import OURS, difference
 from bench.networks import Network
-from bench.peers import Peer, Runners
+from bench.peers import Peer, Runner, Runners
 from bench.peers.ours import FastLSTM
 from bench.rows import Ragged, Row, Step
 
@@ -101,6 +102,26 @@ def cost(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
     return facts
 
 
+def checkpoints(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """Gradients of a long LSTM with checkpoints over time beside those without: floats that a unit and step take in all buffers, and the price in time."""
+    threads, facts = peers[OURS].threads, []
+    B, T, H = 32, 1000, 128
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((B, T, H)).astype("f4"), rng.standard_normal((B, H)).astype("f4")
+    model = fastlstm.Sequential([fastlstm.Input((None, H)), fastlstm.layers.LSTM(H)])
+    runners, floats = {}, {}
+    for name, every in (("all kept", None), ("sqrt", "sqrt"), ("every 10", 10)):
+        model.compile(loss="mse", threads=threads, checkpoint_every=every)
+        floats[name] = model.buffer_bytes(x, y) / 4 / (B * T * H)
+        gradient = fastlstm.value_and_grad(model, "mse", threads=threads, checkpoint_every=every)
+        run = partial(gradient, x, y)
+        runners[name] = Runner(run, lambda run=run: run()[1]["lstm.U"])
+    us = timer(runners)
+    price = {name: us[name] / us["all kept"] for name in runners}
+    facts.append({"name": "LSTM gradients", "dims": (B, T, H, H), "us": us, "floats": floats, "price": price})
+    return facts
+
+
 def line(sizes: list[int], us: list[float]) -> Facts:
     """Return the line that fits microseconds best, and R squared: the share of their variance that it explains."""
     slope, intercept = np.polyfit(sizes, us, 1)
@@ -119,6 +140,7 @@ STUDIES = {
     "denormals": denormals,
     "raggedness": raggedness,
     "cost": cost,
+    "checkpoints": checkpoints,
 }
 
 

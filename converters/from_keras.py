@@ -18,6 +18,8 @@ from fastlstm.converters.keras_layers import (
 )
 from fastlstm.converters.keras_masks import Key, Place, Reader, lost_masks
 from fastlstm.converters.keras_operations import is_operation, operate
+from fastlstm.converters.keras_text import LAYERS as TEXT_LAYERS
+from fastlstm.converters.keras_text import Text, refuse_text, vocabulary
 from fastlstm.errors import FastLSTMError, InputError, ModelFileError, UnsupportedError
 from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, TensorSpec
@@ -27,6 +29,7 @@ from fastlstm.layers.recurrent import Recurrent
 from fastlstm.layers.shaping import Joining
 from fastlstm.model import Model
 from fastlstm.ops.inference import infer
+from fastlstm.text import KEY, Vocabulary, kept
 
 
 def from_keras(
@@ -36,16 +39,17 @@ def from_keras(
     file = read_keras_file(data, architecture, where)
     context = Context(file.keras_version, custom or {})
     build = Build()
+    reader = _Reader(file, context, build)
     try:
-        outputs = _Reader(file, context, build).top()
+        outputs = reader.top()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         if isinstance(error, ModelFileError) or type(error).__module__.startswith("fastlstm"):
             raise
         raise ModelFileError(f"the file's configuration is malformed: {type(error).__name__}: {error}") from error
-    model = build.model(
-        build.distinct(outputs),
-        {"source": "keras", "source_format": file.format, "keras_version": file.keras_version},
-    )
+    metadata = {"source": "keras", "source_format": file.format, "keras_version": file.keras_version}
+    if reader.vocabularies:
+        metadata[KEY] = kept(reader.vocabularies)
+    model = build.model(build.distinct(outputs), metadata)
     return model if build.steps_matter else with_free_time(model)
 
 
@@ -90,6 +94,7 @@ class _Reader:
     def __init__(self, file: KerasFile, context: Context, build: Build):
         self.file, self.context, self.build = file, context, build
         self._layers: dict[str, Layer] = {}
+        self.vocabularies: dict[str, Vocabulary] = {}  # of the inputs that were texts
 
     def top(self) -> list[Tensor]:
         return self.call_model(self.file.config, "", None)
@@ -135,9 +140,23 @@ class _Reader:
             )
             # the batch is free even where the file fixes it: a row does not see the others
             dims.append(symbol if size is None or axis == 0 else int(size))
+        if dtype == "string":
+            return Text(name, shape)  # type: ignore[return-value]
         check_dtype(name, dtype)
         dtype = dtype if isinstance(dtype, str) else "float32"
         return self.build.input(name, dtype, tuple(dims))
+
+    def _look_up(self, layer: Config, text: Text) -> Tensor:
+        """Add the graph input that stands for what a layer makes of texts."""
+        check_origin(layer)
+        found = vocabulary(layer, text, self.context, self.file.words)
+        if text.name in self.vocabularies:
+            raise UnsupportedError(
+                f"layer {layer_name(layer)!r}: texts {text.name!r} that several layers read are not supported"
+            )
+        self.vocabularies[text.name] = found
+        time = "time" if not self.build.inputs else f"time_{text.name}"
+        return self.build.input(text.name, "int64", ("batch", time if found.steps is None else found.steps))
 
     def call_model(self, model: Config, path: str, given: Sequence[Tensor] | None) -> list[Tensor]:
         """Call a model (given: a nested one) on tensors and return its outputs."""
@@ -170,6 +189,9 @@ class _Reader:
 
     def _call(self, layer: Config, path: str, x: Any, arguments: dict[str, Any]) -> Any:
         inner = f"{path}/{layer_name(layer)}" if path else layer_name(layer)
+        if isinstance(x, Text) and layer["class_name"] in TEXT_LAYERS:
+            return self._look_up(layer, x)
+        refuse_text(layer, x)
         if is_operation(layer):
             return operate(self.build, layer, x, arguments)
         if layer["class_name"] in MODELS:

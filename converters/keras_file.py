@@ -13,7 +13,7 @@ import io
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -53,11 +53,26 @@ class KerasFile:
     backend: str | None
     config: Config
     _weights: Callable[[list[Config]], Weights] = field(repr=False)
+    _vocabularies: Mapping[str, bytes] = field(repr=False, default_factory=dict)
 
     @property
     def layer_names(self) -> list[str]:
         """Names of the top-level layers, in order, input layers included."""
         return [layer_name(layer) for layer in self.config["config"]["layers"]]
+
+    def words(self, layer: Config) -> list[str] | None:
+        """Return the vocabulary that a .keras file keeps for a layer of the top level, None where it keeps none."""
+        snake = _snake(layer["class_name"])
+        same = [other for other in self.config["config"]["layers"] if _snake(other["class_name"]) == snake]
+        k = next((k for k, other in enumerate(same) if other is layer), None)
+        inner = "/_lookup_layer" if layer["class_name"] == "TextVectorization" else ""
+        found = self._vocabularies.get(f"assets/layers/{snake}{f'_{k}' if k else ''}{inner}/vocabulary.txt")
+        if found is None or k is None:
+            return None
+        try:
+            return found.decode("utf-8").split("\n")
+        except UnicodeDecodeError as error:
+            raise ModelFileError(f"the vocabulary of layer {layer_name(layer)!r} is damaged: {error}") from error
 
     def layer_weights(self, path: str) -> Weights:
         """Return [(name in the file, array), ...] of a layer, in the order of Keras's `layer.weights`.
@@ -182,9 +197,10 @@ def _from_zip(file: BinaryIO, where: str, given: Config | None) -> KerasFile:
         metadata = parse_json(about, f"{where}: metadata.json")
         config = given or parse_json(_member(archive, "config.json"), f"{where}: config.json")
         root = _hdf5.open_hdf5(_member(archive, "model.weights.h5"), f"{where}: model.weights.h5", MAX_BYTES)
+        words = {n: _member(archive, n) for n in names if n.startswith("assets/") and n.endswith("/vocabulary.txt")}
     model = model_config(config, where)
     version = str(metadata.get("keras_version", "3"))
-    return KerasFile("keras-zip", version, None, model, _tree_weights(root, model, where))
+    return KerasFile("keras-zip", version, None, model, _tree_weights(root, model, where), words)
 
 
 def _from_hdf5(root: "Group", where: str, given: Config | None) -> KerasFile:

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastlstm.converters.to_keras import Call, Tensor, handler, sizes
 from fastlstm.layers.activations import KERAS
+from fastlstm.graph import Dim
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.op import Value
 from fastlstm.ops.recurrent import Recurrent
@@ -112,11 +113,7 @@ def _conv1d(call: Call) -> list[Tensor]:
     kind, factor = _activated(call)
     slope = _slope(kind)
     x = call.tensor(0)
-    pads = tuple(call.get("pads"))
-    if any(pads):
-        steps = x.dims[1] + sum(pads) if isinstance(x.dims[1], int) else "time"
-        padded = Value(call.value().dtype, (x.dims[0], steps, x.dims[2]))
-        (x,) = call.layer("ZeroPadding1D", {"padding": list(pads)}, [x], made=[padded], suffix="_padding")
+    x = _padded(call, x, call.get("pads"))
     config = {
         "filters": W.shape[2], "kernel_size": [W.shape[0]], "strides": [call.get("stride")], "padding": "valid", "groups": call.get("groups"),
         "dilation_rate": [call.get("dilation")], "activation": "linear" if slope else _name(call, kind), "use_bias": b is not None,
@@ -304,9 +301,51 @@ def _unary(call: Call) -> Tensor:
     return call.function(UNARY[call.node.op], [call.tensor(0)])
 
 
+@handler("Windows")
+def _windows(call: Call) -> list[Tensor]:
+    """Keep windows for the node that reads them: alone Keras has none."""
+    call.writer.windows[call.node.outputs[0]] = call
+    return []
+
+
+def _pooled(call: Call, windows: Call) -> Tensor | list[Tensor]:
+    """Return windows over time that are reduced, as the pooling that they are."""
+    x, pads, size, stride = windows.tensor(0), tuple(windows.get("pads")), windows.get("size"), windows.get("stride")
+    if len(x.dims) != 3 or windows.get("axis") != 1 or windows.get("dilation") != 1 or tuple(call.get("axes")) != (2,) or call.get("keepdims"):
+        raise call.refuse("a reduction of windows other than a pooling along time")
+    config = {"pool_size": [size], "strides": [stride], "padding": "valid"}
+    if call.node.op == "ReduceMax":
+        if any(pads) and pads != _same_pads(x.dims[1], size, stride):
+            raise call.refuse(f"a maximum of windows with pads {pads}")
+        return call.layer("MaxPooling1D", config | {"padding": "same" if any(pads) else "valid"}, [x])
+    if call.node.op not in ("ReduceMean", "ReduceSum"):
+        raise call.refuse("windows as its input")
+    y = call.layer("AveragePooling1D", config, [_padded(call, x, pads)])
+    return y if call.node.op == "ReduceMean" else call.function("Multiply", [y[0], float(size)], suffix="_sum")
+
+
+def _same_pads(steps: Dim, size: int, stride: int) -> tuple[int, int] | None:
+    """Return the pads of Keras's padding "same", None where they are not known."""
+    if stride > 1 and not isinstance(steps, int):
+        return None
+    left = size - 1 if not isinstance(steps, int) else max(0, (-(-steps // stride) - 1) * stride + size - steps)
+    return left // 2, left - left // 2
+
+
+def _padded(call: Call, x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Return x (B, T, C) with steps of zeros before and after."""
+    if not any(pads):
+        return x
+    steps = x.dims[1] + sum(pads) if isinstance(x.dims[1], int) else "time"
+    padded = Value(np.dtype(x.dtype), (x.dims[0], steps, x.dims[2]))
+    return call.layer("ZeroPadding1D", {"padding": list(pads)}, [x], made=[padded], suffix="_padding")[0]
+
+
 @handler(*REDUCTIONS)
-def _reduction(call: Call) -> Tensor:
+def _reduction(call: Call) -> Tensor | list[Tensor]:
     axes = call.get("axes")
+    if call.name_of(0) in call.writer.windows:
+        return _pooled(call, call.writer.windows[call.name_of(0)])
     return call.function(
         REDUCTIONS[call.node.op], [call.tensor(0)], axis=list(axes) if axes else None, keepdims=call.get("keepdims")
     )
@@ -359,6 +398,9 @@ def _unsqueeze(call: Call) -> Tensor:
 @handler("Squeeze")
 def _squeeze(call: Call) -> Tensor:
     axes = _integers(call, 1, "axes") if call.name_of(1) else None
+    windows = call.writer.windows.get(call.name_of(0))
+    if windows is not None and (windows.get("size"), windows.get("stride"), windows.get("axis"), axes) == (1, 1, 1, [2]):
+        return _padded(call, windows.tensor(0), windows.get("pads"))  # of one step each: what padding added is left
     return call.function("Squeeze", [call.tensor(0)], axis=axes)
 
 

@@ -90,6 +90,7 @@ class Writer:
         self.layers: dict[str, Config] = {}  # by name
         self.arrays: dict[str, Mapping[str, np.ndarray]] = {}  # of each layer, by the path below its own
         self.tensors: dict[str, Tensor] = {}  # by the name of a value of ours
+        self.windows: dict[str, Call] = {}  # by the name of a value: windows, which the node that reduces them makes a pooling of
         self._known: dict[Any, str] = {}  # layers by what they are: one that is called twice has its weights once
 
     def write(self) -> bytes:
@@ -99,8 +100,7 @@ class Writer:
             value = self.values[spec.name]
             config = {"batch_shape": sizes(value.shape), "dtype": spec.dtype}
             self.tensors[spec.name] = tensor(value, self.add("InputLayer", spec.name, config))
-        for node in graph.nodes:
-            self._node(node)
+        self._nodes(graph.nodes)
         lost = [spec.name for spec in graph.outputs if spec.name not in self.tensors]
         if lost:
             raise UnsupportedError(f"output {lost[0]!r} is a constant, which is not supported in a Keras file")
@@ -135,6 +135,21 @@ class Writer:
                 counts[snake] += 1
             arrays |= {f"{folder}/{path}": array for path, array in self.arrays.get(name, {}).items()}
         return arrays
+
+    def _nodes(self, nodes: Sequence[Node]) -> None:
+        """Add all nodes. Raise UnsupportedError naming each that Keras lacks; those that read its outputs are not told."""
+        faults: list[str] = []
+        lost: set[str] = set()
+        for node in nodes:
+            try:
+                if lost.isdisjoint(node.inputs):
+                    self._node(node)
+                    continue
+            except UnsupportedError as error:
+                faults.append(str(error))
+            lost |= set(filter(None, node.outputs))
+        if faults:
+            raise UnsupportedError("; ".join(faults))
 
     def _node(self, node: Node) -> None:
         if node.op not in handlers or node.subgraphs:
@@ -237,7 +252,8 @@ class Call:
         """Return what is in a slot as a tensor of the Keras model. Raise UnsupportedError for a constant."""
         name = self.name_of(slot)
         if name not in self.writer.tensors:
-            raise self.refuse(f"the constant {name!r} as its input")
+            what = "windows, but in a pooling along time," if name in self.writer.windows else f"the constant {name!r}"
+            raise self.refuse(f"{what} as its input")
         return self.writer.tensors[name]
 
     def argument(self, slot: int) -> Any:

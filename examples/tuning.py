@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 
-from fastlstm import Sequential, set_random_seed
+from fastlstm import Input, Sequential, set_random_seed
 from fastlstm.callbacks import Callback
 from fastlstm.data import timeseries_windows
 from fastlstm.demo.series import sunspots
@@ -48,11 +48,10 @@ def main(trials: int = 20, epochs: int = 40, folder: str | Path = "example-outpu
     def objective(trial: optuna.Trial) -> float:
         """Return the validation loss of a network with the parameters that Optuna suggests."""
         set_random_seed(0)
-        model = Sequential()
+        model = Sequential([Input((STEPS, 1))])
         layers = trial.suggest_int("layers", 1, 2)
         for k in range(layers):
-            first = {"input_shape": (STEPS, 1)} if k == 0 else {}
-            model.add(LSTM(trial.suggest_int("units", 8, 64, log=True), return_sequences=k + 1 < layers, **first))
+            model.add(LSTM(trial.suggest_int("units", 8, 64, log=True), return_sequences=k + 1 < layers))
         model.add(Dense(1))
         model.compile(optimizer=Adam(trial.suggest_float("learning_rate", 1e-4, 3e-2, log=True)), loss="mse")
         size = trial.suggest_categorical("batch_size", [8, 16, 32])
@@ -78,9 +77,10 @@ def main(trials: int = 20, epochs: int = 40, folder: str | Path = "example-outpu
     figure, axes = plt.subplots(figsize=(8, 3.5), layout="constrained")
     for trial in study.trials:
         best, ended = trial.number == study.best_trial.number, trial in pruned
-        style = {"color": "C0", "lw": 2.5, "label": "best"} if best else {"color": "0.8" if ended else "0.4"}
         values = trial.intermediate_values
-        axes.plot([epoch + 1 for epoch in values], list(values.values()), **style)
+        (line,) = axes.plot([epoch + 1 for epoch in values], list(values.values()), color="0.8" if ended else "0.4")
+        if best:
+            line.set(color="C0", linewidth=2.5, zorder=3, label="best")
     axes.set(xlabel="epoch (light lines: pruned trials)", ylabel="validation loss", yscale="log")
     axes.legend()
     figure.savefig(folder / "tuning.png")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         models,
         optimizers,
         regularizers,
+        text,
     )
     from fastlstm.ahead import warmup
     from fastlstm.converters import convert
@@ -81,6 +82,7 @@ _NAMESPACES = (
     "models",
     "optimizers",
     "regularizers",
+    "text",
 )
 
 
@@ -134,6 +136,7 @@ __all__ = [
     "regularizers",
     "rnn",
     "set_random_seed",
+    "text",
     "value_and_grad",
     "warmup",
 ]

@@ -89,6 +89,16 @@ class Buffers:
             if block is not None:
                 block.values.add("")  # a value that is never read for the last time
 
+    def mark(self) -> int:
+        """Return how much is lent to the node that is being lowered, for `free_since`."""
+        return len(self._lent)
+
+    def free_since(self, mark: int) -> None:
+        """Take back what the node was lent since, where no value lies: its own steps run one after the other."""
+        back = [block for block in self._lent[mark:] if not block.values]
+        self._lent = [block for block in self._lent if block not in back]
+        self._free += back
+
     def lowered(self, node: Node) -> None:
         """Take back what a node was lent and what it read for the last time."""
         blocks = self._lent
@@ -101,7 +111,7 @@ class Buffers:
         self._lent = []
 
     def _may(self, block: Block, node: str) -> bool:
-        return self._ancestors is None or block.users <= self._ancestors[node]
+        return self._ancestors is None or block.users - {node} <= self._ancestors[node]
 
     def _block_of(self, array: np.ndarray) -> Block | None:
         first = first_byte(array)

@@ -11,7 +11,8 @@ gives, and where the condition of an If is not known: the rest is then bound wit
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
 from time import perf_counter
@@ -439,6 +440,7 @@ class _Binder:
         self._work: dict[str, int] = {}
         self._lowered: list[Lowered] = []
         self._packed: dict[int, int] = {}  # bytes of weights by their address
+        self._packed_here: dict[tuple, np.ndarray] = {}  # values that the node being lowered has packed
         self._states: list[StateBuffer] = []
         self.bytes = scratch_bytes
         self._buffers = self._new_buffers()
@@ -459,6 +461,7 @@ class _Binder:
             self._buffers.hold(name, (array for array in arrays if array is not None))
         self._buffers.lowered(node)
         self._node = None
+        self._packed_here.clear()
 
     def _lower(self, node: Node) -> None:
         args = inference.arguments(node, self.values)
@@ -574,6 +577,12 @@ class _Binder:
             self._buffers.add(memory, self._node.name)
         return memory[:size].view(dtype).reshape(shape)
 
+    @contextmanager
+    def passing(self) -> Iterator[None]:
+        mark = self._buffers.mark()
+        yield
+        self._buffers.free_since(mark)
+
     def charge(self, size: int) -> None:
         """Count bytes before they are allocated. Raise LimitError beyond what a call may use."""
         self.bytes += size
@@ -679,9 +688,14 @@ class _Binder:
             array = self._packed_constant(key, arrays, pack, narrow)
             self._packed[array.ctypes.data] = array.nbytes
             return array
+        given = [value.array for value in arrays if value.array is not None]
+        here = key, *((array.ctypes.data, array.shape, array.strides) for array in given)
+        if here in self._packed_here:
+            return self._packed_here[here]
         sample = pack(*(np.zeros(value.shape, value.dtype) for value in arrays))  # type: ignore[arg-type]
         array = self.scratch(sample.shape, sample.dtype, lasts=True)  # zeros past its ends
-        self._pack(key, array, pack, [value.array for value in arrays if value.array is not None])
+        self._pack(key, array, pack, given)
+        self._packed_here[here] = array
         return array
 
     def _packed_constant(

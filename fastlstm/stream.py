@@ -8,6 +8,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from safetensors import SafetensorError
@@ -187,7 +188,12 @@ class Stream:
         return tuple(shapes)
 
     # ---- stepping -----------------------------------------------------------------------------------
-    def step(self, inputs, rows: Sequence[int] | None = None):
+    @overload
+    def step(self, inputs: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray: ...
+    @overload
+    def step(self, inputs: Mapping[str, np.ndarray], rows: Sequence[int] | None = None) -> dict[str, np.ndarray]: ...
+
+    def step(self, inputs, rows=None):
         """Advance by one time step, or by a chunk of several, and return the outputs of these steps.
 
         `inputs` is an array (or a dict by name) of `run`'s shape: a chunk, or without the time axis: one step; then outputs have

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fastlstm
-from fastlstm import layers, losses, models
+from fastlstm import layers, losses, models, optimizers
 from fastlstm.errors import InputError, UnsupportedError
 
 
@@ -28,6 +28,15 @@ def test_a_model_of_a_hidden_layer_gives_what_the_layer_gives(model):
     found = hidden.predict(X, verbose=0)
     assert found.shape == (6, 4, 5)
     np.testing.assert_array_equal(found, model.layers[0](X))
+
+
+def test_a_model_of_a_hidden_layer_sees_what_training_moves(model):
+    hidden = models.Model(inputs=model.inputs, outputs=[model.layers[1].output, model.output])
+    before = hidden.predict(X, verbose=0)
+    model.fit(X, Y, epochs=1, verbose=0)
+    after = hidden.predict(X, verbose=0)
+    assert (before[0] != after[0]).any()
+    np.testing.assert_array_equal(after[1], model.predict(X, verbose=0))
 
 
 def test_symbols_of_a_layer_are_those_of_its_only_call():
@@ -74,3 +83,13 @@ def test_a_class_of_ones_own_is_refused_in_one_line():
 
     with pytest.raises(UnsupportedError, match="a class with a call of its own is not supported"):
         Own()
+
+
+def test_older_arguments_of_optimizers():
+    optimizer = optimizers.SGD(lr=0.5, momentum=0.9, decay=0.25)
+    rates = []
+    for optimizer.iterations in range(3):
+        rates.append(optimizer.learning_rate)
+    assert rates == [0.5, 0.5 / 1.25, 0.5 / 1.5]
+    with pytest.raises(InputError, match="unknown argument 'rate' of Adam"):
+        optimizers.Adam(rate=0.1)

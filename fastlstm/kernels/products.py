@@ -1,6 +1,6 @@
 """Products of two matrices of the run, neither of which is packed ahead: what gradients of weights are, sums over many rows.
 
-    y[m, n] = sum_k a[m, k] b[k, n]        dims: a (M, K), b (K, N), of any strides
+    y[m, n] = sum_k a[m, k] b[k, n], or += it        dims: a (M, K), b (K, N), of any strides
 
 In blocks of `depth` of k: some panels of 4 vectors of columns of b are packed, and every tile of rows of a meets each panel while it is in
 a near cache. Rows of a whose elements lie apart are packed too, tile by tile: where they lie, their strides would leave them few places of
@@ -10,7 +10,7 @@ kernels/dense.py: the same bits.
 
 from fastlstm.kernels import layout
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, splat, store, words, write_units
+from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, store, words, write_units
 from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
 from fastlstm.kernels.tile import ROWS, WIDTH
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
@@ -134,15 +134,19 @@ def pack_forward(kind, narrow, team, args):
 
 
 @routine
-def product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, depth, K, N, M, panels, rows, at):
-    """Compute some panels and rows of one product; `at` are its places in a, b, y and z, `own` and `tiled` those for packed panels and tiles."""
+def product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, accumulate, depth, K, N, M, panels, rows, at):
+    """Compute some panels and rows of one product, or add it to y; `at` are its places in a, b, y and z, `own` and `tiled` those for packed panels and tiles."""
     L = lanes(y)
     width = WIDTH * L
     count = rows[1] - rows[0]
     tiles = (count + ROWS - 1) // ROWS
     for panel in range(panels[0], panels[1]):
-        for k in range((panel * M + rows[0]) * width, (panel * M + rows[1]) * width, L):
-            store(z, at[3] + k, splat(load_part(z, at[3], 0, 0.0), 0.0))
+        left = N - panel * width
+        for m in range(rows[0], rows[1]):
+            for k in range(0, width, L):
+                there = max(min(left - k, L), 0) if accumulate else 0
+                start = load_part(y, at[2] + m * y_row + panel * width + k, there, 0.0)
+                store(z, at[3] + (panel * M + m) * width + k, start)
     for start in range(0, K, depth):
         deep = min(depth, K - start)
         if a_k != 1:
@@ -174,11 +178,11 @@ def product_forward(kind, narrow, team, args):
     """y[o] = a[o] b[o] for O pairs of matrices. Workers divide the pairs, or where there are few of them the panels, or the rows.
 
     Arguments: a, its strides of o, m and k, b, its strides of o, k and n, y, its strides of o and m, z, its elements for a worker, packed, likewise,
-    depth, O, M, K, N.
+    whether y is added to, depth, O, M, K, N.
     """
     (
-        a, a_o, a_row, a_k, b, b_o, b_k, b_n, y, y_o, y_row, z, z_size, packed, size, depth, O, M, K, N
-    ), _ = arguments(args, 0, 20, 0)  # fmt: skip
+        a, a_o, a_row, a_k, b, b_o, b_k, b_n, y, y_o, y_row, z, z_size, packed, size, accumulate, depth, O, M, K, N
+    ), _ = arguments(args, 0, 21, 0)  # fmt: skip
     a, b, y, z, packed = pointers(kind, (a, b, y, z, packed))
     worker, workers = words(team)[WORKER], words(team)[WORKERS]
     width = WIDTH * lanes(y)
@@ -193,4 +197,6 @@ def product_forward(kind, narrow, team, args):
         rows = share(M, worker, workers)
     for o in range(pairs[0], pairs[1]):
         at = o * a_o, o * b_o, o * y_o, z_own
-        product(a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, depth, K, N, M, panels, rows, at)
+        product(
+            a, a_row, a_k, b, b_k, b_n, y, y_row, z, packed, own, tiled, accumulate, depth, K, N, M, panels, rows, at
+        )

@@ -104,14 +104,21 @@ class Concatenate(Joining):
         masks, rank = self.masks(x), len(x[0].shape)
         if not masks:
             return y
-        if rank == 3 and self.axis % rank == 1 and len(masks) == len(x):
-            return y.with_mask(y.build.node(f"{self.name}/mask", "Concat", masks, axis=1))
+        if rank == 3 and self.axis % rank == 1 and (self.mask_rule == "any" or len(masks) == len(x)):
+            parts = [tensor.mask or self._all_valid(tensor) for tensor in x]
+            return y.with_mask(y.build.node(f"{self.name}/mask", "Concat", parts, axis=1))
         if self.axis % rank != rank - 1 or rank != 3:
             raise UnsupportedError(
-                f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only the last of three, "
-                "or the second if all are masked"
+                f"layer {self.name!r}: Concatenate of masked inputs along axis {self.axis} is not supported, only along the last two of three"
             )
         return y.with_mask(self.joined(x))  # an input without a mask counts as all valid
+
+    def _all_valid(self, x: Tensor) -> Tensor:
+        """Return the mask (B, T) of steps that all count."""
+        build, name = x.build, f"{self.name}/valid"
+        one = build.node(name, "Gather", [x, build.weight(f"{self.name}.first", np.array(0, np.int64))], axis=2)
+        differs = build.node(name, "NotEqual", [one, one])  # only NaN does: the shape of x, no value of it
+        return build.node(name, "Or", [differs, build.weight(f"{self.name}.true", np.array(True))])
 
 
 class Merge(Joining):

@@ -1,6 +1,7 @@
 """The vocabulary of nodes: one object for each op, one registry, filled by these imports."""
 
 from fastlstm.ops import (
+    checkpoints,
     contractions,
     control,
     convolution,
@@ -26,6 +27,7 @@ from fastlstm.ops import (
 from fastlstm.ops.op import find, registered
 
 __all__ = [
+    "checkpoints",
     "contractions",
     "control",
     "convolution",

@@ -123,8 +123,11 @@ def packed_now(
     return packed
 
 
-def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> None:
-    """Emit y = a b for matrices of the run (..., M, K), (..., K, N) of any strides and contiguous y; the axes before are broadcast."""
+def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray, accumulate: bool = False) -> None:
+    """Emit y = a b for matrices of the run (..., M, K), (..., K, N) of any strides and y of contiguous rows; the axes before are broadcast.
+
+    To `accumulate` goes on with the sums in y: the bits of one product over all k.
+    """
     dtype, outer, (M, N), K = y.dtype, y.shape[:-2], y.shape[-2:], a.shape[-1]
     if any(stride % dtype.itemsize for stride in (*a.strides, *b.strides)):
         a, b = emit.contiguous(a), emit.contiguous(b)
@@ -143,7 +146,7 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray) -> No
         p, q, r = ((v[index] if outer else v[None]) for v in (a, b, y))
         emit.kernel(
             "product_forward", p, steps(p), q, steps(q), r, steps(r)[:2], z, z.shape[1], packed, packed.shape[1],
-            depth, O, M, K, N,
+            int(accumulate), depth, O, M, K, N,
         )  # fmt: skip
 
 

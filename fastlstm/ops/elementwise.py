@@ -1,7 +1,7 @@
 """Ops that act element by element: arithmetic with broadcasting, comparisons, casts, and the activations."""
 
 from collections.abc import Callable, Sequence
-from math import erf, prod
+from math import erf, pi, prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -181,6 +181,71 @@ def _flat(op: Op, node: Node, back: Back) -> list:
     return [None]
 
 
+def _divided(d, back: Back, inside: Callable, root: bool = False) -> list:
+    """Return d / inside(x^2), or d / sqrt(inside(x^2))."""
+    below = inside(back.node("Mul", [back.x[0], back.x[0]]))
+    return [back.node("Div", [d, back.node("Sqrt", [below]) if root else below])]
+
+
+def _one_less(back: Back, square):
+    return back.node("Sub", [back.number(1.0), square])
+
+
+def _one_more(back: Back, square):
+    return back.node("Add", [back.number(1.0), square])
+
+
+def _times(name: str, sign: float = 1.0) -> Callable:
+    """Return the adjoint of a function whose derivative is `sign` times the function of this name."""
+
+    def adjoint(op: Op, node: Node, back: Back) -> list:
+        slope = back.node(name, [back.x[0]])
+        return [back.node("Mul", [back.dy[0], slope if sign > 0 else back.node("Neg", [slope])])]
+
+    return adjoint
+
+
+def _tan(op: Op, node: Node, back: Back) -> list:
+    """d (1 + y^2)"""
+    return [back.node("Mul", [back.dy[0], _one_more(back, back.node("Mul", [back.y[0], back.y[0]]))])]
+
+
+def _asin(op: Op, node: Node, back: Back) -> list:
+    """d / sqrt(1 - x^2)"""
+    return _divided(back.dy[0], back, lambda square: _one_less(back, square), root=True)
+
+
+def _acos(op: Op, node: Node, back: Back) -> list:
+    """-d / sqrt(1 - x^2)"""
+    return _divided(back.node("Neg", [back.dy[0]]), back, lambda square: _one_less(back, square), root=True)
+
+
+def _atan(op: Op, node: Node, back: Back) -> list:
+    """d / (1 + x^2)"""
+    return _divided(back.dy[0], back, lambda square: _one_more(back, square))
+
+
+def _asinh(op: Op, node: Node, back: Back) -> list:
+    """d / sqrt(1 + x^2)"""
+    return _divided(back.dy[0], back, lambda square: _one_more(back, square), root=True)
+
+
+def _acosh(op: Op, node: Node, back: Back) -> list:
+    """d / sqrt(x^2 - 1)"""
+    return _divided(back.dy[0], back, lambda square: back.node("Sub", [square, back.number(1.0)]), root=True)
+
+
+def _atanh(op: Op, node: Node, back: Back) -> list:
+    """d / (1 - x^2)"""
+    return _divided(back.dy[0], back, lambda square: _one_less(back, square))
+
+
+def _erf_adjoint(op: Op, node: Node, back: Back) -> list:
+    """d 2 e^(-x^2) / sqrt(pi)"""
+    bell = back.node("Exp", [back.node("Neg", [back.node("Mul", [back.x[0], back.x[0]])])])
+    return [back.node("Mul", [back.dy[0], back.node("Mul", [bell, back.number(2 / sqrt(pi))])])]
+
+
 def _define(
     name: str,
     ufunc: Callable,
@@ -229,23 +294,23 @@ for _name, _ufunc in (("Equal", np.equal), ("NotEqual", np.not_equal), ("Less", 
 for _name, _ufunc in (("And", np.logical_and), ("Or", np.logical_or)):
     _define(_name, _ufunc, 2, bool)
 _define("Not", np.logical_not, 1, bool)
-for _name, _ufunc in (
-    ("Floor", np.floor),
-    ("Ceil", np.ceil),
-    ("Round", np.rint),
-    ("Sin", np.sin),
-    ("Cos", np.cos),
-    ("Tan", np.tan),
-    ("Asin", np.arcsin),
-    ("Acos", np.arccos),
-    ("Atan", np.arctan),
-    ("Sinh", np.sinh),
-    ("Cosh", np.cosh),
-    ("Asinh", np.arcsinh),
-    ("Acosh", np.arccosh),
-    ("Atanh", np.arctanh),
+for _name, _ufunc, _adjoint in (
+    ("Floor", np.floor, _flat),
+    ("Ceil", np.ceil, _flat),
+    ("Round", np.rint, _flat),
+    ("Sin", np.sin, _times("Cos")),
+    ("Cos", np.cos, _times("Sin", -1.0)),
+    ("Tan", np.tan, _tan),
+    ("Asin", np.arcsin, _asin),
+    ("Acos", np.arccos, _acos),
+    ("Atan", np.arctan, _atan),
+    ("Sinh", np.sinh, _times("Cosh")),
+    ("Cosh", np.cosh, _times("Sinh")),
+    ("Asinh", np.arcsinh, _asinh),
+    ("Acosh", np.arccosh, _acosh),
+    ("Atanh", np.arctanh, _atanh),
 ):
-    _define(_name, _ufunc, 1, adjoint=_flat if _name in ("Floor", "Ceil", "Round") else Op.adjoint)
+    _define(_name, _ufunc, 1, adjoint=_adjoint)
 
 
 def _erf(x: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") -> np.ndarray:
@@ -257,7 +322,7 @@ def _erf(x: np.ndarray, out: np.ndarray | None = None, casting: str = "unsafe") 
     return out
 
 
-_define("Erf", _erf, 1)
+_define("Erf", _erf, 1, adjoint=_erf_adjoint)
 
 
 @register

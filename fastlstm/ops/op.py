@@ -5,6 +5,7 @@ axes it mixes and what it costs, and has an adjoint. Only the plan touches kerne
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -138,6 +139,10 @@ class Emit(Protocol):
 
         One that `lasts` is never another's: what lowering itself writes to it stays.
         """
+        ...
+
+    def passing(self) -> AbstractContextManager:
+        """Return a context at whose end the buffers that were made within it are free for what follows, in this node too."""
         ...
 
     def workspace(self, dtype: np.dtype, columns: int = 0) -> np.ndarray:

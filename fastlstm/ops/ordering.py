@@ -12,6 +12,7 @@ from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     HostOp,
     Slot,
     Value,
@@ -160,6 +161,11 @@ class CumSum(HostOp):
                 np.add.accumulate(x, axis=along, out=y, dtype=x.dtype)
         return [np.flip(y, along) if self.get(node, "reverse") else y]
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The sums from the other end."""
+        attributes = {"exclusive": self.get(node, "exclusive"), "reverse": not self.get(node, "reverse")}
+        return [back.node(self.name, [back.dy[0], back.x[1]], **attributes), None]
+
 
 @register
 class GatherElements(HostOp):
@@ -223,6 +229,10 @@ class ReverseSequence(HostOp):
         source = np.where(steps < valid, valid - 1 - steps, steps)
         rows = np.arange(x.shape[1 - time])[None, :]
         return [x[source, rows] if time == 0 else x[rows.T, source.T]]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Steps go back to where they were, by the same reversal."""
+        return [back.node(self.name, [back.dy[0], back.x[1]], **node.attributes), None]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(0, self.get(node, "time_axis"))]

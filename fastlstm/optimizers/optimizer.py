@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fastlstm.errors import InputError, ShapeError, UnsupportedError, one_of
-from fastlstm.optimizers.schedules import LearningRateSchedule
+from fastlstm.optimizers.schedules import InverseTimeDecay, LearningRateSchedule
 
 ACCUMULATED, AVERAGE = "accumulated gradient", "average of weights"
 CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -55,7 +55,15 @@ class Optimizer:
         gradient_accumulation_steps: int | None = None,
         loss_scale_factor: float | None = None,
         name: str | None = None,
+        lr: Any = None,
+        decay: float = 0.0,
+        **unknown: Any,
     ):
+        if unknown:
+            raise InputError(f"unknown argument {next(iter(unknown))!r} of {type(self).__name__}")
+        learning_rate = learning_rate if lr is None else lr
+        if decay:
+            learning_rate = InverseTimeDecay(learning_rate, 1, decay)
         if loss_scale_factor is not None:
             raise UnsupportedError(
                 f"loss_scale_factor={loss_scale_factor!r} of {type(self).__name__} is not supported: nothing is trained in float16"

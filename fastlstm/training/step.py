@@ -17,6 +17,7 @@ from fastlstm.errors import InputError, TrainingError, UnsupportedError
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.plan import KEPT_SHAPES, Plan
+from fastlstm.training.batches import Batch
 from fastlstm.training.drawing import Sizes, Source, drawn
 from fastlstm.training.flat import Layout
 from fastlstm.training.gradient import gradients
@@ -78,10 +79,11 @@ class Step:
         outputs: bool = True,
         masked: Sequence[bool] = (),
         threads: int = 1,
+        checkpoint_every: int | None = None,
     ):
         self._specs = network.input_specs
         self._parameters, self._statistics = parameters, statistics
-        build = TrainingBuild() if training else EvaluationBuild()
+        build = TrainingBuild(checkpoint_every) if training else EvaluationBuild()
         inputs = [build.input(spec.name, spec.dtype, spec.shape or ()) for spec in self._specs]
         for k, has_mask in enumerate(masked):
             if has_mask:
@@ -192,6 +194,13 @@ class Step:
         for counted, target, weight in zip(self._counts, targets, weights, strict=True):
             arrays += [target, *counted(target, weight)]
         return arrays
+
+    def buffer_bytes(self, batch: Batch, parameters: np.ndarray, statistics: np.ndarray) -> int:
+        """Return the bytes of all buffers of a step on a batch like this one; nothing is run."""
+        random = Source(0, 0) if self.draws else None
+        arrays = self._arrays(batch.inputs, batch.masks, batch.targets, batch.weights, random)
+        shapes = tuple(array.shape for array in (*arrays, parameters, statistics))
+        return self._plan.bind(shapes).scratch_bytes
 
     # ---- when a loss is not finite -------------------------------------------------------------------
     def first_bad_value(

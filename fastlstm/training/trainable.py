@@ -108,6 +108,7 @@ class Trainable:
     _resumed: checkpoint.Checkpoint | None = None
     _seed: int | None = None
     _threads = 1
+    _checkpoint_every: int | None = None
 
     # ---- compile -------------------------------------------------------------------------------------
     def compile(
@@ -118,10 +119,13 @@ class Trainable:
         loss_weights: Any = None,
         weighted_metrics: Any = None,
         threads: int | None = None,
+        checkpoint_every: int | str | None = None,
     ) -> None:
         """Say how the network is trained: an optimizer, a loss (for several outputs a list, or a dict by name) and metrics.
 
-        `threads` as for Session (default 1). Raise InputError for names that are not known. Compile again after a layer's `trainable` has changed.
+        `threads` as for Session (default 1). `checkpoint_every`: for long sequences, keep of LSTM, GRU and SimpleRNN the states of every so many steps,
+        or with "sqrt" of as many as take the least memory, and compute the steps between them again when gradients need them: a few parts in a
+        hundred of the memory, at a third more time. Raise InputError for names that are not known. Compile again after a layer's `trainable` has changed.
         """
         threads = None if threads is None else whole_number("threads", threads)
         for one in leaves(loss):
@@ -131,6 +135,7 @@ class Trainable:
         self.optimizer = optimizers.get(optimizer)
         self._compiled = _Compiled(loss, loss_weights, metrics, weighted_metrics)
         self._threads = threads or 1
+        self._checkpoint_every = _checked_segment(checkpoint_every)
         self.stop_training = False
         self.reset_training()
         if getattr(self, "built", True):
@@ -263,6 +268,7 @@ class Trainable:
                 outputs=outputs,
                 masked=masked,
                 threads=self._threads,
+                checkpoint_every=self._checkpoint_every,
             )
         if len(self._seen) > KNOWN_SHAPES:
             self._seen.clear()
@@ -574,6 +580,16 @@ class Trainable:
         watch.update(batch, self._test(batch, watch.any_metrics))
         return _listed(watch.results(), return_dict)
 
+    def buffer_bytes(self, x: Any, y: Any = None, sample_weight: Any = None) -> int:
+        """Return the bytes of memory that a step of training on this batch takes: inputs, weights, gradients and all between them. Nothing is run.
+
+        >>> model.buffer_bytes(x[:32], y[:32])
+        """
+        self._need_compiled("buffer_bytes")
+        self._need_weights(x)
+        batch = self._reader().samples(x, y, sample_weight).take(slice(None))
+        return self._step(batch, True, False).buffer_bytes(batch, self._weights.moved, self._weights.kept)
+
     def predict_on_batch(self, x: Any) -> Any:
         """Return the outputs for one batch."""
         self._need_weights(x)
@@ -717,6 +733,15 @@ def _verbosity(verbose: int | str) -> int:
     raise InputError(f"verbose={verbose!r}: expected 'auto', 0, 1 or 2")
 
 
+def _checked_segment(every: Any) -> int | None:
+    """Return the steps of a segment as graphs have them: 0 for the root of all, None where nothing is computed again."""
+    if every is None or every == "sqrt":
+        return None if every is None else 0
+    if not isinstance(every, int | np.integer) or isinstance(every, bool) or every < 1:
+        raise InputError(f"checkpoint_every={every!r}: expected a number of steps, 'sqrt' or None")
+    return int(every)
+
+
 def _checked_seed(seed: Any) -> int:
     if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or not 0 <= seed < 2**SEED_BITS:
         raise InputError(f"seed={seed!r}: expected a whole number from 0 to 2^{SEED_BITS} - 1")
@@ -765,11 +790,11 @@ def _joined(k: int, parts: list[list[np.ndarray]], lengths: list[list[int] | Non
 
 
 def value_and_grad(
-    model: Network, loss: Any, threads: int | None = None
+    model: Network, loss: Any, threads: int | None = None, checkpoint_every: int | str | None = None
 ) -> Callable[..., tuple[float, dict[str, np.ndarray]]]:
     """Return a function of (x, y) that gives the loss of a batch and its gradient by name of weight, as the network is in training.
 
-    `threads` as for `compile`.
+    `threads` and `checkpoint_every` as for `compile`.
 
     >>> gradient = fastlstm.value_and_grad(model, "mse")
     >>> loss, gradients = gradient(x, y)
@@ -784,7 +809,7 @@ def value_and_grad(
         adopt, held = staticmethod(model.adopt), staticmethod(model.held)
 
     bare = Bare()
-    bare.compile(loss=loss, threads=threads)
+    bare.compile(loss=loss, threads=threads, checkpoint_every=checkpoint_every)
 
     def value_and_gradient(
         x: Any, y: Any, sample_weight: Any = None, seed: int = 0

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.constraints import Constraint
+from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.build import Shape as SymbolicShape
 from fastlstm.ops.op import find
@@ -35,14 +36,16 @@ class TrainingBuild(Build):
     """Collects what a step of training computes.
 
     `parameters` hold the trainable weights and `statistics` those that training does not move but may replace, both by the name of the
-    input that stands for them, `constraints` what parameters are held to; `penalties` are scalars that add to the loss; `updates` are the new values of statistics.
+    input that stands for them, `constraints` what parameters are held to; `penalties` are scalars that add to the loss; `updates` are the new values of statistics. With
+    `checkpoint_every` a recurrence keeps the states of every so many steps alone (0: of as many as make the least memory).
     """
 
     training = True
     penalised = True
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint_every: int | None = None) -> None:
         super().__init__()
+        self.checkpoint_every = checkpoint_every
         self.parameters: dict[str, np.ndarray] = {}
         self.statistics: dict[str, np.ndarray] = {}
         self.penalties: list[Tensor] = []
@@ -119,13 +122,20 @@ class TrainingBuild(Build):
             others = self.weight(f"{name}.zeros", np.zeros(2 * bn.shape[0], bn.value.dtype))
             whole = super().node(f"{name}/bias", "Concat", [others, bn], axis=0)
             b = whole if b is None else super().node(f"{name}/bias", "Add", [b, whole])
-        z = self._projection(name, x, W, b, dropped_of_x)
-        steps = find(f"{op}Steps")
         asked = [True] * outputs if isinstance(outputs, int) else list(outputs)
-        # what the adjoint reads comes after the outputs of the recurrence itself
         own = len(find(op).outputs)
+        if self.checkpoint_every is not None:
+            steps = find(f"{op}Checkpointed")
+            given = [self._undropped(name, x, dropped_of_x), W, b, U, *rest, dropped_of_h]
+            if op == "LSTM" and rest[2] is not None:
+                raise UnsupportedError(f"node {name!r}: an LSTM with peepholes cannot be trained with checkpoint_every")
+            attributes = attributes | {"every": self.checkpoint_every}
+        else:
+            steps = find(f"{op}Steps")
+            given = [self._projection(name, x, W, b, dropped_of_x), U, *rest, dropped_of_h]
+        # what the adjoint reads comes after the outputs of the recurrence itself
         wanted = [*asked, *[False] * (own - len(asked)), *[True] * (len(steps.outputs) - own)]
-        tensors = super().node(name, steps.name, [z, U, *rest, dropped_of_h], wanted, **attributes)
+        tensors = super().node(name, steps.name, given, wanted, **attributes)
         return tensors[0] if isinstance(outputs, int) and outputs == 1 else tensors[: len(asked)]
 
     def _projection(self, name: str, x: Tensor, W: Tensor, b: Tensor | None, dropped: Tensor | None) -> Tensor:
@@ -142,6 +152,17 @@ class TrainingBuild(Build):
             kept = super().node(f"{name}/dropout/{k}", "Mul", [x, mask])
             zs.append(super().node(f"{name}/projection/{k}", "Dense", [kept, own, bias]))
         return zs[0] if gates == 1 else super().node(f"{name}/projection", "Concat", zs, axis=-1)
+
+    def _undropped(self, name: str, x: Tensor, dropped: Tensor | None) -> Tensor:
+        """Return what all gates see of x."""
+        if dropped is None:
+            return x
+        if dropped.shape[0] != 1:
+            raise UnsupportedError(
+                f"layer {name!r}: dropout of x for each gate, as recurrent_dropout brings along, cannot be trained with checkpoint_every"
+            )
+        mask = super().node(f"{name}/dropout", "Squeeze", [dropped, self.ints(f"{name}.axis", 0)])
+        return super().node(f"{name}/dropout", "Mul", [x, mask])
 
     def _parts(self, name: str, x: Tensor, axis: int, count: int) -> list[Tensor]:
         """Return equal parts of a value along an axis."""

@@ -255,6 +255,23 @@ def test_a_one_hot_before_a_recurrent_layer_agrees(K, save):
         agree(net, save(net.model, kind))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("adapted", [False, True])
+def test_texts_become_the_numbers_that_the_engine_gave(K, save, adapted):
+    tensorflow = pytest.importorskip("tensorflow")
+    texts = ["The cat sat, and sat.", "a dog!", "", "Zebras  ran\taway É é"]
+    layer = K.layers.TextVectorization(output_sequence_length=4, vocabulary=None if adapted else ["cat", "É", "sat"])
+    if adapted:
+        layer.adapt(texts[:2])
+    x = K.Input((1,), dtype="string")
+    model = K.Model(x, K.layers.GRU(3)(K.layers.Embedding(12, 2, mask_zero=True)(layer(x))))
+    converted = fastlstm.convert(save(model, "keras"))
+    (vocabulary,) = fastlstm.text.vocabularies(converted).values()
+    given = np.array(texts, object)[:, None]
+    assert_close(vocabulary(texts), np.asarray(layer(tensorflow.constant(given))))
+    assert_close(fastlstm.Session(converted).run(vocabulary(texts)), model.predict(tensorflow.constant(given), verbose=0))
+
+
 # ---- files made by hand -------------------------------------------------------------------------------
 def options(**more: Any) -> dict[str, Any]:
     return {"trainable": True, "dtype": "float32", **more}

@@ -110,6 +110,10 @@ MODELS = {
         lambda x: layers.Concatenate()([layers.Permute((2, 1))(x)[:, 1:, ::2], layers.Reshape((3, 4))(layers.RepeatVector(4)(x[:, -1]))[:, 1:]]), (6, 3)
     ),
     "arithmetic": lambda: functional(lambda x, z: [layers.Add()([x, z * 2.0]) / 3.0, layers.Average()([x, z]), layers.Maximum()([x, -z])], (None, 3), (None, 3)),
+    "pooled windows": lambda: functional(
+        lambda x: [layers.MaxPooling1D(2)(x), layers.MaxPooling1D(3, 1, "same")(x), layers.MaxPooling1D(2, padding="same")(x), layers.AveragePooling1D(3, 2)(x),
+                   layers.AveragePooling1D(2, padding="same")(x), layers.ZeroPadding1D((1, 2))(x), layers.LSTM(2)(layers.MaxPooling1D(2)(x))], (7, 3)
+    ),
     "pooled": lambda: sequential(layers.Masking(), layers.GlobalAveragePooling1D()),
     "attention": lambda: functional(lambda x, z: layers.Attention()([x, z]), (None, 3), (None, 3)),
     "float64": lambda: sequential(layers.LSTM(4, dtype="float64"), layers.Dense(2, dtype="float64")),
@@ -238,6 +242,11 @@ def test_what_keras_lacks_is_refused_by_node_and_name():
     build = Build()
     y = build.node("counted", "Shape", [build.input("x", "float32", ("batch", 2))])
     assert "node 'counted': Shape is not supported in a Keras file, only 'Abs'" in refusal(build, y)
+    build = Build()
+    x = build.input("x", "float32", ("batch", 2))
+    y = build.node("after", "Cast", [build.node("counted", "Shape", [x])], to="float32")
+    told = refusal(build, y, build.node("clipped", "ThresholdedRelu", [x], alpha=1.0))
+    assert "'counted'" in told and "'clipped'" in told and "'after'" not in told  # all, but not what follows from them
     build = Build()
     build.input("x", "float32", ("batch", 2))
     assert "output 'one' is a constant" in refusal(build, build.weight("one", values(2)))

@@ -201,9 +201,9 @@ class Configuration:
         if chosen is not None:
             self.options["activations"] = chosen
 
-    def build(self, dtype: str):
+    def build(self, dtype: str, checkpoint_every: int | None = None):
         """Return a graph, its loss, what it is differentiated by, and feeds: the same numbers for every dtype, rows without a valid step too."""
-        rng, build = np.random.default_rng([8, self.number]), TrainingBuild()
+        rng, build = np.random.default_rng([8, self.number]), TrainingBuild(checkpoint_every)
         outputs, wrt, feeds = _recurrence(
             build,
             self.kind,
@@ -233,9 +233,9 @@ class Configuration:
             loss = part if loss is None else loss + part
         return build, loss, wrt, feeds
 
-    def gradients(self, dtype: str, threads: int = 1) -> list[np.ndarray]:
+    def gradients(self, dtype: str, threads: int = 1, checkpoint_every: int | None = None) -> list[np.ndarray]:
         """Return the gradients of all inputs."""
-        build, loss, wrt, feeds = self.build(dtype)
+        build, loss, wrt, feeds = self.build(dtype, checkpoint_every)
         return differences.run(build, gradients(build, loss, wrt), feeds, threads)
 
 

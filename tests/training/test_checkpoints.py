@@ -1,0 +1,147 @@
+"""Checkpoints over time: the gradients of a recurrence that keeps everything, from a few parts in a hundred of its memory."""
+
+import os
+
+import numpy as np
+import pytest
+from training import differences
+from training.test_steps import Configuration
+
+import fastlstm
+from fastlstm import layers
+from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.ops.checkpoints import steps_of_segment
+from fastlstm.team import available_threads
+
+FULL = os.environ.get("FASTLSTM_FULL") == "1"
+COUNT = 256 if FULL else 48
+TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
+
+
+def configuration(number: int) -> Configuration:
+    found = Configuration(number)
+    found.dropped = False
+    return found
+
+
+def segments(number: int) -> int:
+    """Return steps that leave a last segment of other length, or one of one step, or one of all."""
+    return 1 + number % 5
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("number", range(COUNT))
+def test_gradients_are_those_of_a_recurrence_that_keeps_everything(number, dtype):
+    expected = configuration(number).gradients(dtype)
+    found = configuration(number).gradients(dtype, checkpoint_every=segments(number))
+    for got, want in zip(found, expected, strict=True):
+        assert np.linalg.norm(got - want) <= TOLERANCE[dtype] * max(np.linalg.norm(want), 1e-2), configuration(number)
+
+
+@pytest.mark.parametrize("number", range(0, COUNT, 3))
+def test_the_length_of_segments_changes_no_bit(number):
+    """0 is the root of all; what is longer than all is one segment."""
+    one, *others = (configuration(number).gradients("float32", checkpoint_every=every) for every in (1000, 1, 0, 3))
+    for other in others:
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(available_threads() < 2, reason="one thread")
+@pytest.mark.parametrize("number", range(0, COUNT, 7))
+def test_two_threads_give_the_bits_of_one(number):
+    made = configuration(number)
+    T, B, I, H = made.sizes
+    made.sizes = T + 20, B + 30, I, H + 32
+    for one, two in zip(*(made.gradients("float32", threads, checkpoint_every=7) for threads in (1, 2)), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize("number", range(0, COUNT, 6))
+def test_adjoint_agrees_with_central_differences(number):
+    made = configuration(number)
+    made.sizes = tuple(min(n, most) for n, most in zip(made.sizes, (5, 3, 4, 19), strict=True))
+    build, loss, wrt, feeds = made.build("float64", segments(number))
+    assert differences.error(build, loss, feeds, wrt) < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_dropped_units_are_dropped_again(kind):
+    results = []
+    for every in (None, 3):
+        stack = [
+            layers.Masking(9.0),
+            layers.Bidirectional(getattr(layers, kind)(5, recurrent_dropout=0.4, return_sequences=True)),
+            getattr(layers, kind)(6, dropout=0.3),
+        ]
+        network = fastlstm.Sequential([fastlstm.Input((8, 2)), *stack])
+        rng = np.random.default_rng(1)
+        network.set_weights([rng.standard_normal(w.shape).astype("f4") * 0.5 for w in network.get_weights()])
+        x, y = rng.standard_normal((4, 8, 2)), rng.standard_normal((4, 6))
+        x[1, 5:] = 9.0
+        results.append(fastlstm.value_and_grad(network, "mse", checkpoint_every=every)(x, y, seed=4))
+    (loss, whole), (other, parts) = results
+    assert loss == other
+    for name, gradient in whole.items():
+        np.testing.assert_allclose(parts[name], gradient, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_fit_learns_the_same():
+    losses = []
+    for every in (None, "sqrt", 4):
+        fastlstm.set_random_seed(0)
+        network = fastlstm.Sequential([fastlstm.Input((None, 3)), layers.GRU(9), layers.Dense(1)])
+        network.compile("adam", "mse", checkpoint_every=every)
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((32, 21, 3))
+        losses.append(network.fit(x, x[:, -1, :1], epochs=3, batch_size=8, verbose=0, seed=1).history["loss"])
+    np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+
+
+# ---- memory ----------------------------------------------------------------------------------------------
+def floats(
+    sequences: bool, checkpoint_every: str | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128
+) -> float:
+    """Return the floats of a unit and step that all buffers of a training step take: input, weights and gradients included; nothing is run."""
+    network = fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
+    network.compile("sgd", "mse", checkpoint_every=checkpoint_every)
+    y = np.zeros((B, T, H) if sequences else (B, H), np.float32)
+    return network.buffer_bytes(np.zeros((B, T, H), np.float32), y) / 4 / (B * T * H)
+
+
+def test_the_tape_is_under_twelve_floats_and_with_checkpoints_under_a_quarter():
+    whole, parts = floats(False, None), floats(False, "sqrt")
+    print(f"floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
+    assert whole < 8 and parts < 3 and parts < whole / 4
+    # an output at every step, its target, loss and gradient lie beside the tape in both
+    whole, parts = floats(True, None), floats(True, "sqrt")
+    print(f"with all outputs: {whole:.2f}, with checkpoints {parts:.2f}")
+    assert whole < 12 and parts < whole - 5
+
+
+@pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
+def test_checkpoints_leave_a_small_part_of_the_tape_of_each_kind(kind):
+    assert floats(False, "sqrt", kind) < 1 + (floats(False, None, kind) - 1) / 4  # 1: the input
+
+
+@pytest.mark.parametrize(
+    ("T", "every", "expected"), [(1000, 0, 32), (1, 0, 1), (0, 0, 1), (100, 0, 10), (101, 0, 11), (50, 7, 7)]
+)
+def test_steps_of_a_segment(T, every, expected):
+    assert steps_of_segment(every, T) == expected
+
+
+# ---- what is refused -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("every", [0, -1, 2.5, True, "log"])
+def test_other_lengths_are_refused(every):
+    with pytest.raises(InputError, match=r"checkpoint_every=.*: expected a number of steps, 'sqrt' or None"):
+        fastlstm.Sequential([fastlstm.Input((4, 2)), layers.LSTM(3)]).compile("sgd", "mse", checkpoint_every=every)
+
+
+def test_dropout_of_x_for_each_gate_is_refused_by_layer():
+    network = fastlstm.Sequential(
+        [fastlstm.Input((4, 2)), layers.LSTM(3, dropout=0.1, recurrent_dropout=0.1, name="dropping")]
+    )
+    network.compile("sgd", "mse", checkpoint_every=2)
+    with pytest.raises(UnsupportedError, match=r"'dropping': dropout of x for each gate.*checkpoint_every"):
+        network.train_on_batch(np.zeros((2, 4, 2)), np.zeros((2, 3)))
