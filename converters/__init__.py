@@ -96,6 +96,8 @@ def _attempt(source: bytes | BinaryIO, *given: Any) -> Model | FastLSTMError:
         named = type(error)(f"{where}: {error}")
         named.__cause__ = error
         return named
+    except FastLSTMError as error:  # of the call, or of what is installed, not of the file
+        return error
 
 
 def _convert(
