@@ -113,5 +113,6 @@ def get(which: Any) -> Constraint | None:
     if isinstance(name, str) and name in _KNOWN:
         return _KNOWN[name](**config)
     if callable(which):
-        return _Own(which)
+        function: Any = which
+        return _Own(function)
     raise InputError(f"{which!r} is no constraint; known: {one_of(_KNOWN)}")

@@ -303,8 +303,8 @@ class RNN(Layer):
         **options: Any,
     ):
         super().__init__(name, **options)
-        stacked = getattr(cells, "cells", cells)
-        self.cells = [stacked] if isinstance(stacked, Layer) else list(stacked)
+        stacked: Any = getattr(cells, "cells", cells)
+        self.cells: list[Recurrent] = [stacked] if isinstance(stacked, Layer) else list(stacked)
         for cell in self.cells:
             if not isinstance(cell, Recurrent):
                 raise self.fault(UnsupportedError, f"a cell of class {type(cell).__name__} is not supported")

@@ -232,7 +232,8 @@ class ReverseSequence(HostOp):
 
     def adjoint(self, node: Node, back: Back) -> list:
         """Steps go back to where they were, by the same reversal."""
-        return [back.node(self.name, [back.dy[0], back.x[1]], **node.attributes), None]
+        axes = {"time_axis": self.get(node, "time_axis"), "batch_axis": self.get(node, "batch_axis")}
+        return [back.node(self.name, [back.dy[0], back.x[1]], **axes), None]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(0, self.get(node, "time_axis"))]

@@ -271,12 +271,13 @@ def weights_rows(
         if one is None:
             arrays.append(None)
             continue
+        nothing = DTypeError(f"sample_weight of output {target.name!r} is no array of numbers")
         try:
             array = np.asarray(one)
-        except ValueError:  # lists of different lengths
-            array = np.empty((), object)
+        except ValueError as error:  # lists of different lengths
+            raise nothing from error
         if array.dtype.kind not in "fiub" or array.ndim == 0:
-            raise DTypeError(f"sample_weight of output {target.name!r} is no array of numbers")
+            raise nothing
         if array.ndim > 1 and array.shape[-1] == 1:
             array = array[..., 0]
         whole = given_targets.shape[: target.loss.weight_axes(target.shape)]
