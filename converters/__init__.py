@@ -66,6 +66,10 @@ def convert(
         raise UnsupportedError(
             f"{path} is a folder; if it is a SavedModel, load it where it was made and model.save('model.keras')"
         )
+    if architecture is not None:
+        from fastlstm.converters.keras_file import read_architecture
+
+        architecture = read_architecture(architecture)
     with opened(path) as (file, size):
         if size > MAX_BYTES:
             raise ModelFileError(f"has {size} bytes, the limit is {MAX_BYTES}")

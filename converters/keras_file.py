@@ -130,7 +130,7 @@ def read_keras_file(
 
     if isinstance(source, str | Path):
         where, source = str(source), _read(Path(source))
-    given = None if architecture is None else _architecture(architecture)
+    given = None if architecture is None else read_architecture(architecture)
     with _hdf5.guarded(where):
         if not isinstance(source, bytes):
             return _from_zip(source, where, given)
@@ -380,7 +380,8 @@ def _snake(class_name: str) -> str:
     return re.sub("([a-z])([A-Z])", r"\1_\2", name).lower()
 
 
-def _architecture(source: Config | str | Path) -> Config:
+def read_architecture(source: Config | str | Path) -> Config:
+    """Return what `model.to_json()` gave, from data, text or the path of a file. Raise OSError, ModelFileError."""
     if isinstance(source, dict):
         return source
     text = source if isinstance(source, str) and source.lstrip()[:1] in ("{", "[") else None

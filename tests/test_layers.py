@@ -64,6 +64,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "selu": lambda x: 1.05070098 * np.where(x < 0, 1.67326324 * np.expm1(x), x),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    "sparse_sigmoid": lambda x: np.clip(x / 2 + 0.5, 0, 1),
     "log_sigmoid": lambda x: -np.log1p(np.exp(-x)),
     "tanh": np.tanh,
     "hard_tanh": lambda x: np.clip(x, -1, 1),
@@ -443,7 +444,7 @@ REFUSED: dict[str, tuple[Callable[[], object], type, str]] = {
         lambda: on(of(layers.LayerNormalization(1, **NAMED), weights(T), weights(T))), fastlstm.UnsupportedError, r"layer 'mine': LayerNormalization over axes \[1\]",
     ),
     "softmax under a mask": (lambda: on(lambda t: layers.Softmax(**NAMED)(layers.Masking()(t))), fastlstm.UnsupportedError, "layer 'mine': a Softmax"),
-    "recurrence in every step": (lambda: on(layers.TimeDistributed(layers.LSTM(H), **NAMED)), fastlstm.UnsupportedError, r"'mine': TimeDistributed\(LSTM\)"),
+    "recurrence in every step of too few axes": (lambda: on(layers.TimeDistributed(layers.LSTM(H, **NAMED))), fastlstm.ShapeError, r"'mine' \(LSTM\): takes inputs \(batch, steps, features\)"),
     "an axis that is none": (lambda: on(layers.Permute((1, 3), **NAMED)), fastlstm.ShapeError, "node 'mine'"),
     "sizes that do not fill": (
         lambda: fastlstm.Session(call_on(T, I)(layers.Reshape((5, -1), **NAMED))).run(np.zeros((3, T, I), "f4")), fastlstm.ShapeError, "node 'mine'",

@@ -827,9 +827,11 @@ def test_rows_that_a_model_mixes_stream_one_at_a_time_or_not_at_all(case):
 
 def test_an_input_without_time_is_refused_by_its_name():
     ws = {"W": weights(I, 4 * H), "U": weights(H, 4 * H)}
-    nodes = [FIRST, Node("other", "Neg", ("z",), ("y",))]
+    nodes = [FIRST, Node("other", "Concat", ("z", "z"), ("y",), {"axis": 1})]
     aside = models.model(nodes, [("x", "float32", ("B", "T", I)), ("z", "float32", ("B", I))], ["s", "y"], ws)
-    start = models.Recurrence("LSTM", T, B, I, H, 0, states=("input", "")).model()
+    start = models.Recurrence(
+        "LSTM", T, B, I, H, 0, states=("input", ""), outputs=("Y",)
+    ).model()  # nothing leads back to h0
     for net, name in ((aside, "z"), (start, "h0")):
         with pytest.raises(fastlstm.StreamError, match=f"the model cannot stream: input '{name}' has no time axis"):
             fastlstm.Session(net).stream()

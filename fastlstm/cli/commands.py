@@ -11,7 +11,8 @@ import numpy as np
 
 import fastlstm
 from fastlstm.cli import files, progress, suite
-from fastlstm.errors import InputError, VerificationError
+from fastlstm.container import file_error
+from fastlstm.errors import InputError, ModelFileError, VerificationError
 
 NOT_VERIFIED = "not verified: no reference"
 VERIFYING = "verifying (the first run compiles kernels)"
@@ -153,7 +154,10 @@ def _report(path: Path) -> Results:
     from fastlstm.converters import read_source
     from fastlstm.converters.onnx_report import as_text, report
 
-    facts = report(read_source(path))
+    try:
+        facts = report(read_source(path))
+    except ModelFileError as error:
+        raise file_error(path, error) from error
     return facts, "\n".join(progress.one_line(line) for line in as_text(facts).split("\n"))
 
 

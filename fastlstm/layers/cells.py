@@ -24,7 +24,7 @@ class Cell(Recurrent):
                 raise InputError(f"{type(self).__name__}: {argument} is an argument of RNN, which calls the cell")
         super().__init__(units, *positional, **options)
 
-    def call(self, x: Any, states: Any = None) -> Any:  # type: ignore[override]
+    def __call__(self, *given: Any, **options: Any) -> Any:
         raise self.fault(UnsupportedError, f"is called by RNN alone: RNN({type(self).__name__}({self.units}))(x)")
 
 

@@ -20,7 +20,7 @@ TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
 
 def configuration(number: int) -> Configuration:
     found = Configuration(number)
-    found.dropped = False
+    found.dropped = found.peepholes = False
     return found
 
 
