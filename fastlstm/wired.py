@@ -5,6 +5,7 @@ A step is a call of the model: what an output gives in one step is what the inpu
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import overload
 
 import numpy as np
 
@@ -74,7 +75,12 @@ class WiredStream:
             raise StreamError(f"the model cannot stream: its state {spec} has a free axis besides that of rows")
         return tuple(self.batch if k == axis else int(dim) for k, dim in enumerate(spec.shape))
 
-    def step(self, inputs, rows: Sequence[int] | None = None):
+    @overload
+    def step(self, inputs: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray: ...
+    @overload
+    def step(self, inputs: Mapping[str, np.ndarray], rows: Sequence[int] | None = None) -> dict[str, np.ndarray]: ...
+
+    def step(self, inputs, rows=None):
         """Run the model once on inputs as `run` takes them, but for the states, and return its outputs but for theirs.
 
         `rows` are the streams that the inputs' rows belong to, in order (default: all).

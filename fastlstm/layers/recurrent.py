@@ -304,7 +304,8 @@ class RNN(Layer):
     ):
         super().__init__(name, **options)
         stacked: Any = getattr(cells, "cells", cells)
-        self.cells: list[Recurrent] = [stacked] if isinstance(stacked, Layer) else list(stacked)
+        given: list[Any] = [stacked] if isinstance(stacked, Layer) else list(stacked)
+        self.cells: list[Recurrent] = given
         for cell in self.cells:
             if not isinstance(cell, Recurrent):
                 raise self.fault(UnsupportedError, f"a cell of class {type(cell).__name__} is not supported")

@@ -78,8 +78,7 @@ class Imported(Trainable):
         for node in self._graph.nodes:
             given = [values[name] if name else None for name in node.inputs]
             wanted = [bool(name) for name in node.outputs]
-            inner = {"subgraphs": node.subgraphs} if node.subgraphs else {}
-            made = build.node(node.name, node.op, given, wanted, **node.attributes, **inner)
+            made = build.node(node.name, node.op, given, wanted, node.subgraphs or None, **node.attributes)
             values |= {name: tensor for name, tensor in zip(node.outputs, made, strict=False) if name}
         return [values[spec.name] for spec in self._graph.outputs]
 

@@ -63,6 +63,10 @@ class Optimizer:
             raise InputError(f"unknown argument {next(iter(unknown))!r} of {type(self).__name__}")
         learning_rate = learning_rate if lr is None else lr
         if decay:
+            if not isinstance(learning_rate, int | float):
+                raise InputError(
+                    f"decay={decay!r} of {type(self).__name__}: the learning rate follows a schedule already"
+                )
             learning_rate = InverseTimeDecay(learning_rate, 1, decay)
         if loss_scale_factor is not None:
             raise UnsupportedError(
