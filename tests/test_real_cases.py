@@ -17,10 +17,8 @@ if not CASES.is_dir():
 
 MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
+
 # Cases of later work, with what they lack.
-LATER = {}
-
-
 def _models(case: dict) -> list[str]:
     return case["model"] if isinstance(case["model"], list) else [case["model"]]
 
@@ -31,9 +29,7 @@ def _params(kind: str, expect: str) -> list:
         if (case["kind"] == "keras-layer") != (kind == "layer") or case["expect"] != expect:
             continue
         for model in _models(case) if kind == "file" else [""]:
-            later = LATER.get(case["id"])
-            marks = [pytest.mark.xfail(reason=f"needs {later}", strict=True)] if later else []
-            params.append(pytest.param(case, model, id=f"{case['id']}/{model}".rstrip("/"), marks=marks))
+            params.append(pytest.param(case, model, id=f"{case['id']}/{model}".rstrip("/")))
     return params
 
 
