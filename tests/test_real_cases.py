@@ -18,7 +18,6 @@ if not CASES.is_dir():
 MANIFEST = json.loads((CASES / "manifest.json").read_text())
 
 
-# Cases of later work, with what they lack.
 def _models(case: dict) -> list[str]:
     return case["model"] if isinstance(case["model"], list) else [case["model"]]
 
