@@ -90,7 +90,13 @@ class TrainingBuild(Build):
         return tensor
 
     def node(
-        self, name: str, op: str, inputs: Sequence[Tensor | None], outputs: int | Sequence[bool] = 1, **attributes: Any
+        self,
+        name: str,
+        op: str,
+        inputs: Sequence[Tensor | None],
+        outputs: int | Sequence[bool] = 1,
+        subgraphs: Any = None,
+        **attributes: Any,
     ) -> Any:
         if op in RECURRENT:
             return self._recurrent(name, op, list(inputs), outputs, attributes)
@@ -99,7 +105,7 @@ class TrainingBuild(Build):
             plain = {key: value for key, value in attributes.items() if key not in ("activation", "alpha", "beta")}
             y = super().node(name, op, inputs, 1, **plain)
             return self.activation(f"{name}/{activation}", activation, y, attributes)
-        return super().node(name, op, inputs, outputs, **attributes)
+        return super().node(name, op, inputs, outputs, subgraphs, **attributes)
 
     def activation(self, name: str, op: str, x: Tensor, attributes: dict[str, Any]) -> Tensor:
         """Add an activation as a node of its own."""
