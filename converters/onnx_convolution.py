@@ -73,15 +73,22 @@ def _known(node: OnnxNode, size: Any, attribute: str) -> int:
     return size
 
 
+def _filters(node: OnnxNode) -> list[int]:
+    """Return the sizes of W, those of its windows from the third on."""
+    shape = node.input(1).value.shape
+    if shape is None or not 3 <= len(shape) <= 5 or not all(isinstance(d, int) for d in shape):
+        raise node.refuse("shape of W (only convolutions over up to three axes, of known sizes, are supported)", shape)
+    sizes = [int(d) for d in shape]
+    if list(node.attribute("kernel_shape") or sizes[2:]) != sizes[2:]:
+        raise node.refuse("attribute kernel_shape", node.attribute("kernel_shape"))
+    return sizes
+
+
 @handler("Conv")
 def _conv(node: OnnxNode):
     x, W, b = node.input(0), node.input(1), node.optional(2)
-    shape = W.value.shape
-    if shape is None or not 3 <= len(shape) <= 5 or not all(isinstance(d, int) for d in shape):
-        raise node.refuse("shape of W (only convolutions over up to three axes, of known sizes, are supported)", shape)
-    sizes = [int(d) for d in shape[2:]]
-    if list(node.attribute("kernel_shape") or sizes) != sizes:
-        raise node.refuse("attribute kernel_shape", node.attribute("kernel_shape"))
+    shape = _filters(node)
+    sizes = shape[2:]
     windows, groups, rank = _windows(node, x, sizes), int(node.attribute("group", 1)), len(shape)
     places = node.emit("Transpose", [x], suffix="/places", perm=(0, *range(2, rank), 1))
     kernel = node.emit("Transpose", [W], suffix="/W", perm=(*range(2, rank), 1, 0))
@@ -170,12 +177,8 @@ class Spread:
 def _conv_transpose(node: OnnxNode):
     """A product with all taps, whose windows are added up where they lie, along one axis after the other."""
     x, W, b = node.input(0), node.input(1), node.optional(2)
-    shape = W.value.shape
-    if shape is None or not 3 <= len(shape) <= 5 or not all(isinstance(d, int) for d in shape):
-        raise node.refuse("shape of W (only convolutions over up to three axes, of known sizes, are supported)", shape)
-    sizes = [int(d) for d in shape[2:]]
-    if list(node.attribute("kernel_shape") or sizes) != sizes:
-        raise node.refuse("attribute kernel_shape", node.attribute("kernel_shape"))
+    shape = _filters(node)
+    sizes = shape[2:]
     axes, groups = len(sizes), int(node.attribute("group", 1))
     if node.rank(0) != axes + 2 or groups < 1 or int(shape[0]) % groups:
         raise node.refuse("attribute group", groups)

@@ -94,7 +94,7 @@ def penalised(k, dtype):
         k.layers.Conv1D(5, 3, kernel_regularizer=r.L2(2**-6), bias_regularizer=r.L1(2**-7), activity_regularizer=r.L1(2**-9), dtype=dtype),
         k.layers.ActivityRegularization(2**-9, 2**-8, dtype=dtype),
         k.layers.GRU(4, kernel_regularizer=r.L1L2(2**-8, 2**-8), recurrent_regularizer=r.L2(2**-7), bias_regularizer=r.L1(2**-8), dtype=dtype),
-        k.layers.Dense(1, kernel_regularizer="l2", bias_regularizer="l1_l2", activity_regularizer=r.L1L2(2**-8, 2**-8), dtype=dtype),
+        k.layers.Dense(1, kernel_regularizer="l2", bias_regularizer="l1", activity_regularizer=r.L1L2(2**-8, 2**-8), dtype=dtype),
     ]  # fmt: skip
 
 
