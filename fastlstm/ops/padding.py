@@ -90,6 +90,22 @@ class Pad(HostOp):
         shape = tuple(self._size(node, size, margins.get(k, (0, 0))) for k, size in enumerate(x.shape))
         return [Value(x.dtype, shape)]
 
+    def unknown(self, node: Node, args: Args) -> list[Value]:
+        """Sizes along the axes that are padded are not known yet, nor others than those."""
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        padded = self._padded_axes(node, args)
+        shape = (dims.apply(f"{node.name}.{k}", size) if k in padded else size for k, size in enumerate(x.shape))
+        return [Value(x.dtype, tuple(shape))]
+
+    def _padded_axes(self, node: Node, args: Args) -> list[int]:
+        """Return the axes that pads are for: all of them where that is not known."""
+        rank, axes = len(required(args).shape or ()), at(args, 3)
+        if axes is None or axes.data is None:
+            return list(range(rank))
+        return [axis_of(node, axis, rank) for axis in integers(axes.data) or []]
+
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         x, pads, value, axes = (*arrays, None, None)[:4]
         assert x is not None
@@ -142,6 +158,8 @@ class Pad(HostOp):
         if self.get(node, "mode") != "constant":
             return [self._gathered(node, back, x, pads, axes)]
         dx = back.node(self.name, [back.dy[0], back.node("Neg", [pads]), None, axes]) if back.wants[0] else None
+        if dx is not None and dx.value.shape != x.shape:
+            dx = back.node("ReshapeLike", [dx, x])
         d_value = None
         if value is not None and back.wants[2]:
             added = back.node(self.name, [back.zeros_like(x), pads, back.number(1.0), axes])
@@ -171,7 +189,7 @@ class Pad(HostOp):
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         x = required(args)
         if x.shape is None or any(at(args, k) is not None and required(args, k).data is None for k in (1, 3)):
-            return [(0, axis) for axis in range(len(x.shape or ()))]
+            return [(0, axis) for axis in self._padded_axes(node, args)]
         margins = self._margins(node, len(x.shape), contents(args, 1), contents(args, 3))
         return [(0, axis) for axis, margin in margins.items() if margin != (0, 0)]
 
