@@ -78,6 +78,21 @@ def test_fitting_moves_what_is_not_frozen_and_leaves_the_model_alone(tmp_path):
     assert np.array_equal(again, network.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize("layer", [layers.Dense(1, activation="sigmoid"), layers.Conv1D(1, 2, activation="relu")])
+def test_activations_of_a_model_are_trained_through(layer):
+    model, (x, _) = saved(layers.Dense(3, activation="tanh"), layers.LSTM(2, return_sequences=True), layer), data()
+    network, twin = models.trainable(model), models.Sequential([layers.Input((None, I))])
+    for part in (layers.Dense(3, activation="tanh"), layers.LSTM(2, return_sequences=True), layer):
+        twin.add(part)
+    twin.set_weights(network.get_weights())
+    y = np.zeros(network.predict(x, verbose=0).shape)
+    for one in (network, twin):
+        one.compile("sgd", "mse")
+        one.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(network.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_narrow_weights_are_widened():
     model, (x, _) = saved(layers.LSTM(3), layers.Dense(1)).narrowed("float16"), data()
     network = models.trainable(model)

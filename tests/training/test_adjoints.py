@@ -256,7 +256,7 @@ NO_GRADIENT = {
     "Shape",
 }  # what they give are conditions, numbers of places, sizes or constants, or what they take decides a size
 TAKEN_APART = {"LSTM", "GRU", "RNN"}  # by TrainingBuild, into parts that have adjoints
-CONTROL = {"If", "Loop"}  # what they compute is known in the run alone: refused by node before the first step
+CONTROL = {"Loop"}  # how many trips it makes is known in the run alone: refused by node before the first step
 
 
 def test_every_op_that_can_be_differentiated_has_an_adjoint():
