@@ -20,6 +20,7 @@ from fastlstm.converters import (
     onnx_sequences,
     onnx_shapes,
 )
+from fastlstm.converters.onnx_cell_nodes import join_cells
 from fastlstm.converters.onnx_external import External
 from fastlstm.converters.onnx_graph import full_name, handlers, onnx_dtype
 from fastlstm.converters.onnx_scope import GRAPH, MAX_NODES, Document, Scope, type_name
@@ -248,6 +249,7 @@ class _Importer:
         }
         if self.constants:
             metadata["bound"] = canonical(self.constants)
+        join_cells(self.build, outputs)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
 
     def _declared(self) -> dict[str, TensorSpec]:
