@@ -1,0 +1,195 @@
+"""Random ONNX graphs of one LSTM or GRU cell spelled out in products, slices and activations, as exporters and people write them.
+
+    x (B, I), h (B, H), c (B, H) -> h' (B, H), c' (B, H)
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import helper
+from random_onnx import model
+
+Array = np.ndarray
+B, I, H = 3, 5, 7
+
+
+@dataclass
+class Spelling:
+    """Nodes under construction, and the generator that chooses how each formula is written."""
+
+    rng: np.random.Generator
+    dtype: type = np.float32
+    opset: int = 17
+    nodes: list = field(default_factory=list)
+    held: dict[str, Array] = field(default_factory=dict)
+
+    def chance(self, p: float = 0.5) -> bool:
+        return bool(self.rng.random() < p)
+
+    def one_of(self, *choices: Any) -> Any:
+        return choices[self.rng.integers(len(choices))]
+
+    def constant(self, array: Array) -> str:
+        name = f"w{len(self.held)}"
+        self.held[name] = np.asarray(array)
+        return name
+
+    def weight(self, *shape: int) -> Array:
+        return (0.5 * self.rng.standard_normal(shape)).astype(self.dtype)
+
+    def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
+        names = [f"v{len(self.nodes)}.{k}" for k in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, f"n{len(self.nodes)}", **attributes))
+        return names[0] if outputs == 1 else names
+
+    def swapped(self, op: str, a: str, b: str) -> str:
+        """Add an operator whose operands may stand either way round."""
+        return self.add(op, a, b) if self.chance() else self.add(op, b, a)
+
+    # ---- parts of a cell ----------------------------------------------------------------------------------
+    def product(self, x: str, W: Array, b: Array | None) -> str:
+        """x W + b."""
+        if self.chance():
+            turned = self.chance()
+            given = [x, self.constant(W.T.copy() if turned else W)]
+            inside = b is not None and self.chance()
+            y = self.add("Gemm", *given, *([self.constant(b)] if inside else []), transB=int(turned))
+            b = None if inside else b
+        else:
+            y = self.add("MatMul", x, self.constant(W))
+        if b is None:
+            return y
+        return self.swapped("Add", y, self.constant(b if self.chance() else b[None]))
+
+    def affine(self, x: str, h: str, gates: int) -> str:
+        """x W + h U + b for so many gates, from one product or from two."""
+        n = gates * H
+        W, U = self.weight(I, n), self.weight(H, n)
+        b = self.weight(n) if self.chance(0.8) else None
+        if self.chance():
+            x_first = self.chance()
+            both = self.add("Concat", *((x, h) if x_first else (h, x)), axis=self.one_of(1, -1))
+            return self.product(both, np.concatenate([W, U] if x_first else [U, W]), b)
+        second = self.weight(n) if b is not None and self.chance() else None
+        return self.swapped("Add", self.product(x, W, b), self.product(h, U, second))
+
+    def cut(self, y: str, count: int) -> list[str]:
+        """Gates side by side, apart."""
+        if count == 1:
+            return [y]
+        if self.chance():
+            sizes = [self.constant(np.full(count, H, np.int64))] if self.opset >= 13 and self.chance() else []
+            attributes = {"num_outputs": count} if self.opset >= 18 and not sizes else {}
+            return self.add("Split", y, *sizes, outputs=count, axis=self.one_of(1, -1), **attributes)
+        axis = self.one_of(1, -1)
+        bounds = [[k * H, (k + 1) * H] for k in range(count)]
+        if self.chance():
+            bounds[-1][1] = 2**31 - 1
+        ints = lambda value: self.constant(np.array([value], np.int64))
+        return [self.add("Slice", y, ints(a), ints(b), ints(axis), *([ints(1)] if self.chance() else [])) for a, b in bounds]
+
+    def gates(self, x: str, h: str, activations: dict[str, str]) -> dict[str, str]:
+        """The values of gates, in one product or one for each, cut apart before their activation or after it."""
+        names = list(activations)
+        self.rng.shuffle(names)
+        if self.chance(0.25):
+            return {name: self.add(activations[name], self.affine(x, h, 1)) for name in names}
+        y = self.affine(x, h, len(names))
+        if len(set(activations.values())) == 1 and self.chance():
+            return dict(zip(names, self.cut(self.add(activations[names[0]], y), len(names)), strict=True))
+        parts = self.cut(y, len(names))
+        return {name: self.add(activations[name], part) for name, part in zip(names, parts, strict=True)}
+
+    def complement(self, z: str) -> str:
+        """1 - z."""
+        one = self.constant(np.array(1.0 if self.chance() else [1.0], self.dtype))
+        return self.add("Sub", one, z) if self.chance(0.7) else self.swapped("Add", one, self.add("Neg", z))
+
+    def blend(self, p: str, q: str, z: str) -> str:
+        """(1 - z) p + z q."""
+        form = self.rng.integers(4)
+        if form == 0:
+            return self.swapped("Add", self.swapped("Mul", self.complement(z), p), self.swapped("Mul", z, q))
+        if form == 1:
+            return self.swapped("Add", p, self.swapped("Mul", z, self.add("Sub", q, p)))
+        if form == 2:
+            return self.add("Sub", p, self.swapped("Mul", z, self.add("Sub", p, q)))
+        return self.swapped("Add", q, self.swapped("Mul", self.complement(z), self.add("Sub", p, q)))
+
+    def gates_of_each(self, x: str, h: str, count: int) -> tuple[list[str], list[str]]:
+        """The parts of x W + b and those of h U + b, cut apart before they are added."""
+        sides = []
+        for value, rows in ((x, I), (h, H)):
+            b = self.weight(count * H) if self.chance(0.8) else None
+            sides.append(self.cut(self.product(value, self.weight(rows, count * H), b), count))
+        return sides[0], sides[1]
+
+    # ---- cells ----------------------------------------------------------------------------------------------
+    def lstm(self, x: str, h: str, c: str) -> tuple[str, str]:
+        gate, new, shown = (self.one_of(*names) for names in (("Sigmoid", "HardSigmoid"), ("Tanh", "Softsign"), ("Tanh", "Relu")))
+        coupled = self.one_of("", "", "i", "f") if gate == "Sigmoid" else ""
+        kinds = {name: gate for name in "ifo" if not coupled or name != {"i": "f", "f": "i"}[coupled]}
+        if self.chance(0.3):
+            v = {**self.gates(x, h, kinds), **self.gates(x, h, {"g": new})}
+        elif self.chance(0.3):
+            sides = self.gates_of_each(x, h, len(kinds) + 1)
+            sums = [self.swapped("Add", *pair) for pair in zip(*sides, strict=True)]
+            v = {name: self.add(op, one) for (name, op), one in zip({**kinds, "g": new}.items(), sums, strict=True)}
+        else:
+            v = self.gates(x, h, {**kinds, "g": new})
+        if self.chance(0.2) and not coupled:
+            peephole = self.swapped("Mul", c, self.constant(self.weight(H)))
+            v["f"] = self.add(gate, self.swapped("Add", self.affine(x, h, 1), peephole))
+        if coupled:
+            next_c = self.blend(c, v["g"], v["i"]) if coupled == "i" else self.blend(v["g"], c, v["f"])
+        else:
+            next_c = self.swapped("Add", self.swapped("Mul", v["f"], c), self.swapped("Mul", v["i"], v["g"]))
+        return self.swapped("Mul", v["o"], self.add(shown, next_c)), next_c
+
+    def gru(self, x: str, h: str) -> str:
+        gate, new = self.one_of("Sigmoid", "HardSigmoid"), self.one_of("Tanh", "Softsign")
+        if self.chance(0.4):
+            order = [int(k) for k in self.rng.permutation(3)]
+            of_x, of_h = ([side[k] for k in order] for side in self.gates_of_each(x, h, 3))
+            z, r = (self.add(gate, self.swapped("Add", of_x[k], of_h[k])) for k in range(2))
+            n = self.swapped("Add", of_x[2], self.swapped("Mul", r, of_h[2]))
+        else:
+            v = self.gates(x, h, {"z": gate, "r": gate})
+            z = v["z"]
+            if self.chance():
+                n = self.affine(x, self.swapped("Mul", v["r"], h), 1)
+            else:
+                b, bn = (self.weight(H) if self.chance(0.7) else None for _ in range(2))
+                after = self.swapped("Mul", v["r"], self.product(h, self.weight(H, H), bn))
+                n = self.swapped("Add", self.product(x, self.weight(I, H), b), after)
+        n = self.add(new, n)
+        return self.blend(n, h, z) if gate != "Sigmoid" or self.chance(0.7) else self.blend(h, n, z)
+
+    # ---- graphs ---------------------------------------------------------------------------------------------
+    def proto(self, inputs: dict[str, tuple], outputs: dict[str, str]) -> Any:
+        """The graph with outputs by the names of their values."""
+        names = {value: name for name, value in outputs.items()}
+        for node in self.nodes:
+            for side in (node.input, node.output):
+                side[:] = [names.get(name, name) for name in side]
+        given = {name: (self.dtype, shape) for name, shape in inputs.items()}
+        return model(self.nodes, given, list(outputs), self.held, self.opset)
+
+    def feeds(self, **shapes: tuple[int, ...]) -> dict[str, Array]:
+        return {name: self.rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()}
+
+
+def cell(kind: str, seed: int) -> tuple[Any, dict[str, Array]]:
+    """Return a graph of one cell, with inputs x, h (and c) and outputs h1 (and c1), and values for its inputs."""
+    spelled = Spelling(np.random.default_rng(seed))
+    spelled.opset = int(spelled.one_of(11, 13, 17, 18, 22))
+    rows = spelled.one_of("batch", B)
+    shapes = {"x": (rows, I), "h": (rows, H)}
+    if kind == "LSTM":
+        shapes["c"] = (rows, H)
+        h1, c1 = spelled.lstm("x", "h", "c")
+        outputs = {"h1": h1, "c1": c1}
+    else:
+        outputs = {"h1": spelled.gru("x", "h")}
+    return spelled.proto(shapes, outputs), spelled.feeds(**{name: (B, width) for name, (_, width) in shapes.items()})
