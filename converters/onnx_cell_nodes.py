@@ -68,6 +68,7 @@ class _Joining:
             given = {name for node in joined for name in node.outputs}
             kept = [node for node in self.build.nodes if not given.intersection(node.outputs)]
             self.build.nodes = in_order([*kept, *joined])
+            self.build.producers |= {name: node for node in joined for name in node.outputs if name}
 
     def _is_closed(self, formulas: Formulas, cell: Cell) -> bool:
         """Tell whether nothing outside of a cell reads a value inside of it."""
@@ -85,10 +86,10 @@ class _Joining:
         x = parts[0] if len(parts) == 1 else build.node(f"{name}/x", "Concat", parts, axis=1)
         X = build.node(f"{name}/step", "Unsqueeze", [x, build.ints(f"{name}.axes", 0)])
         starts = dict(zip(cell.sources, np.cumsum([0, *widths]).tolist(), strict=False))
-        W = weights.matrix(f"{name}.W", cell.x, starts, (sum(widths), units))
-        U = weights.matrix(f"{name}.U", cell.h, {}, (units, units))
+        W = weights.matrix(f"{name}.W", cell.x, starts, (sum(widths), units), x.value.dtype)
+        U = weights.matrix(f"{name}.U", cell.h, {}, (units, units), x.value.dtype)
         b = weights.rows(f"{name}.b", cell.b, units)
-        states = [None if self._is_zero(state) else Tensor(build, state) for state in cell.states]
+        states = [None if not one or formulas.is_zero(one) else Tensor(build, one) for one in cell.states]
         if cell.op == "GRU":
             inputs = [X, W, U, b, weights.rows(f"{name}.bn", [cell.bn], units), *states]
         else:
@@ -108,10 +109,6 @@ class _Joining:
         inference.infer_node(node, inference.arguments(node, build.values))
         return node
 
-    def _is_zero(self, name: str) -> bool:
-        data = self.build.values[name].data
-        return data is not None and not data.any()
-
 
 class _Weights:
     """Weights put together from parts of those of the graph. What is made of the same parts is the same: the steps of one layer share it."""
@@ -121,7 +118,12 @@ class _Weights:
         self._made: dict[tuple, Tensor] = {}
 
     def matrix(
-        self, name: str, gates: Sequence[Sequence[Product]], starts: Mapping[str, int], shape: tuple[int, int]
+        self,
+        name: str,
+        gates: Sequence[Sequence[Product]],
+        starts: Mapping[str, int],
+        shape: tuple[int, int],
+        dtype: np.dtype,
     ) -> Tensor:
         """Return the matrix (rows, gates * units) of the products of each gate; `starts` are the first rows of each factor, 0 where absent."""
         terms = [
@@ -132,7 +134,6 @@ class _Weights:
         key = (*shape, *terms)
         if key not in self._made:
             rows, units = shape
-            dtype = self._data(terms[0][2]).dtype
             matrix = np.zeros((rows, len(gates), units), dtype)
             for k, start, weight, transposed, (first, last), columns, scale in terms:
                 whole = self._data(weight).T if transposed else self._data(weight)
@@ -149,8 +150,8 @@ class _Weights:
         if key not in self._made:
             total = np.zeros((len(gates), units), self._data(terms[0][1]).dtype)
             for k, weight, columns, scale in terms:
-                data = self._data(weight).ravel()
-                total[k] += _scaled(data if data.size == 1 else data[slice(*columns)], scale)
+                row = np.atleast_2d(self._data(weight))[0]
+                total[k] += _scaled(row if row.size == 1 else row[slice(*columns)], scale)
             self._made[key] = self.build.weight(name, total.reshape(-1))
         return self._made[key]
 

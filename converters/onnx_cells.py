@@ -29,7 +29,10 @@ from fastlstm.ops.activations import ACTIVATIONS, Activation
 
 @dataclass
 class Cell:
-    """A cell that was recognised: its states, what it gives, and for each gate in our order the terms with x, those with h, and the bias."""
+    """A cell that was recognised: its states, what it gives, and for each gate in our order the terms with x, those with h, and the bias.
+
+    The first of several steps may lack h: exporters fold what zeros are multiplied by.
+    """
 
     op: str
     states: tuple[str, ...]
@@ -148,6 +151,8 @@ def _state(formulas: Formulas, sums: Sequence[Sum], c: str, partner: Callable[[s
     """Return h: any factor of its shape serves for one step; where there are several, the one that belongs to c, else the last."""
     sources = list(dict.fromkeys(product.source for one in sums for product in one.products))
     known = [name for name in sources if formulas.is_state(name)]
+    if len(sources) == 1 and formulas.is_zero(c):
+        return ""
     if not formulas.is_state(c) or not known:
         raise Unlike
     return partner(c) if partner(c) in known else known[-1]  # type: ignore[return-value]
@@ -173,7 +178,7 @@ def _gru_of(formulas: Formulas, next_h: str, h: str, n: str, z: str, keeps: bool
     if act_z != act_r or any(one.others for one in (update, reset, new)) or not formulas.is_state(h):
         raise Unlike
     x, recurrent, b = _divided([update, reset, new], h)
-    if recurrent[2] or not (recurrent[0] or recurrent[1]):
+    if recurrent[2] or not (recurrent[0] or recurrent[1] or formulas.is_zero(h)):
         raise Unlike
     after: dict[str, AttributeValue] = {"reset": "before" if bn is None else "after"}
     return Cell(
@@ -214,7 +219,7 @@ def _reset_after(formulas: Formulas, new: Sum, h: str) -> tuple[str, list[Produc
 def _of_h_alone(formulas: Formulas, name: str, h: str) -> Sum:
     formulas.fits(name)
     found = formulas.sum(name, (0, formulas.units))
-    if found.others or {one.source for one in found.products} != {h}:
+    if found.others or any(one.source != h for one in found.products) or not (found.products or formulas.is_zero(h)):
         raise Unlike
     return found
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.converters.onnx_graph import is_zero
 from fastlstm.graph import Node
-from fastlstm.layers import Build
+from fastlstm.layers import Build, Tensor
 from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.op import find
@@ -81,14 +82,20 @@ class Formulas:
 
     def is_state(self, name: str) -> bool:
         """Tell whether a value can be a state: it has the cell's shape, or is zero for all rows."""
-        shape, data = self.build.values[name].shape, self.data(name)
-        zero = data is not None and shape in ((1, self.units), (self.units,)) and not data.any()
-        return zero or shape == (self.rows, self.units)
+        shape = self.build.values[name].shape
+        return shape == (self.rows, self.units) or (shape in ((1, self.units), (self.units,)) and self.is_zero(name))
+
+    def is_zero(self, name: str) -> bool:
+        """Tell whether a value is zeros whatever the inputs are."""
+        return is_zero(self.build, Tensor(self.build, name))
 
     def is_row(self, name: str, columns: int) -> bool:
         """Tell whether a value is a constant that is the same for every row: one number a column, or one for all."""
         data = self.data(name)
-        return data is not None and data.ndim <= 2 and (data.size == 1 or data.shape in ((columns,), (1, columns)))
+        if data is None or data.ndim > 2 or not data.size:
+            return False
+        repeats = data.shape == (self.rows, columns) and bool(np.all(data == data[:1]))
+        return repeats or data.size == 1 or data.shape in ((columns,), (1, columns))
 
     def data(self, name: str) -> np.ndarray | None:
         return self.build.values[name].data
