@@ -54,7 +54,10 @@ class Cell:
 def find_cell(formulas: Formulas, node: Node, partner: Callable[[str], str | None]) -> Cell:
     """Return the cell whose h' a node gives. Raise Unlike elsewhere. `partner` knows the h' that came with a c'."""
     cell = _lstm(formulas, node, partner) if node.op == "Mul" else _gru(formulas, node)
-    if not cell.sources or any(formulas.shape(name)[0] != formulas.rows for name in cell.sources):
+    inside = {name for one in formulas.nodes.values() for name in one.outputs}
+    if not cell.sources or inside.intersection((*cell.sources, *cell.states)):
+        raise Unlike
+    if any(formulas.shape(name)[0] != formulas.rows for name in cell.sources):
         raise Unlike
     return cell
 

@@ -1,6 +1,6 @@
 """Random ONNX graphs of one LSTM or GRU cell spelled out in products, slices and activations, as exporters and people write them.
 
-    x (B, I), h (B, H), c (B, H) -> h' (B, H), c' (B, H)
+x (B, I), h (B, H), c (B, H) -> h' (B, H), c' (B, H)
 """
 
 from dataclasses import dataclass, field
@@ -87,7 +87,9 @@ class Spelling:
         if self.chance():
             bounds[-1][1] = 2**31 - 1
         ints = lambda value: self.constant(np.array([value], np.int64))
-        return [self.add("Slice", y, ints(a), ints(b), ints(axis), *([ints(1)] if self.chance() else [])) for a, b in bounds]
+        return [
+            self.add("Slice", y, ints(a), ints(b), ints(axis), *([ints(1)] if self.chance() else [])) for a, b in bounds
+        ]
 
     def gates(self, x: str, h: str, activations: dict[str, str]) -> dict[str, str]:
         """The values of gates, in one product or one for each, cut apart before their activation or after it."""
@@ -127,7 +129,9 @@ class Spelling:
 
     # ---- cells ----------------------------------------------------------------------------------------------
     def lstm(self, x: str, h: str, c: str) -> tuple[str, str]:
-        gate, new, shown = (self.one_of(*names) for names in (("Sigmoid", "HardSigmoid"), ("Tanh", "Softsign"), ("Tanh", "Relu")))
+        gate, new, shown = (
+            self.one_of(*names) for names in (("Sigmoid", "HardSigmoid"), ("Tanh", "Softsign"), ("Tanh", "Relu"))
+        )
         coupled = self.one_of("", "", "i", "f") if gate == "Sigmoid" else ""
         kinds = {name: gate for name in "ifo" if not coupled or name != {"i": "f", "f": "i"}[coupled]}
         if self.chance(0.3):
