@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from onnx import helper
+from onnx import TensorProto, helper
 from random_onnx import model
 
 Array = np.ndarray
-B, I, H = 3, 5, 7
+B, I, H, T = 3, 5, 7, 4
 
 
 @dataclass
@@ -23,6 +23,7 @@ class Spelling:
     opset: int = 17
     nodes: list = field(default_factory=list)
     held: dict[str, Array] = field(default_factory=dict)
+    prefix: str = ""  # of names, so that those of a body differ from those around it
 
     def chance(self, p: float = 0.5) -> bool:
         return bool(self.rng.random() < p)
@@ -39,8 +40,8 @@ class Spelling:
         return (0.5 * self.rng.standard_normal(shape)).astype(self.dtype)
 
     def add(self, op: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        names = [f"v{len(self.nodes)}.{k}" for k in range(outputs)]
-        self.nodes.append(helper.make_node(op, list(inputs), names, f"n{len(self.nodes)}", **attributes))
+        names = [f"{self.prefix}v{len(self.nodes)}.{k}" for k in range(outputs)]
+        self.nodes.append(helper.make_node(op, list(inputs), names, f"{self.prefix}n{len(self.nodes)}", **attributes))
         return names[0] if outputs == 1 else names
 
     def swapped(self, op: str, a: str, b: str) -> str:
@@ -182,6 +183,72 @@ class Spelling:
 
     def feeds(self, **shapes: tuple[int, ...]) -> dict[str, Array]:
         return {name: self.rng.standard_normal(shape).astype(self.dtype) for name, shape in shapes.items()}
+
+
+def loop(kind: str, seed: int) -> tuple[Any, dict[str, Array]]:
+    """Return a graph of cells over the steps of x (T, B, I) or (B, T, I), in a Loop or a Scan, with the outputs ys and h_n (and c_n)."""
+    spelled = Spelling(np.random.default_rng(seed))
+    axis, backwards, free = int(spelled.rng.integers(2)), spelled.chance(), spelled.chance()
+    shape = (T, B, I) if axis == 0 else (B, T, I)
+    declared = ("steps", "batch", I) if axis == 0 else ("batch", "steps", I)
+    states = ["h", "c"] if kind == "LSTM" else ["h"]
+    given = {"x": declared if free else shape}
+    if spelled.chance():  # states of the caller, else zeros of the shape that x has
+        given |= {name: ("batch" if free else B, H) for name in states}
+        starts = states
+    else:
+        rows = spelled.add("Gather", spelled.add("Shape", "x"), spelled.constant(np.array(1 - axis)), axis=0)
+        rows = spelled.add("Unsqueeze", rows, spelled.constant(np.array([0])))
+        starts = [spelled.add("ConstantOfShape", spelled.add("Concat", rows, spelled.constant(np.array([H])), axis=0))]
+        starts *= len(states)
+    body = Spelling(spelled.rng, nodes=[], held=spelled.held, prefix="b")
+    build = _scan if spelled.chance() else _loop
+    results = build(spelled, body, kind, starts, axis, backwards)
+    names = ["ys", *(f"{name}_n" for name in states)]
+    proto = spelled.proto(given, dict(zip(names, results, strict=True)))
+    shapes = {"x": shape, "h": (B, H), "c": (B, H)}
+    return proto, spelled.feeds(**{name: shapes[name] for name in given})
+
+
+def _step(body: Spelling, kind: str, x: str, states: list[str]) -> tuple[list[str], str]:
+    """One trip: the states after it, and what is stacked of it."""
+    after = list(body.lstm(x, *states)) if kind == "LSTM" else [body.gru(x, *states)]
+    if body.chance():
+        return after, body.add("Identity", after[0])
+    y = body.add("MatMul", after[0], body.constant(body.weight(H, 2)))
+    return after, body.add("Relu", body.swapped("Add", y, body.constant(body.weight(2))))
+
+
+def _info(name: str, kind: int = TensorProto.FLOAT, shape: Any = None) -> Any:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _scan(spelled: Spelling, body: Spelling, kind: str, starts: list[str], axis: int, backwards: bool) -> list[str]:
+    inside = [f"{name}_in" for name in ("h", "c")[: len(starts)]]
+    after, y = _step(body, kind, "x_t", inside)
+    after = [body.add("Identity", name) for name in after]
+    graph = helper.make_graph(
+        body.nodes, "body", [_info(name) for name in (*inside, "x_t")], [_info(n) for n in (*after, y)]
+    )
+    *finals, ys = spelled.add("Scan", *starts, "x", outputs=len(starts) + 1, body=graph, num_scan_inputs=1, scan_input_axes=[axis],
+        scan_input_directions=[int(backwards)], scan_output_directions=[int(backwards)])  # fmt: skip
+    return [ys, *finals]
+
+
+def _loop(spelled: Spelling, body: Spelling, kind: str, starts: list[str], axis: int, backwards: bool) -> list[str]:
+    steps = spelled.add("Gather", spelled.add("Shape", "x"), spelled.constant(np.array(axis)), axis=0)
+    last = spelled.add("Sub", steps, spelled.constant(np.array(1)))
+    inside = [f"{name}_in" for name in ("h", "c")[: len(starts)]]
+    index = body.add("Sub", last, "i") if backwards else "i"
+    after, y = _step(body, kind, body.add("Gather", "x", index, axis=axis), inside)
+    after = [body.add("Identity", name) for name in after]
+    on = body.add("Identity", "on")
+    inputs = [_info("i", TensorProto.INT64, []), _info("on", TensorProto.BOOL, []), *map(_info, inside)]
+    graph = helper.make_graph(body.nodes, "body", inputs, [_info(on, TensorProto.BOOL, []), *map(_info, (*after, y))])
+    *finals, ys = spelled.add(
+        "Loop", steps, spelled.constant(np.array(True)), *starts, outputs=len(starts) + 1, body=graph
+    )
+    return [ys, *finals]
 
 
 def cell(kind: str, seed: int) -> tuple[Any, dict[str, Array]]:

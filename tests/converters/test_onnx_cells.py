@@ -12,7 +12,7 @@ runtime = pytest.importorskip("onnxruntime")
 
 from onnx import helper  # noqa: E402
 from random_onnx import model  # noqa: E402
-from spelled_cells import B, H, I, cell  # noqa: E402
+from spelled_cells import B, H, I, cell, loop  # noqa: E402
 
 import fastlstm  # noqa: E402
 from fastlstm.converters.from_onnx import from_onnx  # noqa: E402
@@ -47,6 +47,16 @@ def test_a_cell_is_one_node_however_it_is_spelled(kind):
         model = agrees(*cell(kind, seed))
         assert operators(model)[kind] == 1, f"seed {seed}: {operators(model)}"
         assert not {"Dense", "MatMul", "Gemm", "Sigmoid", "Tanh", "Mul"} & set(operators(model)), f"seed {seed}"
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_a_loop_over_time_of_a_cell_is_one_node(kind):
+    for seed in SEEDS:
+        model = agrees(*loop(kind, seed))
+        assert operators(model)[kind] == 1, f"seed {seed}: {operators(model)}"
+        assert not {"Loop", "Gather", "Sigmoid", "Tanh", "Mul"} & set(operators(model)), (
+            f"seed {seed}: {operators(model)}"
+        )
 
 
 # ---- near misses --------------------------------------------------------------------------------------------
