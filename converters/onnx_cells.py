@@ -151,14 +151,15 @@ def _peephole(formulas: Formulas, gate: Sum, state: str) -> Row | None:
 
 
 def _state(formulas: Formulas, sums: Sequence[Sum], c: str, partner: Callable[[str], str | None]) -> str:
-    """Return h: any factor of its shape serves for one step; where there are several, the one that belongs to c, else the last."""
+    """Return h: any factor of its shape serves for one step. Where there are several, it is the one that belongs to c, or is likely to start."""
     sources = list(dict.fromkeys(product.source for one in sums for product in one.products))
     known = [name for name in sources if formulas.is_state(name)]
     if len(sources) == 1 and formulas.is_zero(c):
         return ""
     if not formulas.is_state(c) or not known:
         raise Unlike
-    return partner(c) if partner(c) in known else known[-1]  # type: ignore[return-value]
+    likely = [lambda name: name == partner(c), formulas.is_zero, lambda name: name not in formulas.producers]
+    return next((name for is_it in likely for name in known if is_it(name)), known[-1])
 
 
 # ---- GRU -------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, handler
-from fastlstm.converters.onnx_scope import Known, Scope
 from fastlstm.converters.onnx_over_time import over_time, reversed_steps
+from fastlstm.converters.onnx_scope import Known, Scope
 from fastlstm.converters.onnx_sequences import stack
 from fastlstm.errors import ModelFileError
 from fastlstm.graph import Graph

@@ -23,6 +23,8 @@ class Spelling:
     opset: int = 17
     nodes: list = field(default_factory=list)
     held: dict[str, Array] = field(default_factory=dict)
+    width: int = I  # of x
+    peepholes: bool = True
     prefix: str = ""  # of names, so that those of a body differ from those around it
 
     def chance(self, p: float = 0.5) -> bool:
@@ -66,7 +68,7 @@ class Spelling:
     def affine(self, x: str, h: str, gates: int) -> str:
         """x W + h U + b for so many gates, from one product or from two."""
         n = gates * H
-        W, U = self.weight(I, n), self.weight(H, n)
+        W, U = self.weight(self.width, n), self.weight(H, n)
         b = self.weight(n) if self.chance(0.8) else None
         if self.chance():
             x_first = self.chance()
@@ -123,7 +125,7 @@ class Spelling:
     def gates_of_each(self, x: str, h: str, count: int) -> tuple[list[str], list[str]]:
         """The parts of x W + b and those of h U + b, cut apart before they are added."""
         sides = []
-        for value, rows in ((x, I), (h, H)):
+        for value, rows in ((x, self.width), (h, H)):
             b = self.weight(count * H) if self.chance(0.8) else None
             sides.append(self.cut(self.product(value, self.weight(rows, count * H), b), count))
         return sides[0], sides[1]
@@ -143,7 +145,7 @@ class Spelling:
             v = {name: self.add(op, one) for (name, op), one in zip({**kinds, "g": new}.items(), sums, strict=True)}
         else:
             v = self.gates(x, h, {**kinds, "g": new})
-        if self.chance(0.2) and not coupled:
+        if self.peepholes and self.chance(0.2) and not coupled:
             peephole = self.swapped("Mul", c, self.constant(self.weight(H)))
             v["f"] = self.add(gate, self.swapped("Add", self.affine(x, h, 1), peephole))
         if coupled:
@@ -167,9 +169,15 @@ class Spelling:
             else:
                 b, bn = (self.weight(H) if self.chance(0.7) else None for _ in range(2))
                 after = self.swapped("Mul", v["r"], self.product(h, self.weight(H, H), bn))
-                n = self.swapped("Add", self.product(x, self.weight(I, H), b), after)
+                n = self.swapped("Add", self.product(x, self.weight(self.width, H), b), after)
         n = self.add(new, n)
         return self.blend(n, h, z) if gate != "Sigmoid" or self.chance(0.7) else self.blend(h, n, z)
+
+    def zeros(self, time: int) -> str:
+        """A state of zeros for as many rows as x has, whose axis of steps is `time`."""
+        rows = self.add("Gather", self.add("Shape", "x"), self.constant(np.array(1 - time)), axis=0)
+        rows = self.add("Unsqueeze", rows, self.constant(np.array([0])))
+        return self.add("ConstantOfShape", self.add("Concat", rows, self.constant(np.array([H])), axis=0))
 
     # ---- graphs ---------------------------------------------------------------------------------------------
     def proto(self, inputs: dict[str, tuple], outputs: dict[str, str]) -> Any:
@@ -197,13 +205,55 @@ def loop(kind: str, seed: int) -> tuple[Any, dict[str, Array]]:
         given |= {name: ("batch" if free else B, H) for name in states}
         starts = states
     else:
-        rows = spelled.add("Gather", spelled.add("Shape", "x"), spelled.constant(np.array(1 - axis)), axis=0)
-        rows = spelled.add("Unsqueeze", rows, spelled.constant(np.array([0])))
-        starts = [spelled.add("ConstantOfShape", spelled.add("Concat", rows, spelled.constant(np.array([H])), axis=0))]
-        starts *= len(states)
+        starts = [spelled.zeros(axis)] * len(states)
     body = Spelling(spelled.rng, nodes=[], held=spelled.held, prefix="b")
     build = _scan if spelled.chance() else _loop
     results = build(spelled, body, kind, starts, axis, backwards)
+    names = ["ys", *(f"{name}_n" for name in states)]
+    proto = spelled.proto(given, dict(zip(names, results, strict=True)))
+    shapes = {"x": shape, "h": (B, H), "c": (B, H)}
+    return proto, spelled.feeds(**{name: shapes[name] for name in given})
+
+
+def unrolled(kind: str, seed: int, layers: int = 1) -> tuple[Any, dict[str, Array]]:
+    """Return a graph of T cells of the same weights for each layer, written out one after the other, with the outputs ys and h_n (and c_n)."""
+    spelled = Spelling(np.random.default_rng(seed))
+    axis, backwards, free, stacked = (
+        int(spelled.rng.integers(2)),
+        spelled.chance(),
+        spelled.chance(),
+        int(spelled.rng.integers(2)),
+    )
+    shape = (T, B, I) if axis == 0 else (B, T, I)
+    rows = "batch" if free else B
+    given: dict[str, tuple] = {"x": tuple(rows if k == 1 - axis else size for k, size in enumerate(shape))}
+    states = ["h", "c"] if kind == "LSTM" else ["h"]
+    ints = lambda *values: spelled.constant(np.array(values, np.int64))
+    cut = spelled.one_of("Gather", "Split", "Slice")
+    if cut == "Gather":
+        elements = [spelled.add("Gather", "x", spelled.constant(np.array(t)), axis=axis) for t in range(T)]
+    else:
+        parts = spelled.add("Split", "x", ints(*[1] * T), outputs=T, axis=axis) if cut == "Split" else [
+            spelled.add("Slice", "x", ints(t), ints(t + 1), ints(axis)) for t in range(T)]  # fmt: skip
+        elements = [spelled.add("Squeeze", part, ints(axis)) for part in parts]
+    if backwards:
+        elements = elements[::-1]
+    for layer in range(layers):
+        if layer == 0 and spelled.chance():
+            given |= {name: (rows, H) for name in states}
+            values = list(states)
+        else:
+            zeros = spelled.zeros(axis) if free else spelled.constant(np.zeros((B, H), spelled.dtype))
+            values = [zeros] * len(states)
+        width, form = I if layer == 0 else H, int(spelled.rng.integers(1 << 30))
+        for t in range(T):  # the same choices and weights in every step, each under names of its own
+            step = Spelling(
+                np.random.default_rng(form), width=width, peepholes=False, nodes=spelled.nodes, held=spelled.held
+            )
+            values = list(step.lstm(elements[t], *values)) if kind == "LSTM" else [step.gru(elements[t], *values)]
+            elements[t] = values[0]
+    raised = [spelled.add("Unsqueeze", element, ints(stacked)) for element in elements]
+    results = [spelled.add("Concat", *raised, axis=stacked), *(spelled.add("Identity", value) for value in values)]
     names = ["ys", *(f"{name}_n" for name in states)]
     proto = spelled.proto(given, dict(zip(names, results, strict=True)))
     shapes = {"x": shape, "h": (B, H), "c": (B, H)}
