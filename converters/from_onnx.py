@@ -20,9 +20,11 @@ from fastlstm.converters import (
     onnx_sequences,
     onnx_shapes,
 )
+from fastlstm.converters.onnx_cell_nodes import join_cells
 from fastlstm.converters.onnx_external import External
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, full_name, handlers, onnx_dtype
 from fastlstm.converters.onnx_scope import GRAPH, MAX_NODES, Document, Scope, type_name
+from fastlstm.converters.onnx_unrolled import join_unrolled
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
@@ -252,6 +254,8 @@ class _Importer:
         }
         if self.constants:
             metadata["bound"] = canonical(self.constants)
+        join_cells(self.build, outputs)
+        join_unrolled(self.build, outputs)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
 
     def _output(self, name: str) -> Tensor:
