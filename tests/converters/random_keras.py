@@ -191,9 +191,9 @@ def convolution(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
     padding = one(rng, ("valid", "same", "causal"))
     strided = flip(rng, 0.25) and (padding != "same" or steps is not None)
     groups = 2 if width % 2 == 0 and flip(rng, 0.3) else 1
+    filters, size, dilation = int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), 1 if strided else int(rng.integers(1, 3))
     return K.layers.Conv1D(
-        int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), padding=padding, groups=groups,
-        strides=2 if strided else 1, dilation_rate=1 if strided else int(rng.integers(1, 3)),
+        filters, size if dilation == 1 else min(size, 2), 2 if strided else 1, padding, dilation_rate=dilation, groups=groups,
         activation=activation(K, rng), use_bias=flip(rng, 0.8),
     )  # fmt: skip
 
