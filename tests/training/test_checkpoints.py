@@ -12,6 +12,8 @@ from training.test_steps import Configuration
 import fastlstm
 from fastlstm import layers
 from fastlstm.errors import InputError
+from fastlstm.kernels import target
+from fastlstm.kernels.layout import TOGETHER
 from fastlstm.ops.checkpoints import steps_of_segment
 from fastlstm.plan import Plan
 from fastlstm.team import available_threads
@@ -175,6 +177,15 @@ def test_the_memory_that_a_step_makes_resident(sequences):
     whole, parts = (per_unit_and_step(int(said(every))) for every in (None, "sqrt"))
     print(f"peak beyond x and the target, floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
     assert whole < 12 and parts < whole / 4
+
+
+def test_products_of_a_segment_pack_in_one_place_after_another(monkeypatch):
+    taken = []
+    for depth in (256, 1024):  # of AVX2 and of AVX-512: so many rows are packed at once
+        monkeypatch.setattr(target, "DEPTH", depth)
+        taken.append(floats(False, "sqrt"))
+    one = 1024 * (4 * target.lanes(4) * TOGETHER + 128) / (32 * 1000 * 128)
+    assert taken[1] - taken[0] < 1.5 * one
 
 
 @pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
