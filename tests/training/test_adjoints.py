@@ -679,6 +679,30 @@ def test_mean_squares_along_rows_of_any_length_are_numpys_and_rows_keep_to_thems
         np.testing.assert_allclose(slopes, 2 * off / n, rtol=1e-6)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("read", ["not at all", "by a loss", "as an output"])
+def test_the_gradient_of_mean_squares_takes_the_place_of_what_nothing_else_reads(read, first):
+    build = Build()
+    x, t = (build.input(name, "float64", (40, 33)) for name in "xt")  # large enough for a buffer to be shared
+    y = build.node("y", "Mul", [x, x])
+    parts = [build.node("squares", "ReduceSum", [build.node("mse", "MeanSquares", [y, t])])]
+    if read == "by a loss":
+        parts.insert(
+            int(first),
+            build.node("more", "ReduceSum", [build.node("cube", "Mul", [y, build.node("y2", "Mul", [y, y])])]),
+        )
+    loss = build.node("loss", "Add", parts) if len(parts) > 1 else parts[0]
+    (d,) = gradients(build, loss, [x])
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal((40, 33)) for name in "xt"}
+    got, *outputs = differences.run(build, [d, y] if read == "as an output" else [d], feeds)
+    want = feeds["x"] ** 2
+    slope = 2 * (want - feeds["t"]) / 33 + (3 * want**2 if read == "by a loss" else 0)
+    np.testing.assert_allclose(got, slope * 2 * feeds["x"], rtol=1e-12, atol=1e-14)
+    for output in outputs:
+        np.testing.assert_array_equal(output, want)
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 @pytest.mark.parametrize("sparse", [False, True])
 def test_cross_entropy_of_logits(sparse, seed):
