@@ -826,6 +826,16 @@ def test_dense(biased, rank, seed):
     check(make, seed)
 
 
+@pytest.mark.parametrize("op", ["Dense", "MatMul"])
+def test_the_size_of_a_row_may_be_known_of_the_weight_alone(op):
+    """As of what an ONNX graph reshapes by sizes of the run."""
+    build, rng = Build(), np.random.default_rng(0)
+    x, W = build.input("x", "float64", ("B", "T", "R")), build.input("W", "float64", (5, 2))
+    loss = build.node("loss", "ReduceSum", [build.node("y", op, [x, W])])
+    feeds = {"x": rng.standard_normal((3, 4, 5)), "W": rng.standard_normal((5, 2))}
+    assert differences.error(build, loss, feeds, [x, W]) < TOLERANCE
+
+
 @pytest.mark.parametrize("seed", seeds(4))
 @pytest.mark.parametrize(
     "ranks", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 2), (2, 3), (3, 3), (4, 3), (1, 3), (3, 1), (4, 2)]
