@@ -48,6 +48,17 @@ def test_weights_are_what_nodes_read_as_weights_and_statistics_stay():
     assert "lstm.W" in build.parameters and "bidirectional/forward.b" in build.parameters
 
 
+def test_what_a_normalization_subtracts_and_divides_by_stays():
+    made = layers.Normalization(mean=np.arange(I, dtype="f4"), variance=np.arange(1, I + 1, dtype="f4"))
+    network, (x, y) = models.trainable(saved(made, layers.Dense(1), layers.LSTM(1))), data()
+    assert network.frozen == {"normalization.mean", "normalization.scale"}
+    before = {name: array.copy() for name, array in network.weights.items()}
+    network.compile("sgd", "mse")
+    network.fit(x, y, epochs=1, verbose=0)
+    still = {name for name, array in network.weights.items() if np.array_equal(array, before[name])}
+    assert still == network.frozen
+
+
 @pytest.mark.parametrize(
     ("freeze", "moved"),
     [
