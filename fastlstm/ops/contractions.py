@@ -230,7 +230,7 @@ def turned(back: Back, x: Any) -> Any:
     return back.node("Transpose", [x], perm=(*range(rank - 2), rank - 1, rank - 2))
 
 
-def over_rows(back: Back, x: Any, d: Any, shape: Shape) -> Any:
+def over_rows(back: Back, x: Any, d: Any, shape: tuple[int, int]) -> Any:
     """Return x' d for x (..., K) and d (..., N), summed over all rows; `shape` is (K, N)."""
     rows, columns = (back.node("Reshape", [v, back.ints(-1, n)]) for v, n in zip((x, d), shape, strict=True))
     return back.node("MatMul", [turned(back, rows), columns])
