@@ -103,7 +103,9 @@ B, T, H = 32, 1000, 128
 
 
 def network(sequences: bool, kind: str = "LSTM") -> fastlstm.Sequential:
-    return fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
+    # zeros: NumPy's QR takes seconds for orthogonal weights where other processes are at work
+    layer = getattr(layers, kind)(H, return_sequences=sequences, recurrent_initializer="zeros")
+    return fastlstm.Sequential([fastlstm.Input((None, H)), layer])
 
 
 def batch(sequences: bool, steps: int = T) -> tuple[np.ndarray, np.ndarray]:
