@@ -1,6 +1,7 @@
 """Replay models and tests that others made: every case of the manifest passes, is refused, or fails as it says."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -209,8 +210,8 @@ def _two_states_cell(config: dict) -> layers.SimpleRNN:
 CUSTOM = {"OneStateRNNCell": _one_state_cell, "TwoStatesRNNCell": _two_states_cell}
 
 
-@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
-def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
+def _layer_model(case: dict) -> tuple[fastlstm.Model, dict[str, np.ndarray]]:
+    """Return the model of one layer, called as its case says, and its inputs."""
     folder = CASES / case["id"]
     document = json.loads((folder / "case.json").read_text())
     layer = layer_from_config(document["config"], Context("3", CUSTOM))
@@ -227,10 +228,59 @@ def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
     initial = [tensors[f"state{k}"] for k in range(len(states))]
     given = {"initial_state": initial} if initial else {}
     y = layer(tensors["x"], mask=tensors.get("mask"), **given, **document["call_kwargs"])
-    outputs = list(y) if isinstance(y, tuple) else [y]
-    session = fastlstm.Session(build.model(outputs))
-    results = session.run(arrays)
+    return build.model(list(y) if isinstance(y, tuple) else [y]), arrays
+
+
+def _assert_literal(case: dict, outputs: list[np.ndarray]) -> None:
+    """Compare outputs with the literal numbers of Keras's test."""
+    folder = CASES / case["id"]
+    atol = max(json.loads((folder / "case.json").read_text())["atol"], case["atol"])
     expected = _arrays(folder / "io.npz", "expected_out_")
     assert expected
     for k, wanted in expected.items():
-        _assert_close(k, results[session.outputs[int(k)].name], wanted, {"atol": max(document["atol"], case["atol"])})
+        _assert_close(k, outputs[int(k)], wanted, {"atol": atol})
+
+
+@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
+def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
+    model, arrays = _layer_model(case)
+    session = fastlstm.Session(model)
+    results = session.run(arrays)
+    _assert_literal(case, [results[spec.name] for spec in session.outputs])
+
+
+# ---- and on to Keras 3 --------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def keras():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    pytest.importorskip("tensorflow")
+    return pytest.importorskip("keras")
+
+
+def _run_exported(keras, model: fastlstm.Model, arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
+    """Export a model, have Keras load it, and return what it gives."""
+    model.export(path)
+    found = keras.saving.load_model(path)([arrays[spec.name] for spec in model.graph.inputs], training=False)
+    return [np.asarray(one) for one in (found if isinstance(found, list | tuple) else [found])]
+
+
+@pytest.mark.parametrize(("case", "model"), [p for p in _params("file", "ok") if p.values[0]["kind"] != "onnx"])
+@pytest.mark.filterwarnings("ignore")
+def test_keras_3_gives_the_recorded_outputs_of_what_is_exported(case, model, keras, monkeypatch, tmp_path):
+    converted, records = _convert(case, model, monkeypatch)
+    specs, compared = fastlstm.Session(converted), 0
+    for record in records:
+        given = _named(_arrays(CASES / case["id"] / record, "in_"), specs.inputs, case)
+        outputs = _run_exported(keras, converted, given, tmp_path / "exported.keras")
+        for k, expected in _arrays(CASES / case["id"] / record, "out_").items():
+            _assert_close(k, outputs[int(k)], expected, case)
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
+@pytest.mark.filterwarnings("ignore")
+def test_keras_3_gives_its_own_literal_numbers_from_an_exported_layer(case, _model, keras, tmp_path):
+    model, arrays = _layer_model(case)
+    _assert_literal(case, _run_exported(keras, model, arrays, tmp_path / "exported.keras"))
