@@ -137,7 +137,7 @@ class _Weights:
             matrix = np.zeros((rows, len(gates), units), dtype)
             for k, start, weight, transposed, (first, last), columns, scale in terms:
                 whole = self._data(weight).T if transposed else self._data(weight)
-                matrix[start : start + last - first, k] += _scaled(whole[first:last, slice(*columns)], scale)
+                _add(matrix[start : start + last - first, k], whole[first:last, slice(*columns)], scale)
             self._made[key] = self.build.weight(name, matrix.reshape(rows, -1))
         return self._made[key]
 
@@ -151,7 +151,7 @@ class _Weights:
             total = np.zeros((len(gates), units), self._data(terms[0][1]).dtype)
             for k, weight, columns, scale in terms:
                 row = np.atleast_2d(self._data(weight))[0]
-                total[k] += _scaled(row if row.size == 1 else row[slice(*columns)], scale)
+                _add(total[k], row if row.size == 1 else row[slice(*columns)], scale)
             self._made[key] = self.build.weight(name, total.reshape(-1))
         return self._made[key]
 
@@ -161,6 +161,7 @@ class _Weights:
         return data
 
 
-def _scaled(array: np.ndarray, scale: float) -> np.ndarray:
-    """Return scale * array in its own dtype."""
-    return array if scale == 1.0 else array * array.dtype.type(scale)
+def _add(total: np.ndarray, part: np.ndarray, scale: float) -> None:
+    """Add scale * part in place; a file may hold infinities and NaN."""
+    with np.errstate(all="ignore"):
+        total += part if scale == 1.0 else part * part.dtype.type(scale)

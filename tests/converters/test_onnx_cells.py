@@ -17,7 +17,7 @@ from spelled_cells import B, H, I, cell, loop, unrolled  # noqa: E402
 import fastlstm  # noqa: E402
 from fastlstm.converters.from_onnx import from_onnx  # noqa: E402
 
-SEEDS = range(200 if os.environ.get("FASTLSTM_FULL") else 10)
+SEEDS = range(200 if os.environ.get("FASTLSTM_FULL") else 6)
 runtime.set_default_logger_severity(4)
 
 
