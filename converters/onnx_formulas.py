@@ -17,10 +17,7 @@ from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.op import find
 
-MOST_NODES = (
-    256  # that one formula is read from: a cell has fewer than a hundred, and reading takes time in their number
-)
-
+MOST_NODES = 256  # that one formula is read through; a cell has fewer than a hundred
 MOST_ELEMENTS = 1 << 18  # of a constant that may repeat one number or one row: each cell looks anew
 
 Polynomial = dict[tuple[str, ...], float]  # by the values that are multiplied, sorted; () is a number alone
