@@ -130,6 +130,11 @@ OTHER: list[tuple[str, list, dict[str, Any]]] = [
     ("LSTM", [("Mul(f, c)", "Mul(f, o)")], {}),
     ("LSTM", [("Tanh(ag)", "Tanh(twice)"), ("i = Sig", "twice = Mul(ag, two); i = Sig")], {}),
     ("LSTM", [("Add(z, b)", "Add(z, table)")], {}),  # a bias for each row
+    (  # a gate that sees what is made of the new c
+        "LSTM",
+        [("o = Sigmoid(ao)", "i = Sigmoid(ai)"), ("i = Sigmoid(ai); f", "f"), ("t = Tanh(c1)", "u = Softsign(c1); up = MatMul(u, Un); s = Add(ao, up); o = Sigmoid(s); t = Tanh(c1)")],
+        {},
+    ),
     ("LSTM", [], {"outputs": "f"}),
     ("LSTM", [], {"outputs": "ag"}),
     ("LSTM", [], {"outputs": "xh"}),
