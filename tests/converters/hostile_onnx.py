@@ -1,6 +1,6 @@
 """Damaged ONNX graphs: whatever the bytes, a load gives a model or one line of our error, soon, in little memory, and does nothing else; so does a run.
 
-`python [-O] tests/converters/hostile_onnx.py --count 100000 --run [FILE ...]` mutates random recurrent nodes, graphs with functions and data outside,
+`PYTHONPATH=tests python [-O] tests/converters/hostile_onnx.py --count 100000 --nodes --run [FILE ...]` mutates random recurrent nodes, graphs with functions and data outside,
 the node tests of the installed `onnx` package and the files given, loads each, runs what loads, and ends with exit code 1 and what went wrong at the
 first that breaks a rule. Every mutation is known by its seed and number.
 """
