@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 
 from fastlstm import layers
 from fastlstm.axes import find_axes
+from fastlstm.converters import keras_operations_shapes
 from fastlstm.converters._keras_config import MODELS, Config, layer_name
 from fastlstm.converters.keras_file import KerasFile, read_keras_file
 from fastlstm.converters.keras_layers import (
@@ -30,6 +31,8 @@ from fastlstm.layers.shaping import Joining
 from fastlstm.model import Model
 from fastlstm.ops.inference import infer
 from fastlstm.text import KEY, Vocabulary, kept
+
+assert keras_operations_shapes  # fills the registry of operations
 
 
 def from_keras(

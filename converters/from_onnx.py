@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,11 @@ from fastlstm.converters import (
     onnx_sequences,
     onnx_shapes,
 )
+from fastlstm.converters.onnx_cell_nodes import join_cells
 from fastlstm.converters.onnx_external import External
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, full_name, handlers, onnx_dtype
 from fastlstm.converters.onnx_scope import GRAPH, MAX_NODES, Document, Scope, type_name
+from fastlstm.converters.onnx_unrolled import join_unrolled
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
@@ -104,12 +107,10 @@ def functions_of(proto: Any) -> dict[str, Any]:
         name: {full_name(n.domain, n.op_type) for n in walk(one.node)} & set(functions)
         for name, one in functions.items()
     }
-    done: set[str] = set()
-    while len(done) < len(functions):
-        leaves = {name for name, called in calls.items() if name not in done and called <= done}
-        if not leaves:
-            raise ModelFileError(f"function {sorted(set(functions) - done)[0]!r} calls itself")
-        done |= leaves
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        raise ModelFileError(f"function {error.args[1][0]!r} calls itself") from error
     return functions
 
 
@@ -252,6 +253,8 @@ class _Importer:
         }
         if self.constants:
             metadata["bound"] = canonical(self.constants)
+        join_cells(self.build, outputs)
+        join_unrolled(self.build, outputs)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
 
     def _output(self, name: str) -> Tensor:

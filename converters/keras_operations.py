@@ -60,6 +60,12 @@ class Operation:
         return [arg if isinstance(arg, Tensor) else self.number(arg, dtype) for arg in self.args]
 
     def number(self, value: Any, dtype: np.dtype) -> Tensor:
+        """Return a number, or numbers that Keras wrote as an array, as a constant."""
+        if isinstance(value, Mapping) and value.get("class_name") in ("__numpy__", "__tensor__"):
+            array = np.array(value["config"]["value"], value["config"]["dtype"])
+            if array.dtype != dtype or array.dtype.kind not in "fiub":
+                raise self.refuse(f"an argument of {array.dtype} beside {dtype}")
+            return self.build.weight(f"{self.name}.number", array)
         if not isinstance(value, int | float) or (dtype.kind != "f" and np.array(value).astype(dtype) != value):
             raise self.refuse(f"the argument {value!r}")
         return self.build.weight(f"{self.name}.number", np.array(value, dtype))
@@ -96,11 +102,13 @@ def handler(*class_names: str) -> Callable[[Handler], Handler]:
 
 
 _BINARY = {
-    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "TrueDivide": "Div", "Divide": "Div", "Maximum": "Max", "Minimum": "Min",
+    "Add": "Add", "Subtract": "Sub", "Multiply": "Mul", "TrueDivide": "Div", "Divide": "Div", "Maximum": "Max", "Minimum": "Min", "Power": "Pow",
     "NotEqual": "NotEqual", "Equal": "Equal", "Less": "Less", "Greater": "Greater", "LogicalOr": "Or", "LogicalAnd": "And",
 }  # fmt: skip
 _UNARY = {
-    "LogicalNot": "Not", "Negative": "Neg", "Absolute": "Abs", "Abs": "Abs", "Sqrt": "Sqrt", "Exp": "Exp",
+    "LogicalNot": "Not", "Negative": "Neg", "Absolute": "Abs", "Abs": "Abs", "Sqrt": "Sqrt", "Exp": "Exp", "Log": "Log", "Sign": "Sign",
+    "Floor": "Floor", "Ceil": "Ceil", "Round": "Round", "Erf": "Erf", "Sin": "Sin", "Cos": "Cos", "Tan": "Tan", "Sinh": "Sinh", "Cosh": "Cosh",
+    "Arcsin": "Asin", "Arccos": "Acos", "Arctan": "Atan", "Arcsinh": "Asinh", "Arccosh": "Acosh", "Arctanh": "Atanh",
     "Relu": "Relu", "Sigmoid": "Sigmoid", "Tanh": "Tanh", "Softplus": "Softplus", "Softsign": "Softsign",
 }  # fmt: skip
 
@@ -118,15 +126,71 @@ def _unary(it: Operation) -> Tensor:
     return it.emit(_UNARY[it.class_name], it.tensors(1))
 
 
+@handler("GreaterEqual", "LessEqual")
+def _or_equal(it: Operation) -> Tensor:
+    inputs = it.tensors(2)
+    strict = it.emit(it.class_name.removesuffix("Equal"), inputs, "/strict")
+    return it.emit("Or", [strict, it.emit("Equal", inputs, "/equal")])
+
+
+@handler("Where")
+def _where(it: Operation) -> Tensor:
+    if len(it.args) != 3 or not isinstance(it.args[0], Tensor) or it.args[0].value.dtype != bool:
+        raise it.refuse("a call but on a condition and two values")
+    condition, *it.args = it.args
+    return it.emit("Where", [condition, *it.tensors(2)])
+
+
+@handler("Gelu")
+def _gelu(it: Operation) -> Tensor:
+    return it.emit("GeluTanh" if it.option("approximate", True) else "Gelu", it.tensors(1))
+
+
+@handler("Matmul")
+def _matmul(it: Operation) -> Tensor:
+    return it.emit("MatMul", it.tensors(2))
+
+
+@handler("Einsum")
+def _einsum(it: Operation) -> Tensor:
+    return it.emit("Einsum", it.tensors(len(it.args)), equation=str(it.option("subscripts")))
+
+
+_REDUCTIONS = {"Sum": "ReduceSum", "Mean": "ReduceMean", "Max": "ReduceMax", "Min": "ReduceMin", "Prod": "ReduceProd"}
+
+
+@handler(*_REDUCTIONS)
+def _reduction(it: Operation) -> Tensor:
+    (x,) = it.tensors(1)
+    if x.value.dtype.kind not in ("f" if it.class_name == "Mean" else "fi"):
+        raise it.refuse(f"a call on {x.value.dtype}")
+    return it.emit(_REDUCTIONS[it.class_name], [x], **_over(it))
+
+
+def _over(it: Operation) -> dict[str, Any]:
+    """Return the attributes of a reduction over the axes that an operation says, over all without any."""
+    axis = it.option("axis")
+    axes = {} if axis is None else {"axes": tuple(axis) if isinstance(axis, list | tuple) else (int(axis),)}
+    return axes | {"keepdims": bool(it.option("keepdims"))}
+
+
+@handler("Cumsum")
+def _cumsum(it: Operation) -> Tensor:
+    (x,) = it.tensors(1)
+    axis, dtype = it.option("axis"), it.option("dtype")
+    if axis is None or dtype not in (None, x.value.dtype.name) or x.value.dtype == bool:
+        raise it.refuse(f"axis={axis!r}, dtype={dtype!r} of {x.value.dtype}")
+    return it.emit("CumSum", [x, it.build.weight(f"{it.name}.axis", np.array(int(axis), np.int64))])
+
+
+@handler("Cast")
+def _cast(it: Operation) -> Tensor:
+    return it.emit("Cast", it.tensors(1), to=str(it.option("dtype")))
+
+
 @handler("Softmax")
 def _softmax(it: Operation) -> Tensor:
     return it.emit("Softmax", it.tensors(1), axis=int(it.option("axis", -1)))
-
-
-@handler("ExpandDims")
-def _expand_dims(it: Operation) -> Tensor:
-    (x,) = it.tensors(1)
-    return it.emit("Unsqueeze", [x, it.build.ints(f"{it.name}.axes", int(it.option("axis")))])
 
 
 @handler("OneHot")
@@ -142,10 +206,11 @@ def _one_hot(it: Operation) -> Tensor:
 @handler("Any")
 def _any(it: Operation) -> Tensor:
     (x,) = it.tensors(1)
-    axis = it.option("axis")
-    if axis not in (-1, len(x.shape) - 1, [-1]) or it.option("keepdims"):
-        raise it.refuse(f"axis={axis!r}")
-    return it.emit("AnyNotEqual", [x], value=0.0)
+    over = _over(it)
+    if over.get("axes") in ((-1,), (len(x.shape) - 1,)) and not over["keepdims"]:
+        return it.emit("AnyNotEqual", [x], value=0.0)
+    number = it.emit("Cast", [x if x.value.dtype == bool else it.emit("Cast", [x], "/true", to="bool")], "/number", to="int32")
+    return it.emit("Cast", [it.emit("ReduceMax", [number], "/most", **over)], to="bool")
 
 
 @handler("ZerosLike", "OnesLike")
@@ -163,38 +228,3 @@ def _convert_to_tensor(it: Operation) -> Tensor:
     (x,) = it.tensors(1)
     dtype = it.option("dtype") or x.value.dtype.name
     return x if dtype == x.value.dtype.name else it.emit("Cast", [x], to=str(dtype))
-
-
-@handler("Concatenate")
-def _concatenate(it: Operation) -> Tensor:
-    it.args = it.args[0] if len(it.args) == 1 and isinstance(it.args[0], list) else it.args
-    return it.emit("Concat", it.tensors(len(it.args)), axis=int(it.option("axis", 0)))
-
-
-@handler("GetItem")
-def _get_item(it: Operation) -> Tensor:
-    """x[key], where the key holds whole numbers and slices."""
-    if len(it.args) != 2 or not isinstance(it.args[0], Tensor):
-        raise it.refuse(f"a call with {len(it.args)} arguments")
-    x, key = it.args
-    axis = 0
-    for part in key if isinstance(key, list) else [key]:
-        if isinstance(part, int) and not isinstance(part, bool):
-            index = it.build.weight(f"{it.name}.index", np.array(part, np.int64))
-            x = it.emit("Gather", [x, index], "/index", axis=axis)
-        elif isinstance(part, Mapping) and part.get("class_name") == "__slice__":
-            x = _sliced(it, x, axis, part["config"])
-            axis += 1
-        else:
-            raise it.refuse(f"the index {part!r}")
-    return it.emit("Identity", [x])
-
-
-def _sliced(it: Operation, x: Tensor, axis: int, cut: Mapping[str, Any]) -> Tensor:
-    start, stop, step = (cut.get(name) for name in ("start", "stop", "step"))
-    if any(v is not None and not isinstance(v, int) for v in (start, stop, step)) or (step is not None and step <= 0):
-        raise it.refuse(f"the slice {start}:{stop}:{step}")
-    if (start, stop, step) == (None, None, None):
-        return x
-    bounds = (start or 0, 2**63 - 1 if stop is None else stop, axis, step or 1)
-    return it.emit("Slice", [x, *(it.build.ints(f"{it.name}.slice", v) for v in bounds)], "/slice")

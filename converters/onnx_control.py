@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, handler
+from fastlstm.converters.onnx_over_time import over_time, reversed_steps
 from fastlstm.converters.onnx_scope import Known, Scope
 from fastlstm.converters.onnx_sequences import stack
 from fastlstm.errors import ModelFileError
@@ -104,7 +105,11 @@ class _Looping:
                 break
             shapes = [_blurred(scope, *pair, attempt) for pair in zip(shapes, made, strict=True)]
         graph, given = scope.closed(inputs, [results[0], *carried, *grown, *stacked])  # type: ignore[list-item]
-        made = self._node(graph, [*self.carried, *given], len(carried) + len(grown) + len(stacked))
+        count = len(carried) + len(grown) + len(stacked)
+        made = None if self.condition else over_time(self.node.build, self.trips, graph, self.carried, given)
+        if made is None or None in made:
+            loop = self._node(graph, [*self.carried, *given], count)
+            made = [old if new is None else new for old, new in zip(loop, made or loop, strict=True)]
         return self._named(made, len(carried), len(grown))
 
     def _body(self, body: Any, shapes: Sequence[Any], extra: Sequence[tuple[str, Tensor]]):
@@ -212,7 +217,7 @@ def _scanned(
         if trips is None:
             trips = node.emit("Gather", [node.emit("Shape", [x], suffix="/shape"), _scalar(node, 0)], suffix="/trips")
         if (given["scan_input_directions"] or [0] * count)[k]:
-            x = node.emit("Reverse", [x], suffix="/reverse", axis=0)
+            x = reversed_steps(f"{node.name}/reverse", x)
         extra.append((names[k], x))
     results = _Looping(node, trips, None, states).outputs(body, extra)
     finals, stacked = results[: len(states)], results[len(states) :]
@@ -220,7 +225,7 @@ def _scanned(
         if not isinstance(y, Tensor):
             continue
         if (given["scan_output_directions"] or [0] * len(stacked))[k]:
-            y = node.emit("Reverse", [y], suffix="/reverse", axis=0)
+            y = reversed_steps(f"{node.name}/reverse", y)
         stacked[k] = _last(node, y, (given["scan_output_axes"] or [0] * len(stacked))[k])
     return [*finals, *stacked]
 

@@ -2,7 +2,7 @@
 
 The file is what Keras itself would write of a functional model: config.json, metadata.json and model.weights.h5, where a weight lies at
 `layers/<class in snake case>[_k]/.../vars/<n>`. Masks stand there as the boolean tensors that they are here. What a node means in Keras
-is in `keras_nodes`; this module keeps names, calls and weights.
+is in `keras_nodes`, `keras_nodes_windows` and `keras_nodes_functions`; this module keeps names, calls and weights.
 """
 
 import io
@@ -54,9 +54,9 @@ def keras_bytes(model: Model) -> bytes:
 
     Raise UnsupportedError naming the node, and what of it Keras lacks.
     """
-    from fastlstm.converters import keras_nodes  # fills the registry
+    from fastlstm.converters import keras_nodes, keras_nodes_functions, keras_nodes_windows  # fill the registry
 
-    assert keras_nodes
+    assert keras_nodes and keras_nodes_functions and keras_nodes_windows
     return Writer(model).write()
 
 

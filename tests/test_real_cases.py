@@ -1,6 +1,7 @@
 """Replay models and tests that others made: every case of the manifest passes, is refused, or fails as it says."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +23,22 @@ def _models(case: dict) -> list[str]:
     return case["model"] if isinstance(case["model"], list) else [case["model"]]
 
 
-def params(kind: str, expect: str) -> list:
-    found = []
+def _params(kind: str, expect: str) -> list:
+    params = []
     for case in MANIFEST:
         if (case["kind"] == "keras-layer") != (kind == "layer") or case["expect"] != expect:
             continue
         for model in _models(case) if kind == "file" else [""]:
-            found.append(pytest.param(case, model, id=f"{case['id']}/{model}".rstrip("/")))
-    return found
+            params.append(pytest.param(case, model, id=f"{case['id']}/{model}".rstrip("/")))
+    return params
 
 
-def recorded(path: Path, prefix: str) -> dict[str, np.ndarray]:
+def _arrays(path: Path, prefix: str) -> dict[str, np.ndarray]:
     with np.load(path) as archive:
         return {name.removeprefix(prefix): archive[name] for name in archive.files if name.startswith(prefix)}
 
 
-def named(arrays: dict[str, np.ndarray], specs, case: dict) -> dict[str, np.ndarray]:
+def _named(arrays: dict[str, np.ndarray], specs, case: dict) -> dict[str, np.ndarray]:
     """Keras cases number their arrays, ONNX cases name them."""
     return arrays if case["kind"] == "onnx" else {specs[int(k)].name: array for k, array in arrays.items()}
 
@@ -64,7 +65,7 @@ def _textgenrnn(monkeypatch: pytest.MonkeyPatch) -> dict:
     return names
 
 
-def converted(case: dict, model: str, monkeypatch: pytest.MonkeyPatch) -> tuple[fastlstm.Model, list[str]]:
+def _convert(case: dict, model: str, monkeypatch: pytest.MonkeyPatch) -> tuple[fastlstm.Model, list[str]]:
     """Return the converted file and its records."""
     folder = CASES / case["id"]
     if case["id"] == "keras_textgenrnn_cudnn":
@@ -77,8 +78,8 @@ def converted(case: dict, model: str, monkeypatch: pytest.MonkeyPatch) -> tuple[
 
 def test_the_worked_example_of_a_custom_layer_writes_the_recorded_text(monkeypatch, capsys):
     _textgenrnn(monkeypatch)
-    text = json.loads((CASES / "keras_textgenrnn_cudnn" / "case.json").read_text())["greedy_text"]
-    assert capsys.readouterr().out.rstrip("\n") == text
+    recorded = json.loads((CASES / "keras_textgenrnn_cudnn" / "case.json").read_text())["greedy_text"]
+    assert capsys.readouterr().out.rstrip("\n") == recorded
 
 
 def test_pincelate_gives_its_authors_sounds_for_a_word():
@@ -99,17 +100,17 @@ def test_pincelate_gives_its_authors_sounds_for_a_word():
         np.testing.assert_allclose(x[0, 0], sound, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize(("case", "model"), params("file", "ok"))
+@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
 def test_outputs_agree_with_the_recorded_ones(case, model, monkeypatch):
     folder = CASES / case["id"]
-    model_of_file, records = converted(case, model, monkeypatch)
-    session = fastlstm.Session(model_of_file)
+    converted, records = _convert(case, model, monkeypatch)
+    session = fastlstm.Session(converted)
     compared = 0
     for record in records:
         if record.startswith("io"):
-            given = named(recorded(folder / record, "in_"), session.inputs, case)
+            given = _named(_arrays(folder / record, "in_"), session.inputs, case)
             results = session.run(given)
-            for name, expected in named(recorded(folder / record, "out_"), session.outputs, case).items():
+            for name, expected in _named(_arrays(folder / record, "out_"), session.outputs, case).items():
                 _assert_close(name, results[name], expected, case)
                 compared += 1
         elif record == "stream.npz":
@@ -126,8 +127,8 @@ def test_a_graph_with_explicit_states_streams_frame_by_frame(case):
     folder = CASES / case["id"]
     wiring = json.loads((folder / "case.json").read_text())["stream"]["wiring"]
     session = fastlstm.Session(fastlstm.convert(folder / _models(case)[0]))
-    frames, expected = recorded(folder / "stream.npz", "seqin_"), recorded(folder / "stream.npz", "seqout_")
-    constants, final = recorded(folder / "stream.npz", "const_"), recorded(folder / "stream.npz", "fin_")
+    frames, expected = _arrays(folder / "stream.npz", "seqin_"), _arrays(folder / "stream.npz", "seqout_")
+    constants, final = _arrays(folder / "stream.npz", "const_"), _arrays(folder / "stream.npz", "fin_")
     for stream in (session.stream(), session.stream(wiring=wiring)):
         assert stream.wiring == wiring
         for k in range(len(next(iter(frames.values())))):
@@ -142,20 +143,20 @@ def test_a_graph_with_explicit_states_streams_frame_by_frame(case):
 def _replay_stream(session: fastlstm.Session, folder: Path, case: dict) -> int:
     """Feed frames one by one, each output that is wired to an input going back into it."""
     wiring = json.loads((folder / "case.json").read_text())["stream"]["wiring"]
-    frames, expected = recorded(folder / "stream.npz", "seqin_"), recorded(folder / "stream.npz", "seqout_")
-    values = recorded(folder / "stream.npz", "init_") | recorded(folder / "stream.npz", "const_")
+    frames, expected = _arrays(folder / "stream.npz", "seqin_"), _arrays(folder / "stream.npz", "seqout_")
+    values = _arrays(folder / "stream.npz", "init_") | _arrays(folder / "stream.npz", "const_")
     (count,) = {len(frame) for frame in frames.values()}
     for k in range(count):
         results = session.run(values | {name: frame[k] for name, frame in frames.items()})
         for name, wanted in expected.items():
             _assert_close(f"{name} of frame {k}", results[name], wanted[k], case)
         values |= {name: results[output] for name, output in wiring.items()}
-    for name, wanted in recorded(folder / "stream.npz", "fin_").items():
+    for name, wanted in _arrays(folder / "stream.npz", "fin_").items():
         _assert_close(f"final {name}", values[name] if name in values else results[name], wanted, case)
     return count
 
 
-@pytest.mark.parametrize(("case", "model"), params("file", "refuse"))
+@pytest.mark.parametrize(("case", "model"), _params("file", "refuse"))
 def test_what_is_not_supported_is_refused_by_name(case, model):
     with pytest.raises(fastlstm.UnsupportedError) as refusal:
         fastlstm.convert(CASES / case["id"] / model)
@@ -164,11 +165,11 @@ def test_what_is_not_supported_is_refused_by_name(case, model):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize(("case", "model"), params("file", "fail"))
+@pytest.mark.parametrize(("case", "model"), _params("file", "fail"))
 def test_what_cannot_run_raises_a_clear_error(case, model):
     folder = CASES / case["id"]
     with pytest.raises(fastlstm.FastLSTMError, match="length"):
-        fastlstm.Session(fastlstm.convert(folder / model)).run(recorded(folder / case["io"][0], "in_"))
+        fastlstm.Session(fastlstm.convert(folder / model)).run(_arrays(folder / case["io"][0], "in_"))
 
 
 # ---- layers of Keras's own tests ----------------------------------------------------------------------
@@ -209,28 +210,106 @@ def _two_states_cell(config: dict) -> layers.SimpleRNN:
 CUSTOM = {"OneStateRNNCell": _one_state_cell, "TwoStatesRNNCell": _two_states_cell}
 
 
-@pytest.mark.parametrize(("case", "_model"), params("layer", "ok"))
-def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
+def _layer_model(case: dict) -> tuple[fastlstm.Model, dict[str, np.ndarray]]:
+    """Return the model of one layer, called as its case says, and its inputs."""
     folder = CASES / case["id"]
     document = json.loads((folder / "case.json").read_text())
     layer = layer_from_config(document["config"], Context("3", CUSTOM))
-    weights = recorded(folder / "io.npz", "w_")
+    weights = _arrays(folder / "io.npz", "w_")
     layer.set_weights([weights[str(k)].astype(np.float32) for k in range(len(weights))])
     arrays = {
-        "x": recorded(folder / "io.npz", "in_")["0"].astype(np.float32),
-        **{f"mask{k}": m for k, m in recorded(folder / "io.npz", "mask").items()},
+        "x": _arrays(folder / "io.npz", "in_")["0"].astype(np.float32),
+        **{f"mask{k}": m for k, m in _arrays(folder / "io.npz", "mask").items()},
     }
-    states = recorded(folder / "io.npz", "init_") or recorded(folder / "io.npz", "state_before_")
+    states = _arrays(folder / "io.npz", "init_") or _arrays(folder / "io.npz", "state_before_")
     arrays |= {f"state{k}": state for k, state in states.items()}
     build = Build()
     tensors = {name: build.input(name, array.dtype.name, array.shape) for name, array in arrays.items()}
     initial = [tensors[f"state{k}"] for k in range(len(states))]
     given = {"initial_state": initial} if initial else {}
     y = layer(tensors["x"], mask=tensors.get("mask"), **given, **document["call_kwargs"])
-    outputs = list(y) if isinstance(y, tuple) else [y]
-    session = fastlstm.Session(build.model(outputs))
-    results = session.run(arrays)
-    expected = recorded(folder / "io.npz", "expected_out_")
+    return build.model(list(y) if isinstance(y, tuple) else [y]), arrays
+
+
+def _assert_literal(case: dict, outputs: list[np.ndarray]) -> None:
+    """Compare outputs with the literal numbers of Keras's test."""
+    folder = CASES / case["id"]
+    atol = max(json.loads((folder / "case.json").read_text())["atol"], case["atol"])
+    expected = _arrays(folder / "io.npz", "expected_out_")
     assert expected
     for k, wanted in expected.items():
-        _assert_close(k, results[session.outputs[int(k)].name], wanted, {"atol": max(document["atol"], case["atol"])})
+        _assert_close(k, outputs[int(k)], wanted, {"atol": atol})
+
+
+@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
+def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
+    model, arrays = _layer_model(case)
+    session = fastlstm.Session(model)
+    results = session.run(arrays)
+    _assert_literal(case, [results[spec.name] for spec in session.outputs])
+
+
+# ---- and on to Keras 3 --------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def keras():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    pytest.importorskip("tensorflow")
+    return pytest.importorskip("keras")
+
+
+def _run_exported(keras, model: fastlstm.Model, arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
+    """Export a model, have Keras load it, and return what it gives."""
+    model.export(path)
+    found = keras.saving.load_model(path)([arrays[spec.name] for spec in model.graph.inputs], training=False)
+    return [np.asarray(one) for one in (found if isinstance(found, list | tuple) else [found])]
+
+
+@pytest.mark.parametrize(("case", "model"), [p for p in _params("file", "ok") if p.values[0]["kind"] != "onnx"])
+@pytest.mark.filterwarnings("ignore")
+def test_keras_3_gives_the_recorded_outputs_of_what_is_exported(case, model, keras, monkeypatch, tmp_path):
+    converted, records = _convert(case, model, monkeypatch)
+    specs, compared = fastlstm.Session(converted), 0
+    for record in records:
+        given = _named(_arrays(CASES / case["id"] / record, "in_"), specs.inputs, case)
+        outputs = _run_exported(keras, converted, given, tmp_path / "exported.keras")
+        for k, expected in _arrays(CASES / case["id"] / record, "out_").items():
+            _assert_close(k, outputs[int(k)], expected, case)
+            compared += 1
+    assert compared
+
+
+@pytest.mark.parametrize(("case", "_model"), _params("layer", "ok"))
+@pytest.mark.filterwarnings("ignore")
+def test_keras_3_gives_its_own_literal_numbers_from_an_exported_layer(case, _model, keras, tmp_path):
+    model, arrays = _layer_model(case)
+    _assert_literal(case, _run_exported(keras, model, arrays, tmp_path / "exported.keras"))
+
+
+# ---- and on to ONNX -----------------------------------------------------------------------------------
+def _needs_lengths(model: fastlstm.Model) -> bool:
+    """Tell whether masks of the model's own have to become lengths."""
+    from fastlstm.converters.to_onnx import to_onnx
+
+    try:
+        to_onnx(model)
+    except fastlstm.UnsupportedError as error:
+        assert "right_padded=True" in str(error)
+        return True
+    return False
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
+def test_onnxruntime_agrees_with_what_is_exported_and_the_bits_are_the_same_when_it_is_read_again(case, model, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    from onnx_written import compare
+
+    imported, records = _convert(case, model, monkeypatch)
+    options = {"right_padded": True} if _needs_lengths(imported) else {}
+    compared = 0
+    for record in records:
+        if record.startswith("io"):
+            feeds = _named(_arrays(CASES / case["id"] / record, "in_"), imported.graph.inputs, case)
+            compare(imported, feeds, atol=max(1e-5, case["atol"]), **options)
+            compared += 1
+    assert compared

@@ -1,6 +1,8 @@
 """Random models of Keras 3 and of tf_keras (Keras 2), saved in every format that they write, converted, and compared with the engine.
 
-A model agrees, within 1e-5 max(1, |y|) for several batches and numbers of steps, or is refused by name; anything else is an error.
+A model agrees, within 1e-5 max(1, |y|) for several batches and numbers of steps, or is refused by name; anything else is an error. Where
+outputs are further apart the engine's own float64 is asked: the program says where it is the engine that is off, and where a model is so
+unstable that weights rounded otherwise would move it as far.
 As a program, `python tests/converters/differential_keras.py --models 500` compares so many of each engine and says what it saw.
 """
 
@@ -18,15 +20,20 @@ from typing import Any
 
 import numpy as np
 import random_keras
-from random_keras import KINDS, Net, outputs_of
+from random_keras import KINDS, Net, forget_states, outputs_of
 
 import fastlstm
-from fastlstm.errors import UnsupportedError
+from fastlstm.errors import StreamError, UnsupportedError
 
 Array = np.ndarray
-FORMATS = ("keras", "h5", "weights")
 SIZES = ((3, 6), (1, 4), (5, 5))  # batches and steps
 ENGINES = ("keras", "tf_keras")
+VERDICTS = ("agrees", "refused", "engine off", "unstable", "wrong")
+
+
+def formats(K: Any) -> tuple[str, ...]:
+    """Return what the engine writes: Keras 2 has two kinds of files of weights alone."""
+    return ("keras", "h5", "weights") if random_keras.is_keras3(K) else ("keras", "h5", "weights", "old weights")
 
 
 def engine(name: str) -> Any:
@@ -42,11 +49,11 @@ def engine(name: str) -> Any:
 
 def convert_saved(model: Any, kind: str, folder: Path) -> fastlstm.Model:
     """Save a model in a format, and convert the file; "weights" are weights alone beside what model.to_json() gives."""
-    if kind != "weights":
+    if "weights" not in kind:
         path = folder / f"model.{kind}"
         model.save(path)
         return fastlstm.convert(path)
-    path = folder / "model.weights.h5"
+    path = folder / ("model.weights.h5" if kind == "weights" else "weights.h5")
     model.save_weights(path)
     return fastlstm.convert(path, architecture=model.to_json())
 
@@ -69,6 +76,9 @@ def assert_close(got: Array, want: Array, about: str = "") -> None:
 def agree(net: Net, model: fastlstm.Model, about: str, sizes: tuple = SIZES) -> None:
     """Compare a converted model with the one that was saved."""
     session = fastlstm.Session(model)
+    if net.batch is not None:
+        agree_call_after_call(net, session, about)
+        return
     for batch, steps in sizes:
         arrays = net.draw(batch, net.steps or steps)
         with np.errstate(all="ignore"):
@@ -76,10 +86,29 @@ def agree(net: Net, model: fastlstm.Model, about: str, sizes: tuple = SIZES) -> 
                 assert_close(got, want, f"{net.about}, {about}, batch {batch}")
 
 
+def agree_call_after_call(net: Net, session: fastlstm.Session, about: str) -> None:
+    """Compare a stateful model's first call, one after a reset, and the calls that go on from it, which a stream gives where it can."""
+    calls = [net.draw(net.batch, steps) for steps in (5, 3, 6)]
+    forget_states(net.model)
+    (first,) = outputs_of(net, calls[0])
+    forget_states(net.model)
+    wanted = [outputs_of(net, arrays)[0] for arrays in calls[1:]]
+    assert_close(run(session, calls[0])[0], first, f"{net.about}, {about}, the first call")
+    assert_close(run(session, calls[1])[0], wanted[0], f"{net.about}, {about}, the call after a reset")
+    try:
+        stream = session.stream(batch=net.batch)
+    except StreamError as error:
+        if "runs backwards" not in str(error):
+            raise
+        return
+    for (x,), want in zip(calls[1:], wanted, strict=True):
+        assert_close(stream.step(x), want, f"{net.about}, {about}, call after call")
+
+
 def compare(K: Any, kind: str, seed: int, folder: Path) -> str:
     """Compare one random model, in one of the formats by its seed. Return "" or why it was refused."""
-    net = random_keras.draw(K, np.random.default_rng([seed, 7]), kind)
-    written = FORMATS[seed % len(FORMATS)]
+    net = drawn(K, kind, seed)
+    written = written_as(K, seed)
     try:
         agree(net, convert_saved(net.model, written, folder), written)
     except UnsupportedError as error:
@@ -87,6 +116,76 @@ def compare(K: Any, kind: str, seed: int, folder: Path) -> str:
             raise
         return str(error).removeprefix(f"{folder}/")
     return ""
+
+
+def written_as(K: Any, seed: int) -> str:
+    """Return the format of the model of a seed."""
+    return formats(K)[seed % len(formats(K))]
+
+
+def drawn(K: Any, kind: str, seed: int) -> Net:
+    """Return the random model of a kind and a seed."""
+    return random_keras.draw(K, np.random.default_rng([seed, 7]), kind)
+
+
+def rounding_of(K: Any, kind: str, seed: int, folder: Path) -> dict[str, float]:
+    """Return how far from the engine's float64 are "engine", "fastlstm", and float64 with each weight "rounded" otherwise.
+
+    At most, relative to max(1, |y|), in batches as those of `agree`.
+    """
+    net, wide = drawn(K, kind, seed), in_float64(K, kind, seed)
+    session = fastlstm.Session(convert_saved(net.model, written_as(K, seed), folder))
+    weights, rng = [np.asarray(array) for array in net.model.get_weights()], np.random.default_rng(seed)
+    off = dict.fromkeys(("engine", "fastlstm", "rounded"), 0.0)
+
+    def exactly(arrays: list[Array], weights: list[Array]) -> list[Array]:
+        wide.model.set_weights(weights)
+        forget_states(wide.model)
+        return outputs_of(wide, arrays)
+
+    for batch, steps in SIZES:
+        arrays = net.draw(batch, net.steps or steps)
+        forget_states(net.model)
+        exact = exactly(arrays, weights)
+        moved = [
+            np.nextafter(w, rng.choice((-9e9, 9e9), w.shape).astype(w.dtype)) if w.dtype.kind == "f" else w
+            for w in weights
+        ]
+        found = {"engine": outputs_of(net, arrays), "fastlstm": run(session, arrays), "rounded": exactly(arrays, moved)}
+        for who, outputs in found.items():
+            for y, z in zip(outputs, exact, strict=True):
+                error = np.nan_to_num(np.abs(y - z) / np.maximum(1, np.abs(z)))
+                off[who] = max(off[who], float(error.max(initial=0)))
+    return off
+
+
+def in_float64(K: Any, kind: str, seed: int) -> Net:
+    """Return the random model of a kind and a seed with the engine's float64, and weights of its own."""
+    policy = K.mixed_precision.set_dtype_policy if random_keras.is_keras3(K) else K.mixed_precision.set_global_policy
+    try:
+        K.backend.set_floatx("float64")
+        policy("float64")
+        return drawn(K, kind, seed)
+    finally:
+        K.backend.set_floatx("float32")
+        policy("float32")
+
+
+def verdict(K: Any, kind: str, seed: int) -> tuple[str, str]:
+    """Return what one model gave, and why: one of VERDICTS."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            why = compare(K, kind, seed, Path(folder))
+            return ("refused", why) if why else ("agrees", "")
+        except Exception as error:
+            told = f"{K.__name__} --kinds {kind} --first {seed}: {type(error).__name__}: {error}"
+            if not isinstance(error, AssertionError) or "off by" not in str(error):
+                return "wrong", told
+        off = rounding_of(K, kind, seed, Path(folder))
+        told += f"; off float64: {', '.join(f'{who} {most:.3g}' for who, most in off.items())}"
+        if off["fastlstm"] <= 1e-5 and off["fastlstm"] < off["engine"]:
+            return "engine off", told
+        return "unstable" if off["fastlstm"] <= off["rounded"] else "wrong", told
 
 
 def main() -> int:
@@ -101,27 +200,28 @@ def main() -> int:
     shares = [kind for kind in options.kinds for _ in range(KINDS[kind][0])]
     failed = 0
     for name in options.engines:
-        K, start, refused, kinds = engine(name), time.time(), Counter[str](), Counter[str]()
+        K, start = engine(name), time.time()
+        gave, refused, kinds = Counter[str](), Counter[str](), Counter[str]()
         for k in range(options.models):
             # one more each round, so that every kind meets every format
             kind, seed = shares[k % len(shares)], options.first + k + k // len(shares)
-            with tempfile.TemporaryDirectory() as folder:
-                try:
-                    why = compare(K, kind, seed, Path(folder))
-                except Exception as error:
-                    failed += 1
-                    print(f"WRONG {name} --kinds {kind} --first {seed}: {type(error).__name__}: {error}", flush=True)
-                    continue
+            what, why = verdict(K, kind, seed)
+            gave[what] += 1
             kinds[kind] += 1
-            if why:
+            if what == "refused":
                 refused[why] += 1
+            elif why:
+                print(f"{what}: {why}", flush=True)
             if k % 50 == 49:
                 K.backend.clear_session()
-        counts = f"{kinds.total()} models agree or are refused, of {len(kinds)} kinds; {refused.total()} refused"
-        print(f"{name} {K.__version__}: {counts}; {time.time() - start:.0f} s", flush=True)
+        counts = ", ".join(f"{gave[what]} {what}" for what in VERDICTS)
+        print(
+            f"{name} {K.__version__}: {gave.total()} models of {len(kinds)} kinds: {counts}; {time.time() - start:.0f} s",
+            flush=True,
+        )
         for why, count in refused.most_common():
             print(f"  {count} x {why}")
-    print(f"{failed} wrong")
+        failed += gave["wrong"]
     return 1 if failed else 0
 
 

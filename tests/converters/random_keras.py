@@ -24,12 +24,16 @@ MASK_VALUE = -1.5
 
 @dataclass
 class Net:
-    """A model, and how to draw its inputs for a batch of a number of steps; `steps` is set where the model fixes it."""
+    """A model, and how to draw its inputs for a batch of a number of steps.
+
+    `steps` is set where the model fixes it, `batch` where it is stateful: its layers go on from where the last call of so many rows ended.
+    """
 
     model: Any
     draw: Callable[[int, int], list[Array]]
     steps: int | None = None
     about: str = ""
+    batch: int | None = None
 
 
 def is_keras3(K: Any) -> bool:
@@ -187,9 +191,9 @@ def convolution(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
     padding = one(rng, ("valid", "same", "causal"))
     strided = flip(rng, 0.25) and (padding != "same" or steps is not None)
     groups = 2 if width % 2 == 0 and flip(rng, 0.3) else 1
+    filters, size, dilation = int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), 1 if strided else int(rng.integers(1, 3))
     return K.layers.Conv1D(
-        int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), padding=padding, groups=groups,
-        strides=2 if strided else 1, dilation_rate=1 if strided else int(rng.integers(1, 3)),
+        filters, size if dilation == 1 else min(size, 2), 2 if strided else 1, padding, dilation_rate=dilation, groups=groups,
         activation=activation(K, rng), use_bias=flip(rng, 0.8),
     )  # fmt: skip
 
@@ -724,6 +728,42 @@ def dot_products(K: Any, rng: Rng) -> Net:
     return Net(K.Model([a, b], outputs), lambda n, t: [draw(n, t), draw(n, t)], steps, f"dot normalize={normal}")
 
 
+def stateful(K: Any, rng: Rng) -> Net:
+    """Layers that go on from where the last call ended, stacked and both ways, under masks whose first step is valid.
+
+    Where a stream differs from Keras is left out: a masked step at the start of a later call (Keras repeats zeros), and layers that
+    are not stateful beside ones that are (a stream carries the states of all).
+    """
+    L, batch, width = K.layers, int(rng.integers(1, 5)), int(rng.integers(1, 5))
+    masked = flip(rng)
+    x = K.Input(batch_shape=(batch, None, width))
+    y = L.Masking(MASK_VALUE)(x) if masked else x
+    both_ways, names = flip(rng, 0.3), []
+    for last in (False, True) if flip(rng) else (True,):
+        options = {"stateful": True, "return_sequences": not last or flip(rng)}
+        kind, units = int(rng.integers(4)), int(rng.integers(1, 8))
+        if kind == 3:  # Keras 3 does not keep the states of stacked cells
+            layer = L.RNN(cell(K, rng), **options)
+        else:
+            made, own = cell_class(K, rng, kind, "")
+            layer = made(units, go_backwards=both_ways and flip(rng, 0.3), **own, **options)
+        if both_ways and (last or flip(rng)):
+            layer = L.Bidirectional(layer, one(rng, ("concat", "sum", "ave", "mul")))
+        y = layer(y)
+        names.append(f"{layer.name} {options}")
+    numbers = features(rng, width)
+
+    def draw(_: int, steps: int) -> list[Array]:
+        values = numbers(batch, steps)
+        if masked:
+            holes = hole_pattern(rng, batch, steps)
+            holes[:, 0] = False
+            values[holes] = MASK_VALUE
+        return [values]
+
+    return Net(K.Model(x, L.Dense(2)(y)), draw, None, f"stateful masked={masked} {names}", batch)
+
+
 KINDS: dict[str, tuple[int, Callable[[Any, Rng], Net]]] = {
     "sequential": (8, sequential),
     "merged": (3, merged),
@@ -744,6 +784,7 @@ KINDS: dict[str, tuple[int, Callable[[Any, Rng], Net]]] = {
     "convolved_states": (2, convolved_states),
     "elementwise": (2, elementwise),
     "dot_products": (1, dot_products),
+    "stateful": (2, stateful),
 }
 
 
@@ -765,3 +806,10 @@ def outputs_of(net: Net, arrays: list[Array]) -> list[Array]:
     """Return the engine's outputs, flat."""
     result = net.model(arrays if len(arrays) > 1 else arrays[0], training=False)
     return [np.asarray(part) for part in (result if isinstance(result, list | tuple) else [result])]
+
+
+def forget_states(model: Any) -> None:
+    """Have stateful layers start from zeros again."""
+    for layer in model.layers:
+        if getattr(layer, "stateful", False):
+            layer.reset_states()
