@@ -104,7 +104,7 @@ def functions_of(proto: Any) -> dict[str, Any]:
     """Return a model's local functions by the name of their operator. Raise ModelFileError where one calls itself."""
     functions = {full_name(one.domain, one.name): one for one in proto.functions}
     calls = {
-        name: {full_name(n.domain, n.op_type) for n in walk(one.node)} & set(functions)
+        name: {called for n in walk(one.node) if (called := full_name(n.domain, n.op_type)) in functions}
         for name, one in functions.items()
     }
     try:

@@ -294,13 +294,14 @@ def _needs_lengths(model: fastlstm.Model) -> bool:
     try:
         to_onnx(model)
     except fastlstm.UnsupportedError as error:
-        assert "right_padded=True" in str(error)
-        return True
+        return "right_padded=True" in str(error)  # else the export itself says what is refused
     return False
 
 
 @pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
-def test_onnxruntime_agrees_with_what_is_exported_and_the_bits_are_the_same_when_it_is_read_again(case, model, monkeypatch):
+def test_onnxruntime_agrees_with_what_is_exported_and_the_bits_are_the_same_when_it_is_read_again(
+    case, model, monkeypatch
+):
     pytest.importorskip("onnxruntime")
     from onnx_written import compare
 

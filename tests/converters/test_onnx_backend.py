@@ -4,7 +4,6 @@ Each passes, or is refused for what docs/supported.md says; none fails. FASTLSTM
 """
 
 import os
-import warnings
 from collections import Counter
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 pytest.importorskip("onnx")
 
 import onnx
+from node_tests import node_tests
 from onnx import numpy_helper
 
 import fastlstm
@@ -48,17 +48,6 @@ REFUSED = {
 BOUND = {"Dropout": ("r", "t"), "SplitToSequence": ("split",)}
 # sums and softmax in float16, rounded once here and in every step there: they may differ by one unit of the last place, more than the 0.1 % that is granted
 HALVES = {"test_attention_4d_causal_fp16_expanded"}
-
-
-def node_tests() -> list[Any]:
-    """Return the cases whose operators are all ours, those that spell out a function among them."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases(None)
-    ours = lambda case: all(full_name(n.domain, n.op_type) in handlers for n in walk(case.model.graph.node))
-    return [case for case in cases if ours(case)]
 
 
 def array_of(value: Any) -> Any:

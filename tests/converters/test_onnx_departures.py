@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from departures_onnxruntime import INEXACT, departures, table  # noqa: E402
+from departures_onnxruntime import INEXACT, departures, table
 
 
 @pytest.mark.parametrize("one", departures(), ids=lambda one: one.about)

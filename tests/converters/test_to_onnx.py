@@ -9,7 +9,6 @@ import pytest
 import fastlstm
 from fastlstm import layers
 from fastlstm.converters import to_onnx
-from fastlstm.converters.from_onnx import from_onnx
 from fastlstm.converters.onnx_writer import writers
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Node
