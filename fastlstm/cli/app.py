@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--example", type=Path, help=".npz with in_<name> and out_<name> from the source engine")
     convert.add_argument("--architecture", type=Path, help="JSON of model.to_json(), for a weights-only Keras file")
+    convert.add_argument("--external-data", type=Path, help="folder of the files that the source keeps weights in")
     convert.set_defaults(run=commands.convert)
 
     info = adding.add_parser("info", help="what a model file holds")

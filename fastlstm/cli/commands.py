@@ -35,8 +35,9 @@ def convert(given: Namespace) -> Results:
         files.check_archive(given.example)
     with progress.working(f"converting {given.source}"):
         model = fastlstm.convert(
-            given.source, inputs=_bindings(given.input), architecture=given.architecture, example=given.example
-        )
+            given.source, inputs=_bindings(given.input), architecture=given.architecture, example=given.example,
+            external_data=given.external_data,
+        )  # fmt: skip
     with progress.working(VERIFYING):
         model, report, why = _referred(model, given.source)
         stored, narrow = _stored(model, given.weights)
