@@ -260,7 +260,7 @@ def test_info_tells_what_every_keras_file_holds(path, capsys):
     assert told["keras_version"] == written
     sizes: list[int] = []
     with h5py.File(path) as file:
-        (file["model_weights"] if "model_weights" in file else file).visititems(
+        file.get("model_weights", file).visititems(
             lambda _, found: sizes.append(found.size) if isinstance(found, h5py.Dataset) else None
         )
     assert told["parameters"] == sum(layer["parameters"] for layer in told["layers"]) == sum(sizes)
