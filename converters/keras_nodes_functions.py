@@ -196,7 +196,7 @@ def _row_numbers(call: Call, like: Tensor) -> Tensor:
         key = [slice(None), slice(None), *[0] * (len(like.dims) - 2)]
         first = counted("GetItem", [like, key], "_first", Value(np.dtype(like.dtype), like.dims[:2]))
     ones = counted("OnesLike", [first], "_ones", dtype=INT32.name)
-    steps = counted("Sum", [ones], "_steps", Value(INT32, (like.dims[0], 1)), axis=1, keepdims=True)
+    steps = counted("Sum", [ones], "_steps", Value(INT32, (*like.dims[:1], 1)), axis=1, keepdims=True)
     row, step = (
         counted("Subtract", [counted("Cumsum", [ones], f"_sums_{axis}", axis=axis), ones], f"_{axis}")
         for axis in (0, 1)

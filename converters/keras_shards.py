@@ -49,8 +49,9 @@ def _file_names(index: bytes, where: str) -> list[str]:
     parsed = parse_json(index, where)
     mapped = parsed.get("weight_map") if isinstance(parsed, dict) else None
     values = list(mapped.values()) if isinstance(mapped, dict) else [None]
-    names = sorted({name for value in values for name in (value if isinstance(value, list) else [value])}, key=str)
-    if not names or len(names) > MAX_FILES or not all(isinstance(name, str) for name in names):
+    found = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    names = sorted({name for name in found if isinstance(name, str)})
+    if not 0 < len(names) <= MAX_FILES or not all(isinstance(name, str) for name in found):
         raise ModelFileError(f"{where}: an index of weights whose weight_map does not name 1 to {MAX_FILES} files")
     return names
 
