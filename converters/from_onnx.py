@@ -20,9 +20,11 @@ from fastlstm.converters import (
     onnx_sequences,
     onnx_shapes,
 )
+from fastlstm.converters.onnx_cell_nodes import join_cells
 from fastlstm.converters.onnx_external import External
-from fastlstm.converters.onnx_graph import full_name, handlers, onnx_dtype
+from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, full_name, handlers, onnx_dtype
 from fastlstm.converters.onnx_scope import GRAPH, MAX_NODES, Document, Scope, type_name
+from fastlstm.converters.onnx_unrolled import join_unrolled
 from fastlstm.errors import FastLSTMError, InputError, MissingExtraError, ModelFileError, UnsupportedError, one_of
 from fastlstm.format import canonical
 from fastlstm.graph import Dim, Graph, Node, TensorSpec
@@ -186,13 +188,18 @@ class _Importer:
         yield from (name for node in self.graph.node for name in node.output if name)
 
     def _input(self, value: Any) -> None:
-        kind = value.type.tensor_type
+        """Add an input, or the constant that it is bound to; a sequence is one tensor of its elements."""
+        several = value.type.HasField("sequence_type")
+        inner = value.type.sequence_type.elem_type if several else value.type
+        kind = inner.tensor_type
         dtype = onnx_dtype(kind.elem_type)
-        if not value.type.HasField("tensor_type") or dtype is None:
-            what = type_name(kind.elem_type) if value.type.HasField("tensor_type") else value.type.WhichOneof("value")
+        if not inner.HasField("tensor_type") or dtype is None:
+            what = type_name(kind.elem_type) if inner.HasField("tensor_type") else inner.WhichOneof("value")
             raise UnsupportedError(
-                f"input {value.name!r}: its type {what} is not supported, only tensors of numbers or booleans"
+                f"input {value.name!r}: its type {what} is not supported, only tensors of numbers or booleans, and sequences of them"
             )
+        if several and value.name in self._bound:
+            raise UnsupportedError(f"input {value.name!r}: a sequence, which cannot be bound")
         if value.name in self._bound:
             array = self._bind(value.name, dtype, kind)
             self.constants[value.name] = [dtype, array.tolist()]
@@ -206,8 +213,11 @@ class _Importer:
                 else (d.dim_param or f"{value.name}.{k}")
                 for k, d in enumerate(kind.shape.dim)
             )
+        if several and shape is not None:
+            shape = (f"{value.name}.count", *shape)
         self.build._value_names.discard(value.name)
-        self.values[value.name] = self.build.input(value.name, dtype, shape)  # type: ignore[arg-type]
+        tensor = self.build.input(value.name, dtype, shape)  # type: ignore[arg-type]
+        self.values[value.name] = SequenceValue(dtype, stacked=tensor) if several else tensor
 
     def _bind(self, name: str, dtype: str, kind: Any) -> np.ndarray:
         """Return the value given for an input as an array of its dtype and shape; one number fills any shape of ones."""
@@ -232,11 +242,7 @@ class _Importer:
         for value in self.graph.output:
             if value.name not in self.values:
                 raise ModelFileError(f"output {value.name!r} is computed by no node")
-            tensor = self.values[value.name]
-            if not isinstance(tensor, Tensor):
-                raise UnsupportedError(
-                    f"output {value.name!r}: a sequence, which is not supported: only tensors leave a graph"
-                )
+            tensor = self._output(value.name)
             if tensor.name in rename or any(spec.name == tensor.name for spec in self.build.inputs):
                 tensor = self.build.node(f"{value.name}/output", "Identity", [tensor])
             rename[tensor.name] = value.name
@@ -248,7 +254,20 @@ class _Importer:
         }
         if self.constants:
             metadata["bound"] = canonical(self.constants)
+        join_cells(self.build, outputs)
+        join_unrolled(self.build, outputs)
         return _renamed(self.build, outputs, rename, self._declared(), metadata)
+
+    def _output(self, name: str) -> Tensor:
+        """Return an output; a sequence leaves the graph as one tensor of its elements."""
+        value = self.values[name]
+        if isinstance(value, Tensor):
+            return value
+        node = OnnxNode(self.scope, "Identity", name, self.opset, [value], [name], {})
+        try:
+            return onnx_sequences.stack(node, node.sequence(0))
+        except UnsupportedError as error:
+            raise UnsupportedError(f"output {name!r}: a sequence whose elements are not known to have one shape") from error
 
     def _declared(self) -> dict[str, TensorSpec]:
         declared = {}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, handler
+from fastlstm.converters.onnx_over_time import over_time, reversed_steps
 from fastlstm.converters.onnx_scope import Known, Scope
 from fastlstm.converters.onnx_sequences import stack
 from fastlstm.errors import ModelFileError
@@ -37,6 +38,13 @@ def _choice(node: OnnxNode, condition: Tensor, bodies: dict[str, Any]) -> list[K
         outputs[role] = scopes[role].run(body)[: len(node.outputs)]
     if len(node.scope.document.refusals) > before:
         return [None] * len(node.outputs)
+    sequences = [all(isinstance(value, SequenceValue) for value in pair) for pair in zip(*outputs.values(), strict=True)]
+    for role, scope in scopes.items():
+        inner = OnnxNode(scope, node.op_type, node.name, node.opset, [], node.outputs, {})
+        outputs[role] = [
+            stack(inner, value) if several and isinstance(value, SequenceValue) else value
+            for value, several in zip(outputs[role], sequences, strict=True)
+        ]
     taken: dict[str, Tensor] = {}
     for role, scope in scopes.items():
         taken |= {tensor.name: tensor for tensor in scope.closed([], _tensors(node, outputs[role]))[1]}
@@ -47,7 +55,10 @@ def _choice(node: OnnxNode, condition: Tensor, bodies: dict[str, Any]) -> list[K
     wanted = [node.wants(k) for k in range(len(node.outputs))]
     # an output that nobody names is computed all the same
     made = node.build.node(node.name, "If", [condition, *taken.values()], [True] * len(wanted), graphs)
-    return list(made)
+    return [
+        SequenceValue(one.value.dtype.name, stacked=one) if several else one
+        for one, several in zip(made, sequences, strict=True)
+    ]
 
 
 def _tensors(node: OnnxNode, values: Sequence[Known]) -> list[Tensor]:
@@ -94,7 +105,11 @@ class _Looping:
                 break
             shapes = [_blurred(scope, *pair, attempt) for pair in zip(shapes, made, strict=True)]
         graph, given = scope.closed(inputs, [results[0], *carried, *grown, *stacked])  # type: ignore[list-item]
-        made = self._node(graph, [*self.carried, *given], len(carried) + len(grown) + len(stacked))
+        count = len(carried) + len(grown) + len(stacked)
+        made = None if self.condition else over_time(self.node.build, self.trips, graph, self.carried, given)
+        if made is None or None in made:
+            loop = self._node(graph, [*self.carried, *given], count)
+            made = [old if new is None else new for old, new in zip(loop, made or loop, strict=True)]
         return self._named(made, len(carried), len(grown))
 
     def _body(self, body: Any, shapes: Sequence[Any], extra: Sequence[tuple[str, Tensor]]):
@@ -202,7 +217,7 @@ def _scanned(
         if trips is None:
             trips = node.emit("Gather", [node.emit("Shape", [x], suffix="/shape"), _scalar(node, 0)], suffix="/trips")
         if (given["scan_input_directions"] or [0] * count)[k]:
-            x = node.emit("Reverse", [x], suffix="/reverse", axis=0)
+            x = reversed_steps(f"{node.name}/reverse", x)
         extra.append((names[k], x))
     results = _Looping(node, trips, None, states).outputs(body, extra)
     finals, stacked = results[: len(states)], results[len(states) :]
@@ -210,7 +225,7 @@ def _scanned(
         if not isinstance(y, Tensor):
             continue
         if (given["scan_output_directions"] or [0] * len(stacked))[k]:
-            y = node.emit("Reverse", [y], suffix="/reverse", axis=0)
+            y = reversed_steps(f"{node.name}/reverse", y)
         stacked[k] = _last(node, y, (given["scan_output_axes"] or [0] * len(stacked))[k])
     return [*finals, *stacked]
 
@@ -239,9 +254,11 @@ def _last(node: OnnxNode, y: Tensor, axis: int) -> Tensor:
 
 
 def _scan_of_rows(node: OnnxNode, body: Any, count: int) -> list[Known]:
-    """The Scan of opset 8: every input has a batch axis first, and each row is scanned by itself: a Scan over rows around one over steps."""
-    if node.optional(0) is not None:
-        raise node.refuse("input sequence_lens", node.input(0).name)
+    """The Scan of opset 8: every input has a batch axis first, and each row is scanned by itself: a Scan over rows around one over steps.
+
+    A row with a length is scanned for so many steps; what it stacks has zeros after them.
+    """
+    lengths = node.optional(0)
     directions = [int(v) for v in node.attribute("directions") or []]
     inputs = [node.input(k) for k in range(1, len(node.values))]
     given = {
@@ -258,9 +275,29 @@ def _scan_of_rows(node: OnnxNode, body: Any, count: int) -> list[Known]:
     row = [scope.build.node(f"{node.name}/row", "Gather", [scope.taking(x), number], axis=0) for x in inputs]
     inner = OnnxNode(scope, node.op_type, f"{node.name}/row", 9, row, node.outputs, {})
     before = len(node.scope.document.refusals)
-    results = _scanned(inner, body, row, count, given)
+    if lengths is None:
+        results = _scanned(inner, body, row, count, given)
+    else:
+        valid = scope.build.node(f"{node.name}/length", "Gather", [scope.taking(lengths), number], axis=0)
+        results = _scanned_in_part(inner, body, row, count, given, valid)
     if len(node.scope.document.refusals) > before:
         return [None] * len(node.outputs)
     graph, taken = scope.closed([number, going], [true, *_tensors(node, results)])
     made = node.build.node(node.name, "Loop", [rows, None, *taken], [True] * len(results), {"body": graph}, carried=0)
     return list(made)
+
+
+def _scanned_in_part(
+    node: OnnxNode, body: Any, row: list[Tensor], count: int, given: dict[str, list[int]], valid: Tensor
+) -> list[Known]:
+    """Return what a Scan over the first `valid` steps gives, stacked outputs with zeros up to the number of all steps."""
+    states, whole = row[:-count], row[-count:]
+    stop = node.emit("Reshape", [valid, node.ints("shape", [1])], suffix="/stop")
+    parts = [node.emit("Slice", [x, node.ints("from", [0]), stop, node.ints("axes", [0])], suffix="/valid") for x in whole]
+    results = _scanned(node, body, [*states, *parts], count, given)
+    steps = node.emit("Shape", [whole[0]], suffix="/steps", end=1)
+    after = node.emit("Sub", [steps, node.cast(stop, "int64")], suffix="/after")
+    pads = node.emit("Concat", [node.ints("none", [0]), after], suffix="/pads", axis=0)
+    padded = lambda y: node.emit("Pad", [y, pads, None, node.ints("axes", [0])], suffix="/padded")
+    stacked = [padded(y) if isinstance(y, Tensor) else y for y in results[len(states) :]]
+    return [*results[: len(states)], *stacked]

@@ -114,14 +114,14 @@ def _global_pool(node: OnnxNode):
 @handler("MaxPool", "AveragePool")
 def _pool(node: OnnxNode):
     """Windows are reduced along one axis after the other."""
-    node.ignore("storage_order")
-    if node.wants(1):
-        raise node.refuse("output Indices", node.outputs[1])
+    by_columns = bool(node.attribute("storage_order", 0))
     x, averages = node.input(0), node.op_type == "AveragePool"
     sizes = [int(size) for size in node.attribute("kernel_shape") or ()]
     if not sizes or node.rank(0) != len(sizes) + 2:
         raise node.refuse("attribute kernel_shape", sizes)
     windows = _windows(node, x, sizes)
+    if node.wants(1):
+        return _largest_and_places(node, x, windows, by_columns)
     if averages and node.attribute("count_include_pad", 0):
         pads = [0, 0, *(w.pads[0] for w in windows), 0, 0, *(w.pads[1] for w in windows)]
         x = node.emit("Pad", [x, node.ints("pads", pads)], suffix="/padded") if any(pads) else x
@@ -140,6 +140,41 @@ def _cut(node: OnnxNode, x: Tensor, axis: int, window: Window, fill: str) -> Ten
 
 def _largest(node: OnnxNode, x: Tensor, axis: int, window: Window) -> Tensor:
     return node.emit("ReduceMax", [_cut(node, x, axis, window, "lowest")], axes=(axis + 1,))
+
+
+def _largest_and_places(node: OnnxNode, x: Tensor, windows: Sequence[Window], by_columns: bool) -> list[Tensor]:
+    """Return the largest elements of windows, and where they stand in x laid out as one row; of equal ones the first in order of rows.
+
+    So the last axis is reduced first. With `by_columns` the axes of the windows are laid out the other way round.
+    """
+    largest, places = x, {}
+    for axis, window in reversed(list(enumerate(windows, 2))):
+        which = node.emit("ArgMax", [_cut(node, largest, axis, window, "lowest")], suffix="/which", axis=axis + 1)
+        parts = {other: _cut(node, place, axis, window, "zero") for other, place in places.items()}
+        chosen = {
+            other: node.emit("GatherElements", [part, which], suffix="/chosen", axis=axis + 1)
+            for other, part in parts.items()
+        }
+        within = node.emit("Mul", [which, node.ints("dilation", [window.dilation])], suffix="/within")
+        start = node.emit("Mul", [_numbers(node, which, axis), node.ints("stride", [window.stride])], suffix="/start")
+        start = node.emit("Sub", [start, node.ints("before", [window.pads[0]])], suffix="/start")
+        chosen[axis] = node.emit("Add", [start, within], suffix="/place")
+        beside = node.ints("axes", [axis + 1])
+        places = {other: node.emit("Squeeze", [place, beside], suffix="/place") for other, place in chosen.items()}
+        largest = _largest(node, largest, axis, window)
+    flat = _numbers(node, places[2], 0)
+    places[1] = _numbers(node, places[2], 1)
+    for axis in (1, *sorted(set(places) - {1}, reverse=by_columns)):
+        size = node.emit("Shape", [x], suffix="/size", start=axis, end=axis + 1)
+        flat = node.emit("Add", [node.emit("Mul", [flat, size], suffix="/flat"), places[axis]], suffix="/flat")
+    return [largest, flat]
+
+
+def _numbers(node: OnnxNode, like: Tensor, axis: int) -> Tensor:
+    """Return the number of each element along an axis, in the shape of a value."""
+    ones = node.cast(node.emit("Equal", [like, like], suffix="/same"), "int64")
+    along = node.build.weight(f"{node.name}.axis", np.array(axis))
+    return node.emit("CumSum", [ones, along], suffix="/number", exclusive=True)
 
 
 def _averaged(node: OnnxNode, x: Tensor, axis: int, window: Window) -> Tensor:

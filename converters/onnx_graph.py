@@ -229,7 +229,6 @@ def _computed_in(op: str, dtype: np.dtype) -> str | None:
 
 def is_zero(build: Build, tensor: Tensor) -> bool:
     """Tell whether a value is all zeros whatever the inputs are: exporters make zero states by Shape, Concat and Expand."""
-    producers = {name: node for node in build.nodes for name in node.outputs}
     waiting, seen = [tensor.name], set()
     while waiting:
         name = waiting.pop()
@@ -241,7 +240,7 @@ def is_zero(build: Build, tensor: Tensor) -> bool:
             if data.any() or np.signbit(data).any():
                 return False
             continue
-        node = producers.get(name)
+        node = build.producers.get(name)
         if node is None:
             return False
         if node.op == "ConstantOfShape":

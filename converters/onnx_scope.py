@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from fastlstm.converters.onnx_cell_nodes import join_cells
 from fastlstm.converters.onnx_external import External
 from fastlstm.converters.onnx_graph import OnnxNode, SequenceValue, full_name, handlers, onnx_dtype
+from fastlstm.converters.onnx_unrolled import join_unrolled
 from fastlstm.errors import LimitError, ModelFileError, UnsupportedError
 from fastlstm.graph import Graph, TensorSpec
 from fastlstm.layers import Build, Tensor
@@ -115,6 +117,8 @@ class Scope:
     def closed(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
         """Return a body's graph and the values around it that it takes after `inputs`."""
         assert self.around is not None
+        join_cells(self.build, outputs)
+        join_unrolled(self.build, outputs)
         nodes, outer = self.build.live(outputs), self.around.build
         used = {name for node in nodes for name in node.inputs} | {tensor.name for tensor in outputs}
         specs = [TensorSpec(tensor.name, tensor.value.dtype.name, tensor.value.shape) for tensor in inputs]

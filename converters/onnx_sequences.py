@@ -41,7 +41,7 @@ def _construct(node: OnnxNode):
 def _insert(node: OnnxNode):
     sequence, item, place = node.sequence(0), node.input(1), node.optional(2)
     if sequence.stacked is not None:
-        raise node.refuse("a sequence that a loop made", "changed after it")
+        raise node.refuse("a sequence whose number of elements the run decides", "changed")
     size = len(sequence.items)
     if place is not None:
         if place.value.data is None or sequence.carried is not None:
@@ -58,7 +58,7 @@ def _insert(node: OnnxNode):
 def _erase(node: OnnxNode):
     sequence, place = node.sequence(0), node.constant(1)
     if sequence.stacked is not None or sequence.carried is not None:
-        raise node.refuse("a sequence that a loop made", "changed after it")
+        raise node.refuse("a sequence whose number of elements the run decides", "changed")
     at = -1 if place is None else int(place.ravel()[0])
     at += len(sequence.items) if at < 0 else 0
     if not 0 <= at < len(sequence.items):

@@ -3,9 +3,10 @@
 import numpy as np
 
 from fastlstm.converters.onnx_graph import OnnxNode, handler
+from fastlstm.converters.onnx_sizes import sizes, with_shape
 from fastlstm.errors import ModelFileError
 from fastlstm.layers import Tensor
-from fastlstm.ops.elementwise import DTYPES
+from fastlstm.ops.elementwise import DTYPES, broadcast
 from fastlstm.ops.padding import MODES
 
 
@@ -116,7 +117,10 @@ def _one_hot(node: OnnxNode):
 
 @handler("Expand")
 def _expand(node: OnnxNode):
-    return _same(node)
+    y, wanted = _same(node), sizes(node.build, node.input(1))
+    if y.value.shape is not None or wanted is None:
+        return y
+    return with_shape(y, broadcast(node.build.producers[y.name], [node.input(0).value.shape, wanted]))
 
 
 @handler("Shape")
@@ -134,7 +138,8 @@ def _constant_of_shape(node: OnnxNode):
     number = value.ravel()[0].item()
     if not abs(number) < 2**53:  # held as a float
         raise node.refuse("attribute value", number)
-    return _same(node, value=float(number), dtype=value.dtype.name)
+    y = _same(node, value=float(number), dtype=value.dtype.name)
+    return with_shape(y, sizes(node.build, node.input(0)))
 
 
 @handler("Constant")

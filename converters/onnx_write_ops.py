@@ -353,9 +353,16 @@ def _split(w: Writing):
 def _pad(w: Writing):
     if w.get("mode") == "wrap":
         w.since(19, "Pad with mode wrap")
-    if w.given(3):
-        w.since(18, "Pad with axes")
-    return w.add("Pad", w.inputs, mode=w.get("mode"))
+    if not w.given(3) or w.opset >= 18:
+        return w.add("Pad", w.inputs, mode=w.get("mode"))
+    if w.value(3).data is None:
+        w.since(18, "Pad with axes of the run")
+    # pads of every axis: the pads that there are, by their numbers, and a zero after them for the other axes
+    rank, axes = w.rank(), w.data(3).ravel().tolist()
+    places = np.full((2, rank), 2 * len(axes))
+    places[:, [axis % rank for axis in axes]] = np.arange(2 * len(axes)).reshape(2, -1)
+    pads = w.add("Gather", [w.add("Concat", [w.inputs[1], w.ints(0)], axis=0), w.ints(*places.ravel().tolist())], axis=0)
+    return w.add("Pad", [w.inputs[0], pads, *w.inputs[2:3]], mode=w.get("mode"))
 
 
 @writes("ConstantOfShape")

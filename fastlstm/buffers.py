@@ -82,6 +82,12 @@ class Buffers:
                 block.users |= {reader.name for reader in self._readers.of.get(name, ())}
                 self._holding.setdefault(name, []).append(block)
 
+    def gives_way(self, array: np.ndarray | None, name: str, node: Node) -> bool:
+        """Tell whether a value lies alone in its block, and nothing reads it after a node nor while that runs."""
+        block = None if array is None else self._block_of(array)
+        alone = block is not None and block.values == {name} and self._may(block, node.name)
+        return alone and name in self._readers.ends_with(node) and node.inputs.count(name) == 1
+
     def keep(self, arrays: Iterable[np.ndarray]) -> None:
         """Never let others have the memory of these arrays."""
         for array in arrays:

@@ -667,6 +667,10 @@ class _Binder:
     def room(self) -> int:
         return self._plan.max_scratch
 
+    def gives_way(self, k: int) -> bool:
+        assert self._node is not None
+        return self._buffers.gives_way(self.values[self._node.inputs[k]].array, self._node.inputs[k], self._node)
+
     def contiguous(self, array: np.ndarray) -> np.ndarray:
         if is_contiguous(array):
             return array

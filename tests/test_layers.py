@@ -265,6 +265,36 @@ def test_conv1d_pads_strides_and_groups_as_keras(padding, kernel, stride, dilati
     close(got, np.maximum(want, 0))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 7, 8, 9])
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 3, 1), (2, 4, 1), (3, 2, 2)])
+def test_conv1d_pads_steps_of_any_number_as_keras(kernel, stride, dilation, steps):
+    x, W, b = RNG.standard_normal((B, steps, 4)).astype("f4"), weights(kernel, 4, 8), weights(8)
+    (got,) = run(of(layers.Conv1D(8, kernel, stride, "same", dilation_rate=dilation), W, b), x)
+    close(got, naive.conv1d(x, W, b, stride=stride, dilation=dilation, padding="same"))
+    assert run(of(layers.Conv1D(8, kernel, stride, "same"), W, b), x[:, :0])[0].shape == (B, 0, 8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: layers.Conv1D(2, 3, 2, "same", groups=1),
+        lambda: layers.DepthwiseConv1D(4, 3, "same"),
+        lambda: layers.MaxPooling1D(3, 2, "same"),
+        lambda: layers.AveragePooling1D(4, 3, "same"),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 7, 8])
+def test_padding_that_the_run_decides_is_that_of_a_known_number_of_steps(make, steps):
+    x = RNG.standard_normal((B, steps, I)).astype("f4")
+    x -= 3  # zeros would win over it, or move its mean
+    shapes = make().weight_shapes((B, steps, I)) if make().roles else {}
+    arrays = [weights(*shapes[role]) for role in make().roles]
+    free, known = (run(of(make(), *arrays), x, shape)[0] for shape in (("batch", "time", I), ("batch", steps, I)))
+    np.testing.assert_array_equal(free, known)
+    for row in range(B):  # alone as among others
+        np.testing.assert_array_equal(run(of(make(), *arrays), x[row : row + 1])[0][0], free[row])
+
+
 def test_embedding_masks_zero_only_where_it_says_so():
     ids, table = RNG.integers(0, 9, (B, T)).astype("i4") * (RNG.random((B, T)) < 0.6), weights(9, I)
     ids = ids.astype("i4")
@@ -432,9 +462,6 @@ REFUSED: dict[str, tuple[Callable[[], object], type, str]] = {
     "a function as activation": (lambda: layers.LSTM(H, np.tanh, **NAMED), fastlstm.UnsupportedError, "layer 'mine': activation"),
     "softmax in a cell": (lambda: layers.GRU(H, "softmax", **NAMED), fastlstm.UnsupportedError, "layer 'mine': activation 'softmax'"),
     "padding": (lambda: layers.Conv1D(2, 3, padding="full", **NAMED), fastlstm.UnsupportedError, "layer 'mine': padding 'full'"),
-    "same with strides and free steps": (
-        lambda: on(of(layers.Conv1D(2, 3, 2, "same", **NAMED), weights(3, I, 2), weights(2))), fastlstm.UnsupportedError, "layer 'mine': padding 'same' with strides 2",
-    ),
     "groups": (lambda: on(of(layers.Conv1D(2, 3, groups=2, **NAMED), weights(3, I, 2), weights(2))), fastlstm.ShapeError, "node 'mine': input X"),
     "one direction twice": (lambda: layers.Bidirectional(layers.LSTM(H), backward_layer=layers.LSTM(H), **NAMED), fastlstm.UnsupportedError, "layer 'mine': both layers"),
     "merge mode": (

@@ -107,6 +107,7 @@ class Build:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
+        self.producers: dict[str, Node] = {}  # by the values that they give
         self.inputs: list[TensorSpec] = []
         self.weights: dict[str, np.ndarray] = {}
         self.values: dict[str, Value] = {}
@@ -188,6 +189,7 @@ class Build:
             self.weights |= {n: out.data for n, out in zip(names, outs, strict=False) if n and out.data is not None}
         else:
             self.nodes.append(node)
+            self.producers |= {n: node for n in names if n}
         self.values |= {n: out for n, out in zip(names, outs, strict=False) if n}
         tensors = tuple(Tensor(self, value_name) if value_name else None for value_name in names)
         return tensors[0] if isinstance(outputs, int) and outputs == 1 else tensors

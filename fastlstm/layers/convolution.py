@@ -53,19 +53,22 @@ class Convolution(Layer):
     def roles(self) -> tuple[str, ...]:
         return ("kernel", "bias") if self.use_bias else ("kernel",)
 
-    def pads(self, x: Tensor) -> Pads:
-        """Return the zeros that stand before and after x, axis by axis. Raise ShapeError for an input of another rank."""
+    def padded(self, x: Tensor) -> tuple[Tensor, Pads]:
+        """Return x and the zeros that stand before and after it, axis by axis. Raise ShapeError for an input of another rank."""
         check_rank(self, x, self.axes)
         x.build.steps_matter |= self.padding == "same" and max(self.strides) > 1
-        windows = zip(x.shape[1:-1], self.sizes, self.strides, self.dilations, strict=True)
-        return [window_pads(self, self.padding, *window) for window in windows]
+        pads = []
+        for axis, window in enumerate(zip(self.sizes, self.strides, self.dilations, strict=True), 1):
+            x, around = with_pads(f"{self.name}/padded", x, axis, self.padding, *window)
+            pads.append(around)
+        return x, pads
 
     def convolved(
         self,
         x: Tensor,
+        pads: Pads,
         W: Tensor,
         b: Tensor | None,
-        pads: Pads,
         groups: int = 1,
         activation: tuple[str, float, float] | None = None,
         strides: Sequence[int] | None = None,
@@ -117,7 +120,7 @@ class Conv(Convolution):
     def call(self, x: Tensor) -> Tensor:
         W, b = self.add_weight(x.build, "W", "kernel"), self.add_weight(x.build, "b", "bias")
         assert W is not None
-        return self.convolved(x, W, b, self.pads(x), self.groups)
+        return self.convolved(*self.padded(x), W, b, self.groups)
 
 
 class Conv1D(Conv):
@@ -164,7 +167,7 @@ class DepthwiseConv(Convolution):
     def call(self, x: Tensor) -> Tensor:
         W, b = self.add_weight(x.build, "kernel", "kernel"), self.add_weight(x.build, "b", "bias")
         assert W is not None
-        return self.convolved(x, by_channel(self, W), b, self.pads(x), groups_of(self, x))
+        return self.convolved(*self.padded(x), by_channel(self, W), b, groups_of(self, x))
 
 
 class DepthwiseConv1D(DepthwiseConv):
@@ -227,10 +230,10 @@ class SeparableConv(Convolution):
         depthwise, pointwise = (self.add_weight(build, role, role) for role in self.roles[:2])
         assert depthwise is not None and pointwise is not None
         inner = self.convolved(
-            x, by_channel(self, depthwise), None, self.pads(x), groups_of(self, x), PLAIN, name=f"{self.name}/depthwise"
+            *self.padded(x), by_channel(self, depthwise), None, groups_of(self, x), PLAIN, name=f"{self.name}/depthwise"
         )
         b = self.add_weight(build, "b", "bias")
-        return self.convolved(inner, pointwise, b, [(0, 0)] * self.axes, strides=one, dilations=one)
+        return self.convolved(inner, [(0, 0)] * self.axes, pointwise, b, strides=one, dilations=one)
 
 
 class SeparableConv1D(SeparableConv):
@@ -262,23 +265,35 @@ def groups_of(layer: Convolution, x: Tensor) -> int:
     return channels
 
 
-def window_pads(
-    layer: Layer, padding: str, steps: object, size: int, stride: int, dilation: int = 1
-) -> tuple[int, int]:
-    """Return how many steps are added before and after for windows of `size`, as TensorFlow pads."""
-    span = (size - 1) * dilation
+def with_pads(
+    name: str, x: Tensor, axis: int, padding: str, size: int, stride: int, dilation: int = 1, fill: float = 0.0
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return x and how many steps are added before and after for windows of `size` along an axis, as TensorFlow pads.
+
+    Where that depends on a number of steps that only the run knows, x comes with them, filled with `fill`.
+    """
+    span, steps = (size - 1) * dilation, x.shape[axis]
     if padding == "valid":
-        return 0, 0
+        return x, (0, 0)
     if padding == "causal":
-        return span, 0
+        return x, (span, 0)
     if stride == 1:
-        return span // 2, span - span // 2
-    if not isinstance(steps, int):
-        raise UnsupportedError(
-            f"layer {layer.name!r}: padding 'same' with strides {stride} needs a known number of steps"
-        )
-    total = max(0, (-(-steps // stride) - 1) * stride + span + 1 - steps)
-    return total // 2, total - total // 2
+        return x, (span // 2, span - span // 2)
+    if isinstance(steps, int):
+        total = max(0, (-(-steps // stride) - 1) * stride + span + 1 - steps)
+        return x, (total // 2, total - total // 2)
+    build = x.build
+    number = lambda value: build.ints(f"{name}.number", value)
+    two = lambda op, a, b: build.node(f"{name}/{op.lower()}", op, [a, b])
+    count = build.node(f"{name}/steps", "Shape", [x], start=axis, end=axis + 1)
+    # the steps that windows reach: of the last of ceil(steps / stride) windows the last; none where there is no step
+    windows = two("Div", two("Add", count, number(stride - 1)), number(stride))
+    reached = two("Add", two("Mul", two("Sub", windows, number(1)), number(stride)), number(span + 1))
+    total = two("Mul", two("Max", two("Sub", reached, count), number(0)), two("Min", count, number(1)))
+    before = two("Div", total, number(2))
+    pads = build.node(f"{name}/pads", "Concat", [before, two("Sub", total, before)], axis=0)
+    value = build.weight(f"{name}.fill", np.array(fill, x.value.dtype))
+    return build.node(name, "Pad", [x, pads, value, build.ints(f"{name}.axis", axis)]), (0, 0)
 
 
 def check_rank(layer: Layer, x: Tensor, axes: int) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from fastlstm.errors import ShapeError, UnsupportedError
 from fastlstm.layers.activations import activate, activation
 from fastlstm.layers.build import Tensor
-from fastlstm.layers.convolution import PLAIN, Convolution, window_pads
+from fastlstm.layers.convolution import PLAIN, Convolution
 from fastlstm.layers.layer import rate_of, size_of
 from fastlstm.layers.recurrent import with_states
 from fastlstm.ops.activations import Activation
@@ -105,10 +105,10 @@ class ConvLSTM(Convolution):
         )
         assert W is not None and U is not None
         merged = build.node(f"{name}/steps", "MergeAxes", [x.with_mask(None)])
-        projected = self.convolved(merged, W, b, self.pads(merged), activation=PLAIN, name=f"{name}/x")
+        projected = self.convolved(*self.padded(merged), W, b, activation=PLAIN, name=f"{name}/x")
         z = build.node(f"{name}/projections", "SplitAxis", [projected, x])
         one = (1,) * self.axes
-        same = [window_pads(self, "same", None, size, 1) for size in self.sizes]
+        same = [((size - 1) // 2, size // 2) for size in self.sizes]
         h, c = initial if initial else (None, None)
         y: Tensor | None = None
         outputs: list[Tensor] = []
@@ -116,7 +116,7 @@ class ConvLSTM(Convolution):
             at = build.weight(f"{name}.step", np.array(t, np.int64))
             z_t = build.node(f"{name}/z", "Gather", [z, at], axis=1)
             if h is not None:
-                recurrent = self.convolved(h, U, None, same, 1, PLAIN, one, one, f"{name}/h")
+                recurrent = self.convolved(h, same, U, None, 1, PLAIN, one, one, f"{name}/h")
                 z_t = build.node(f"{name}/z", "Add", [z_t, recurrent])
             h_new, c_new = self._cell(z_t, c)
             if x.mask is None:

@@ -7,8 +7,10 @@ import numpy as np
 
 from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Tensor
-from fastlstm.layers.convolution import channels_last, check_rank, sizes_of, window_pads
+from fastlstm.layers.convolution import channels_last, check_rank, sizes_of, with_pads
 from fastlstm.layers.layer import Layer
+
+FILLS = {0.0: "zero", -np.inf: "lowest"}  # as Windows names what stands around steps
 
 
 class GlobalPooling(Layer):
@@ -76,8 +78,7 @@ class Pooling(Layer):
     """
 
     axes = 1
-    fill = "zero"
-    op = ""
+    fill = 0.0  # what stands before and after the steps, and changes no reduction
 
     def __init__(
         self,
@@ -107,28 +108,28 @@ class Pooling(Layer):
 
     def along(self, x: Tensor, axis: int, size: int, stride: int, name: str) -> Tensor:
         """Add the reduction of windows of `size` along an axis."""
-        pads = window_pads(self, self.padding, x.shape[axis], size, stride)
-        window = {"size": size, "stride": stride, "pads": pads, "axis": axis}
-        windows = x.build.node(f"{name}/windows", "Windows", [x], fill=self.fill, **window)
-        return self.reduced(x, windows, window, name)
-
-    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
-        """Add what is left of windows (..., steps, size, ...) of x."""
         raise NotImplementedError
+
+    def windows(self, x: Tensor, axis: int, size: int, stride: int, name: str) -> tuple[Tensor, bool]:
+        """Add the windows (..., steps, size, ...) of x along an axis; tell whether they may reach past its ends."""
+        padded, pads = with_pads(f"{name}/padded", x, axis, self.padding, size, stride, fill=self.fill)
+        window = {"size": size, "stride": stride, "pads": pads, "axis": axis, "fill": FILLS[self.fill]}
+        return x.build.node(name, "Windows", [padded], **window), padded is not x or any(pads)
 
 
 class MaxPooling(Pooling):
     """What MaxPooling1D and MaxPooling2D share: the largest of each window."""
 
-    fill = "lowest"
+    fill = -np.inf
 
-    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
-        build, axis = x.build, window["axis"] + 1
-        if not build.penalised or window["size"] == 1:
-            return build.node(name, "ReduceMax", [windows], axes=(axis,))
+    def along(self, x: Tensor, axis: int, size: int, stride: int, name: str) -> Tensor:
+        build, inside = x.build, axis + 1
+        windows, _ = self.windows(x, axis, size, stride, f"{name}/windows")
+        if not build.penalised or size == 1:
+            return build.node(name, "ReduceMax", [windows], axes=(inside,))
         # in training: of equal elements the first has the gradient, as Max gives it; ReduceMax would share it
-        ones, axes = build.ints(f"{name}.sizes", *[1] * window["size"]), build.ints(f"{name}.axes", axis)
-        parts = build.node(f"{name}/parts", "Split", [windows, ones], window["size"], axis=axis)
+        ones, axes = build.ints(f"{name}.sizes", *[1] * size), build.ints(f"{name}.axes", inside)
+        parts = build.node(f"{name}/parts", "Split", [windows, ones], size, axis=inside)
         return build.node(name, "Max", [build.node(f"{name}/part", "Squeeze", [part, axes]) for part in parts])
 
 
@@ -145,14 +146,15 @@ class MaxPooling2D(MaxPooling):
 class AveragePooling(Pooling):
     """What AveragePooling1D and AveragePooling2D share: the mean of each window, of what padding did not add."""
 
-    def reduced(self, x: Tensor, windows: Tensor, window: dict[str, Any], name: str) -> Tensor:
-        build, over = x.build, (window["axis"] + 1,)
-        if window["pads"] == (0, 0):
+    def along(self, x: Tensor, axis: int, size: int, stride: int, name: str) -> Tensor:
+        build, over = x.build, (axis + 1,)
+        windows, reach_past = self.windows(x, axis, size, stride, f"{name}/windows")
+        if not reach_past:
             return build.node(name, "ReduceMean", [windows], axes=over)
         always = build.node(f"{name}/same", "NotEqual", [x, x])  # what only NaN is: the shape of x, no value of it
         always = build.node(f"{name}/valid", "Or", [always, build.weight(f"{name}.true", np.array(True))])
         ones = build.node(f"{name}/ones", "Cast", [always], to=x.value.dtype.name)
-        counted = build.node(f"{name}/counted", "Windows", [ones], fill=self.fill, **window)
+        counted, _ = self.windows(ones, axis, size, stride, f"{name}/counted")
         total, count = (build.node(f"{name}/sum", "ReduceSum", [part], axes=over) for part in (windows, counted))
         return build.node(name, "Div", [total, count])
 

@@ -6,7 +6,9 @@ The forward pass leaves nothing of a segment but the states that it begins from.
 it projects and steps through each again, to the same bits, walks back through it, and adds its part to dW, db and dU. So the gates of one
 segment exist at a time. Sums over steps go from the last step of processing to the first, each one chain: `every` changes no bit.
 
-A segment lies in memory in the order of time, (n, B, ...); states that steps read, q and dq in the order of processing.
+A segment lies in memory in the order of time, (n, B, ...); states that steps read, q and dq in the order of processing. M (G, 1, B, I), or
+(G, B, 1, I) where `batch_first`, is dropout of X: what X is multiplied by before it meets the columns of W that are gate k's, or with one for
+all gates (G = 1) all of them; it is drawn, so it has no gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,10 +23,21 @@ from fastlstm.ops.dims import Dim
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.op import Attribute, Back, Emit, Op, Slot, Value, at, find, register, required
 from fastlstm.ops.recurrent import CARRY, UNMASKED, ZERO, steps_in_place, strides_of
-from fastlstm.ops.steps import GRUSteps, LSTMSteps, RNNSteps, Run, Steps, mask_of, rows_of_vectors, zeroed
+from fastlstm.ops.steps import (
+    GRUSteps,
+    LSTMSteps,
+    RNNSteps,
+    Run,
+    Steps,
+    StepsAdjoint,
+    mask_of,
+    rows_of_vectors,
+    zeroed,
+)
 
 X, W, B_SLOT, U = range(4)
 AFTER_U = 2  # how many inputs more than the steps an op has before those that follow U
+PEEPHOLES = 3  # of i, f and o
 
 
 def steps_of_segment(every: int, T: int) -> int:
@@ -92,6 +105,22 @@ class Checkpointed(Op):
         """Return (B, T, ...) or (T, B, ...) as (T, B, ...)."""
         return array.swapaxes(0, 1) if self.get(node, "batch_first") else array
 
+    def kept_of_x(self, node: Node, args: Sequence[Value | None], k: int) -> np.ndarray | None:
+        """Return the mask (1, B, I) of part k of the gates, None where nothing is dropped of X."""
+        M = at(args, self.mask_of_x)
+        return None if M is None or M.array is None else self.in_time(node, M.array[k])
+
+    def parts(self, args: Sequence[Value | None]) -> list[slice]:
+        """Return the columns of W that meet one and the same X."""
+        M, G = at(args, self.mask_of_x), int(required(args, W).shape[1])  # type: ignore[index]
+        count = 1 if M is None or M.array is None else len(M.array)
+        return [slice(k * G // count, (k + 1) * G // count) for k in range(count)]
+
+    @property
+    def mask_of_x(self) -> int:
+        """The place of M among the inputs."""
+        return len(inputs_of(self.of)) - 1
+
     def room(self, node: Node, args: Sequence[Value | None], emit: Emit) -> Room:
         T, B, I, H = (int(d) for d in self.dims(node, args))
         dtype, L = required(args, X).dtype, emit.lanes(required(args, X).dtype)
@@ -128,14 +157,28 @@ class Checkpointed(Op):
             found.y_strides, found.has_y = strides_of(found.y, 0), 1
         return found
 
-    def project(self, node: Node, args: Sequence[Value | None], emit: Emit, room: Room, segment: Segment) -> None:
-        """Emit the copy of a segment of X to the room, and Z = X W + b."""
-        x = required(args, X).array
+    def fetch(self, node: Node, args: Sequence[Value | None], emit: Emit, room: Room, segment: Segment, k: int) -> None:
+        """Emit the copy of a segment of X to the room, without what part k of the gates drops of it."""
+        x, kept = required(args, X).array, self.kept_of_x(node, args, k)
         assert x is not None
-        n, (_, B, I) = segment.count, room.x.shape
-        emit.copy(room.x[:n], self.in_time(node, x)[segment.time])
-        G = room.gates.shape[-1]
-        emit_dense(emit, room.x, required(args, W), at(args, B_SLOT), room.gates, (1, n * B, I, G))
+        into, steps = room.x[: segment.count], self.in_time(node, x)[segment.time]
+        if kept is None:
+            emit.copy(into, steps)
+        else:
+            emit_map_into(emit, "combine_forward", into, [steps, kept], (emit.operation("Mul"),), into.dtype)
+
+    def project(self, node: Node, args: Sequence[Value | None], emit: Emit, room: Room, segment: Segment) -> None:
+        """Emit Z = X W + b of a segment; the last part of X stays in the room."""
+        n, (_, B, I), G = segment.count, room.x.shape, room.gates.shape[-1]
+        parts = self.parts(args)
+        for k, columns in enumerate(parts):
+            self.fetch(node, args, emit, room, segment, k)
+            own: dict = {}
+            if len(parts) > 1:
+                own = {"y_at": (columns.start, 0, G), "part": ("columns of group", k, len(parts)), "whole": False}
+                own["take"] = lambda w, columns=columns: w[:, columns]
+            sizes = 1, n * B, I, G // len(parts)
+            emit_dense(emit, room.x, required(args, W), at(args, B_SLOT), room.gates, sizes, **own)
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         T, B, I, H = (int(d) for d in self.dims(node, args))
@@ -193,30 +236,31 @@ class Forward(Checkpointed):
         count, own = len(self.of.states), len(self.inputs)
         given = [*back.x, *[None] * (own - len(back.x))]
         wants = [*back.wants, *[False] * (own - len(back.wants))]
-        first = AFTER_U + self.steps.h_slot
+        first, last = AFTER_U + self.steps.h_slot, AFTER_U + self.steps.mask_slot
         for k in range(first, first + count):
             given[k] = None  # the first checkpoint
-        wanted = [wants[k] for k in range(first)] + [True] * count
+        wanted = [*wants[:first], *[True] * count, *wants[first + count : last]]
         inputs = [*given, *back.y[count + 2 :], *back.dy[: count + 2]]
         return list(back.node(f"{self.name}Adjoint", inputs, wanted, **node.attributes))
 
 
 class Adjoint(Checkpointed):
-    """dX, dW, db, dU, what follows it among the inputs before h0, and the gradients of the first states, from the inputs of the recurrence, its checkpoints and
-    the gradients of its outputs."""
+    """The gradients of all inputs of the recurrence before the mask, from these inputs, its checkpoints and the gradients of its outputs."""
 
     def infer(self, node: Node, args: Sequence[Value | None]) -> list[Value]:
         _, B, _, H = self.dims(node, args)
-        dtype, weights = required(args, X).dtype, args[: AFTER_U + self.steps.h_slot]
-        shapes = [(self.of.gates * H,) if value is None else value.shape for value in weights]  # type: ignore[operator]
-        return [Value(dtype, shape) for shape in (*shapes, *((B, H) for _ in self.of.states))]
+        dtype, first, count = required(args, X).dtype, AFTER_U + self.steps.h_slot, len(self.of.states)
+        shapes = [(self.of.gates * H,) if value is None else value.shape for value in args[:first]]  # type: ignore[operator]
+        shapes += [(B, H)] * count
+        shapes += [(PEEPHOLES, H)] * (self.steps.mask_slot - self.steps.h_slot - count)
+        return [Value(dtype, shape) for shape in shapes]
 
     def flops(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value]) -> int:
         return 3 * super().flops(node, args, outs)
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         T, B, _, H = (int(d) for d in self.dims(node, args))
-        count, places = len(self.of.states), AFTER_U + len(self.of.inputs)
+        count, places = len(self.of.states), len(inputs_of(self.of))
         checkpoints, dy, *d_finals = (
             [required(args, places + k).array for k in range(count)],
             *(at(args, places + count + k) for k in range(count + 2)),
@@ -240,9 +284,12 @@ class Adjoint(Checkpointed):
         if dy is not None:
             assert dy.array is not None
             given_y = self.in_time(node, dy.array if steps_in_place(dy.array) else emit.contiguous(dy.array))
-        targets = [None if out is None else emit.output(out) for out in outs[: AFTER_U + self.steps.h_slot]]
-        sums = Sums(emit, self, node, args, room, targets)
+        first = AFTER_U + self.steps.h_slot
+        of_states, of_weights = outs[first : first + count], [*outs[:first], *outs[first + count :]]
+        sums = Sums(emit, self, node, args, room, [None if out is None else emit.output(out) for out in of_weights])
         back = find(f"{self.of.name}Adjoint")
+        assert isinstance(back, StepsAdjoint)
+        given = back.arguments(self.of_steps(args))
         if not T:
             sums.clear()
         for segment in reversed(self.segments(node, T)):
@@ -252,9 +299,9 @@ class Adjoint(Checkpointed):
                     emit.copy(kept[0, :, :H], whole[segment.number])  # type: ignore[index]
                 self.steps.run(node, self.of_steps(args), self.placed(node, passed, args, segment, None))
                 own = self.placed(node, run, args, segment, given_y)
-                back.run(node, [args[U], *[None] * len(back.inputs)], states, own)  # type: ignore[attr-defined]
+                back.run(node, given, states, own)
                 sums.add(segment)
-        for out, state in zip(outs[len(targets) :], states, strict=False):
+        for out, state in zip(of_states, states, strict=False):
             if out is not None:
                 emit.alias(out, state[:, :H])
 
@@ -267,16 +314,21 @@ class Sums:
     ):  # fmt: skip
         self.emit, self.op, self.node, self.args, self.room = emit, op, node, args, room
         self.dX, self.dW, self.db, self.dU, *rest = targets
-        self.dbn = rest[0] if rest else None
+        self.dbn = rest[0] if rest and op.of is GRUSteps else None
+        self.dP = rest[0] if rest and op.of is LSTMSteps else None
         self.begun = False
         self.ones = np.ones((1, 1), room.gates.dtype)
         self.H, self.D = int(required(args, U).shape[0]), at(args, AFTER_U + op.steps.mask_slot + 1)  # type: ignore[index]
         turned = (*room.x.shape[:2], self.H)
-        self.turned = emit.scratch(turned, room.gates.dtype) if op.reverse(node) or self.D is not None else None
+        turns = op.reverse(node) or self.D is not None
+        self.turned = emit.scratch(turned, room.gates.dtype) if turns or self.dP is not None else None
+        self.parts = op.parts(args)
+        several = self.dX is not None and op.kept_of_x(node, args, 0) is not None
+        self.dx_of_part = emit.scratch(room.x.shape, room.x.dtype) if several else None
 
     def clear(self) -> None:
         """Emit zeros: there are no steps."""
-        for target in (self.dX, self.dW, self.db, self.dU, self.dbn):
+        for target in (self.dX, self.dW, self.db, self.dU, self.dbn, self.dP):
             if target is not None:
                 self.emit.copy(target, np.zeros((), target.dtype))
 
@@ -284,15 +336,21 @@ class Sums:
         """Emit what the segment adds, its dZ being in the place of the gates."""
         n, room = segment.count, self.room
         dz = room.gates[:n]
-        if self.dX is not None:
-            self._give_dx(segment, dz)
-        self._product(self.dW, room.x[:n], dz)
+        for k, columns in enumerate(self.parts):
+            if self.dX is not None:
+                self._give_dx(segment, k, columns, dz)
+            if self.dW is not None:
+                if len(self.parts) > 1:  # else the room still has what Z was made of
+                    self.op.fetch(self.node, self.args, self.emit, room, segment, k)
+                self._product(self.dW[:, columns], room.x[:n], dz[:, :, columns])
         self._product(self.db, None, dz)
         if self.dU is not None:
             for k, columns in enumerate(self._columns()):
                 self._add_to_du(segment, k, columns, dz[:, :, columns])
         if self.dbn is not None:
             self._product(self.dbn, None, room.more[0][:n, :, : self.H])
+        if self.dP is not None:
+            self._add_to_dp(self.dP, segment, dz)
         self.begun = True
 
     def _columns(self) -> Iterator[slice]:
@@ -318,6 +376,18 @@ class Sums:
         else:
             self._product(target, self._in_time(self._met(read, k)), dz)
 
+    def _add_to_dp(self, dP: np.ndarray, segment: Segment, dz: np.ndarray) -> None:
+        """The peepholes of i and f meet c as it was before the step, that of o the new one."""
+        H, n, c = self.H, segment.count, self.room.kept[1]
+        assert self.turned is not None
+        for row, (gate, steps) in enumerate(((0, c[:n]), (1, c[:n]), (3, c[1 : n + 1]))):
+            met, d = self.turned[:n], dz[:, :, gate * H : (gate + 1) * H]
+            steps = steps[::-1] if self.op.reverse(self.node) else steps
+            emit_map_into(
+                self.emit, "combine_forward", met, [steps[:, :, :H], d], (self.emit.operation("Mul"),), met.dtype
+            )
+            self._product(dP[row], None, met)
+
     def _met(self, read: np.ndarray, k: int) -> np.ndarray:
         """Return what a gate met of the states: without what was dropped."""
         if self.D is None:
@@ -342,14 +412,27 @@ class Sums:
         self.emit.copy(copy, steps)
         return copy
 
-    def _give_dx(self, segment: Segment, dz: np.ndarray) -> None:
+    def _give_dx(self, segment: Segment, k: int, columns: slice, dz: np.ndarray) -> None:
+        """dX = dZ W', of part k of the gates without what it drops."""
         assert self.dX is not None
-        dx, W_value = self.op.in_time(self.node, self.dX)[segment.time], required(self.args, W)
-        assert W_value.array is not None and W_value.shape is not None
-        turned = Value(W_value.dtype, W_value.shape[::-1], None, W_value.array.T)
-        n, B, I = dx.shape
-        y_at = 0, dx.strides[0] // dx.itemsize, dx.strides[1] // dx.itemsize
-        emit_dense(self.emit, dz, turned, None, dx, (n, B, dz.shape[-1], I), y_at=y_at, part=("turned",), whole=False)
+        dx, kept = self.op.in_time(self.node, self.dX)[segment.time], self.op.kept_of_x(self.node, self.args, k)
+        part = dx if self.dx_of_part is None else self.dx_of_part[: segment.count]
+        W_value = required(self.args, W)
+        assert W_value.array is not None
+        turned = W_value.array[:, columns].T
+        (n, B, I), G = dx.shape, dz.shape[-1]
+        at_y = 0, part.strides[0] // part.itemsize, part.strides[1] // part.itemsize
+        emit_dense(
+            self.emit, dz, Value(W_value.dtype, turned.shape, None, turned), None, part, (n, B, len(turned), I), x_at=(columns.start, B * G, G),
+            y_at=at_y, part=("turned", k), whole=False,
+        )  # fmt: skip
+        if kept is not None:
+            combine = lambda y, op, *operands: emit_map_into(
+                self.emit, "combine_forward", y, operands, (self.emit.operation(op),), y.dtype
+            )
+            combine(dx if k == 0 else part, "Mul", part, kept)
+            if k:
+                combine(dx, "Add", dx, part)
 
     def _product(self, target: np.ndarray | None, a: np.ndarray | None, b: np.ndarray) -> None:
         """Add a' b, summed over steps and rows from the last step of processing to the first; without a, the sum of b."""
@@ -370,7 +453,7 @@ class Sums:
 
 
 def inputs_of(of: type[Steps]) -> tuple[Slot, ...]:
-    return Slot("X"), Slot("W"), Slot("b", optional=True), *of.inputs[1:]
+    return Slot("X"), Slot("W"), Slot("b", optional=True), *of.inputs[1:], Slot("M", optional=True)
 
 
 def checkpoints_of(of: type[Steps]) -> tuple[str, ...]:
@@ -394,10 +477,7 @@ def define(of: type[Steps]) -> None:
             *(Slot(name) for name in checkpoints_of(of)),
             *(Slot(f"d{name}", optional=True) for name in results),
         )
-        outputs = (
-            *(f"d{slot.name}" for slot in inputs_of(of)[: AFTER_U + of.h_slot]),
-            *(f"d{state}0" for state in of.states),
-        )
+        outputs = tuple(f"d{slot.name}" for slot in inputs_of(of)[: AFTER_U + of.mask_slot])
 
     for op in (Kept, KeptAdjoint):
         op.of, op.attributes = of, attributes

@@ -135,19 +135,20 @@ def emit_products(emit: Emit, a: np.ndarray, b: np.ndarray, y: np.ndarray, accum
     width = 4 * emit.lanes(dtype)
     panels, depth = -(-N // width), min(emit.depth, max(K, 1))
     workers = len(emit.workspace(dtype))
-    # a worker that does a product by itself has a place of its own
-    z = emit.scratch((workers, panels * M * width), dtype)
-    # panels of b, then tiles of a and what the last vector of them writes past it
-    packed = emit.scratch((workers, depth * (width * min(panels, emit.panels_together) + M) + width), dtype)
     steps = lambda array: tuple(stride // dtype.itemsize for stride in array.strides)
-    # pairs along the last of the axes before are one step of the program
-    O = outer[-1] if outer else 1
-    for index in np.ndindex(outer[:-1]):
-        p, q, r = ((v[index] if outer else v[None]) for v in (a, b, y))
-        emit.kernel(
-            "product_forward", p, steps(p), q, steps(q), r, steps(r)[:2], z, z.shape[1], packed, packed.shape[1],
-            int(accumulate), depth, O, M, K, N,
-        )  # fmt: skip
+    with emit.passing():
+        # a worker that does a product by itself has a place of its own
+        z = emit.scratch((workers, panels * M * width), dtype)
+        # panels of b, then tiles of a and what the last vector of them writes past it
+        packed = emit.scratch((workers, depth * (width * min(panels, emit.panels_together) + M) + width), dtype)
+        # pairs along the last of the axes before are one step of the program
+        O = outer[-1] if outer else 1
+        for index in np.ndindex(outer[:-1]):
+            p, q, r = ((v[index] if outer else v[None]) for v in (a, b, y))
+            emit.kernel(
+                "product_forward", p, steps(p), q, steps(q), r, steps(r)[:2], z, z.shape[1], packed, packed.shape[1],
+                int(accumulate), depth, O, M, K, N,
+            )  # fmt: skip
 
 
 def emit_dense_rows(

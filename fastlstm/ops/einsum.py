@@ -4,16 +4,19 @@ Operands are joined from left to right. What a label stands for in a pair decide
 """
 
 import string
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from math import prod
+from typing import Any
 
 import numpy as np
 
-from fastlstm.errors import GraphError
+from fastlstm.errors import GraphError, UnsupportedError
 from fastlstm.graph import Node
+from fastlstm.ops.adjoints import expanded, numbers, with_axes
 from fastlstm.ops.contractions import emit_dense, emit_products
 from fastlstm.ops.dims import Dim, agree
-from fastlstm.ops.op import Args, Attribute, Emit, Op, Slot, Value, expect_dtypes, register, required, shape_error
+from fastlstm.ops.op import Args, Attribute, Back, Emit, Op, Slot, Value, expect_dtypes, register, required, shape_error
 from fastlstm.ops.reductions import emit_reduction
 
 Labels = tuple[str, ...]
@@ -91,10 +94,76 @@ class Einsum(Op):
         assert outs[0] is not None
         emit.alias(outs[0], joined.array.transpose([joined.labels.index(label) for label in output]))
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Of y = sum a b ...: da is the same sum of dy and the other operands, over the labels that a lacks.
+
+        Along a label that a alone has, its gradient is the same everywhere; where a repeats a label, it is zero off the diagonal.
+        """
+        shapes = [x.shape for x in back.x]
+        operands, output = parse(node, self.get(node, "equation"), [len(shape) for shape in shapes])
+        letters = dict(zip(dict.fromkeys(chain(output, *operands)), string.ascii_letters, strict=False))
+        given = [_lettered(back, labels, x, letters) for labels, x in zip(operands, back.x, strict=True)]
+        d = _lettered(back, output, back.dy[0], letters)
+        return [
+            self._of_one(node, back, operands[k], letters, x, [d, *given[:k], *given[k + 1 :]])
+            if back.wants[k]
+            else None
+            for k, x in enumerate(back.x)
+        ]
+
+    def _of_one(
+        self,
+        node: Node,
+        back: Back,
+        labels: Labels,
+        letters: Mapping[str, str],
+        x: Any,
+        others: Sequence[tuple[str, Any]],
+    ) -> Any:
+        """Return the gradient of an operand from that of the output and the other operands, each with the letters of its axes."""
+        spare = iter(sorted(set(string.ascii_letters) - set(letters.values())))
+        own, others = [letters[label] for label in labels], list(others)
+        for axis, label in enumerate(labels):
+            if label in labels[:axis]:
+                own[axis] = next(spare)
+                others.append((letters[label] + own[axis], _identity(node, back, x.shape[axis])))
+        held = set("".join(term for term, _ in others))
+        gone = [
+            axis
+            for axis, (letter, label) in enumerate(zip(own, labels, strict=True))
+            if letter not in held or _may_be_broadcast(label, x.shape[axis])
+        ]
+        term = "".join(letter for axis, letter in enumerate(own) if axis not in gone)
+        terms, tensors = zip(*others, strict=True)
+        d = back.node(self.name, tensors, equation=f"{','.join(terms)}->{term}")
+        return expanded(back, with_axes(back, d, gone), x)
+
     def flops(self, node: Node, args: Args, outs: Sequence[Value]) -> int:
         operands, _ = self._parsed(node, args)
         sizes = {label: size for labels, arg in zip(operands, args, strict=True) for label, size in zip(labels, arg.shape or (), strict=True)}  # type: ignore[union-attr]  # fmt: skip
         return 2 * prod(sizes.values())  # type: ignore[arg-type]
+
+
+def _may_be_broadcast(label: str, size: Dim) -> bool:
+    return label[0] == "." and size == 1
+
+
+def _lettered(back: Back, labels: Labels, x: Any, letters: Mapping[str, str]) -> tuple[str, Any]:
+    """Return the letters of an operand's axes and the operand, without the axes that may be broadcast."""
+    gone = [axis for axis, label in enumerate(labels) if _may_be_broadcast(label, x.shape[axis])]
+    term = "".join(letters[label] for axis, label in enumerate(labels) if axis not in gone)
+    return term, back.node("Squeeze", [x, back.ints(*gone)]) if gone else x
+
+
+def _identity(node: Node, back: Back, size: Dim) -> Any:
+    """Return the identity matrix of as many rows as an axis has elements. Raise UnsupportedError where that is not known."""
+    if not isinstance(size, int):
+        raise UnsupportedError(
+            f"node {node.name!r}: the gradient of Einsum needs the size of an axis whose label is repeated, got {size}"
+        )
+    k = numbers(back, back.ints(size))
+    rows, columns = (back.node("Unsqueeze", [k, back.ints(place)]) for place in (1, 0))
+    return back.node("Where", [back.node("Equal", [rows, columns]), back.number(1.0), back.number(0.0)])
 
 
 class _Operand:

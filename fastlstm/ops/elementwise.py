@@ -344,6 +344,15 @@ class Mod(Elementwise):
         with np.errstate(all="ignore"):
             self._ufunc(node)(*arrays, out=buffers[0], casting="unsafe")  # type: ignore[arg-type]
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """dA = dY, dB = -q dY, q being the whole number of times that B was taken off: y = a - q b."""
+        (a, b), (y,), (d,) = back.x, back.y, back.dy
+        db = None
+        if back.wants[1]:
+            taken = back.node("Round", [back.node("Div", [back.node("Sub", [y, a]), b])])
+            db = back.sum_to(back.node("Mul", [d, taken]), b)
+        return [back.sum_to(d, a) if back.wants[0] else None, db]
+
 
 @register
 class Where(Elementwise):

@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from fastlstm.errors import DTypeError, UnsupportedError
+from fastlstm.errors import DTypeError
 from fastlstm.graph import Node
 from fastlstm.ops.op import (
     Args,
@@ -79,13 +79,21 @@ class SoftmaxCrossEntropy(Op):
         emit.kernel("cross_entropy_forward", x, t, classes, int(sparse), loss, p, rows, n, kind=x.dtype)
 
     def adjoint(self, node: Node, back: Back) -> list:
-        """dX = (softmax sum t - t) dloss."""
-        if back.wants[1] or (len(back.dy) > 1 and back.dy[1] is not None):
-            raise UnsupportedError(
-                f"node {node.name!r}: {self.name} has a gradient of its logits through its loss alone"
-            )
-        p = back.y[1] if len(back.y) > 1 and back.y[1] is not None else back.node("Softmax", [back.x[0]])
-        return [back.node("SoftmaxCrossEntropyAdjoint", [p, back.x[1], back.dy[0]]), None]
+        """dX = (softmax sum t - t) dloss, and that of the softmax; dt = -log softmax dloss."""
+        (x, target), (d, dp) = back.x, (*back.dy, None)[:2]
+        p = back.y[1] if len(back.y) > 1 and back.y[1] is not None else back.node("Softmax", [x])
+        parts = []
+        if d is not None:
+            parts.append(back.node("SoftmaxCrossEntropyAdjoint", [p, target, d]))
+        if dp is not None:
+            parts.append(back.node("SoftmaxAdjoint", [p, dp]))
+        dt = None
+        if back.wants[1] and d is not None:
+            below = back.node("Sub", [x, back.node("ReduceMax", [x], axes=(-1,), keepdims=True)])
+            total = back.node("ReduceSum", [back.node("Exp", [below])], axes=(-1,), keepdims=True)
+            surprise = back.node("Sub", [back.node("Log", [total]), below])
+            dt = back.node("Mul", [surprise, back.node("Unsqueeze", [d, back.ints(-1)])])
+        return [parts[0] if len(parts) == 1 else back.node("Add", parts), dt]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return _last_axes(args, 2)

@@ -13,6 +13,7 @@ from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     Emit,
     HostOp,
     Slot,
@@ -129,6 +130,15 @@ class OneHot(HostOp):
         if size < 1:
             raise shape_error(node, "input depth", size, "a size of at least 1")
         return size
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient of off, and that of on, sums what reaches their copies."""
+        (indices, depth, _), (d,) = back.x, back.dy
+        both = back.node("Concat", [back.node("Unsqueeze", [back.number(v), back.ints(0)]) for v in (0.0, 1.0)], axis=0)
+        on = back.node(self.name, [indices, depth, both], **node.attributes)
+        off = back.node("Sub", [back.number(1.0), on])
+        sums = [back.node("ReduceSum", [back.node("Mul", [d, part])]) for part in (off, on)]
+        return [None, None, back.node("Concat", [back.node("Unsqueeze", [v, back.ints(0)]) for v in sums], axis=0)]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         return [(1, 0), (2, 0)]

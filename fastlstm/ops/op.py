@@ -130,6 +130,11 @@ class Emit(Protocol):
         """Return the buffer to write an output to: where its reader wants it if `accepts` admits that, else a contiguous one."""
         ...
 
+    def gives_way(self, k: int) -> bool:
+        """Tell whether input k of this node lies in a buffer that holds nothing else, and is read no more once the node has run: it may
+        write an output there."""
+        ...
+
     def contiguous(self, array: np.ndarray) -> np.ndarray:
         """Return the array, or where it is not C-contiguous a copy that is made at each run."""
         ...

@@ -7,6 +7,7 @@ import numpy as np
 
 from fastlstm.errors import InputError
 from fastlstm.graph import Node
+from fastlstm.ops.adjoints import returned
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.op import (
     Args,
@@ -120,6 +121,14 @@ class TopK(HostOp):
         order = np.take(order, np.arange(count), axis=axis)
         return [np.take_along_axis(x, order, axis), order.astype(INT64)]
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient of a value goes to where it stood."""
+        (x, k), places = back.x, back.y[1] if len(back.y) > 1 else None
+        if places is None:
+            places = back.node(self.name, [x, k], [False, True], **node.attributes)[1]
+        take = lambda values: back.node("GatherElements", [values, places], axis=self.get(node, "axis"))
+        return [returned(back, back.dy[0], take, x), None]
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         rank = len(required(args).shape or ())
         return [(0, self.get(node, "axis") % rank)] if rank else []
@@ -194,6 +203,12 @@ class GatherElements(HostOp):
         place: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
         place[axis] = np.where(indices < 0, indices + size, indices)
         return [x[tuple(place)]]
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each element of X sums the gradients of its copies."""
+        x, indices = back.x
+        take = lambda values: back.node(self.name, [values, indices], axis=self.get(node, "axis"))
+        return [returned(back, back.dy[0], take, x), None]
 
 
 @register

@@ -1,16 +1,20 @@
 """Ops that enlarge a value with copies of itself or a constant: Pad and Tile."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.ops import dims
+from fastlstm.ops.adjoints import numbers, reshaped, with_axes
 from fastlstm.ops.dims import Dim, Shape
 from fastlstm.ops.op import (
     Args,
     Arrays,
     Attribute,
+    Back,
     Emit,
     HostOp,
     Slot,
@@ -86,6 +90,22 @@ class Pad(HostOp):
         shape = tuple(self._size(node, size, margins.get(k, (0, 0))) for k, size in enumerate(x.shape))
         return [Value(x.dtype, shape)]
 
+    def unknown(self, node: Node, args: Args) -> list[Value]:
+        """Sizes along the axes that are padded are not known yet, nor others than those."""
+        x = required(args)
+        if x.shape is None:
+            return [Value(x.dtype, None)]
+        padded = self._padded_axes(node, args)
+        shape = (dims.apply(f"{node.name}.{k}", size) if k in padded else size for k, size in enumerate(x.shape))
+        return [Value(x.dtype, tuple(shape))]
+
+    def _padded_axes(self, node: Node, args: Args) -> list[int]:
+        """Return the axes that pads are for: all of them where that is not known."""
+        rank, axes = len(required(args).shape or ()), at(args, 3)
+        if axes is None or axes.data is None:
+            return list(range(rank))
+        return [axis_of(node, axis, rank) for axis in integers(axes.data) or []]
+
     def compute(self, node: Node, arrays: Arrays) -> list[np.ndarray]:
         x, pads, value, axes = (*arrays, None, None)[:4]
         assert x is not None
@@ -132,10 +152,44 @@ class Pad(HostOp):
                     target = _along(part, axis, lead + first, 1, count)
                     emit.copy(target, _along(part, axis, start, step, count))
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The gradient of what was added is cut off (mode "constant"; that of `value` is its sum), or goes to what was repeated."""
+        x, pads, value, axes = (*back.x, None, None)[:4]
+        if self.get(node, "mode") != "constant":
+            return [self._gathered(node, back, x, pads, axes)]
+        dx = back.node(self.name, [back.dy[0], back.node("Neg", [pads]), None, axes]) if back.wants[0] else None
+        if dx is not None and dx.value.shape != x.shape:
+            dx = back.node("ReshapeLike", [dx, x])
+        d_value = None
+        if value is not None and back.wants[2]:
+            added = back.node(self.name, [back.zeros_like(x), pads, back.number(1.0), axes])
+            d_value = reshaped(back, back.node("ReduceSum", [back.node("Mul", [back.dy[0], added])]), value)
+        return [dx, None, d_value, None]
+
+    def _gathered(self, node: Node, back: Back, x: Any, pads: Any, axes: Any) -> Any:
+        """Return the gradient of X, whose elements sum those of their copies, one padded axis after the other."""
+        if any(given is not None and given.value.data is None for given in (pads, axes)):
+            raise UnsupportedError(
+                f"node {node.name!r}: the gradient of {self.name} needs pads and axes that are constant"
+            )
+        margins = self._margins(node, len(x.shape), pads.value.data, None if axes is None else axes.value.data)
+        pad = lambda value, axis, margin: back.node(
+            self.name, [value, back.ints(*margin), None, back.ints(axis)], mode=self.get(node, "mode")
+        )
+        steps = [x]  # X with the first of its axes padded, then with one more each
+        for axis, margin in margins.items():
+            steps.append(pad(steps[-1], axis, margin))
+        d = back.dy[0]
+        for like, (axis, margin) in zip(steps[-2::-1], reversed(margins.items()), strict=True):
+            if margin != (0, 0):
+                size = back.node("Shape", [x], start=axis, end=axis + 1)
+                d = back.node("ScatterAdd", [d, pad(numbers(back, size), 0, margin), like], axis=axis)
+        return d
+
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         x = required(args)
         if x.shape is None or any(at(args, k) is not None and required(args, k).data is None for k in (1, 3)):
-            return [(0, axis) for axis in range(len(x.shape or ()))]
+            return [(0, axis) for axis in self._padded_axes(node, args)]
         margins = self._margins(node, len(x.shape), contents(args, 1), contents(args, 3))
         return [(0, axis) for axis, margin in margins.items() if margin != (0, 0)]
 
@@ -176,6 +230,21 @@ class Tile(HostOp):
             split = [size for pair in zip(counts, x.shape, strict=True) for size in pair]
             source = x.reshape([size for length in x.shape for size in (1, length)])
             emit.copy(y.reshape(split), np.broadcast_to(source, split))
+
+    def adjoint(self, node: Node, back: Back) -> list:
+        """Each element sums the gradients of its copies."""
+        x, repeats = back.x
+        if repeats.value.data is None:
+            raise UnsupportedError(f"node {node.name!r}: the gradient of {self.name} needs repeats that are constant")
+        rank, counts = len(x.shape), integers(repeats.value.data) or []
+        # (count, size) for each axis: the axes of counts are summed
+        of_counts = tuple(range(0, 2 * rank, 2))
+        apart = with_axes(back, x, of_counts)
+        apart = back.node("Expand", [apart, back.ints(*(size for count in counts for size in (count, 1)))])
+        return [
+            back.node("ReduceSum", [reshaped(back, back.dy[0], apart)], axes=of_counts) if rank else back.dy[0],
+            None,
+        ]
 
     def mixed(self, node: Node, args: Args) -> list[tuple[int, int]]:
         x = required(args)

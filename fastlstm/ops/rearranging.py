@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastlstm.errors import UnsupportedError
 from fastlstm.graph import Node
 from fastlstm.ops import dims
 from fastlstm.ops.dims import Dim, Shape, agree
@@ -171,23 +170,15 @@ class Concat(HostOp):
                 emit.copy(part, arg.array)
 
     def adjoint(self, node: Node, back: Back) -> list:
-        """Each input gets its part. At most one size along the axis may be a symbol: parts are counted from both ends."""
+        """Each input gets its part."""
         (d,) = back.dy
-        axis = self.get(node, "axis") % len(d.shape)
-        sizes = [x.shape[axis] for x in back.x]
-        unknown = [k for k, size in enumerate(sizes) if not isinstance(size, int)]
-        if len(unknown) > 1:
-            raise UnsupportedError(
-                f"node {node.name!r}: the gradient of Concat needs sizes along its axis, got {sizes}"
-            )
-        parts, start = [], 0
-        for k, size in enumerate(sizes):
-            left = sum(size for size in sizes[k + 1 :] if isinstance(size, int))
-            if unknown and k > unknown[0]:
-                start = -left - size
-            end = start + size if not unknown or k < unknown[0] else -left or _LAST
-            bounds = [back.ints(value) for value in (start, end, axis)]
-            parts.append(back.node("Slice", [d, *bounds]) if back.wants[k] else None)
+        axis, parts = self.get(node, "axis") % len(d.shape), []
+        start = back.ints(0)
+        for x, wanted in zip(back.x, back.wants, strict=True):
+            # sizes are values of the graph: those that are not known now are when it is bound
+            end = back.node("Add", [start, back.node("Shape", [x], start=axis, end=axis + 1)])
+            part = back.node("Slice", [d, start, end, back.ints(axis)]) if wanted else None
+            parts.append(part if part is None or part.value.shape == x.shape else back.node("ReshapeLike", [part, x]))
             start = end
         return parts
 

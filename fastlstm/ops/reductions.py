@@ -171,9 +171,17 @@ class ReduceProd(Reduction):
     reduction = staticmethod(np.prod)
 
     def adjoint(self, node: Node, back: Back) -> list:
-        """dX = dY Y / X: NaN where X is 0."""
-        (x,), (y,), (d,) = back.x, back.y, back.dy
-        return [back.node("Div", [self._over_x(node, back, back.node("Mul", [d, y])), x])]
+        """dX = dY times the product of the other elements, which is 0 where another one is."""
+        x, (d,) = back.x[0], back.dy
+        axes, kept = self._axes_back(node, back), self.get(node, "keepdims")
+        over = lambda name, value: self._over_x(node, back, back.node(name, [value], axes=axes, keepdims=kept))
+        zero = back.node("Equal", [x, back.number(0.0)])
+        rest = back.node("Where", [zero, back.number(1.0), x])
+        ones = back.node("Cast", [zero], to=d.value.dtype.name)
+        another = back.node("Greater", [back.node("Sub", [over("ReduceSum", ones), ones]), back.number(0.0)])
+        others = back.node("Div", [over("ReduceProd", rest), rest])
+        slope = back.node("Where", [another, back.number(0.0), others])
+        return [back.node("Mul", [self._over_x(node, back, d), slope])]
 
 
 def _extreme(ufunc: np.ufunc) -> Callable[..., Any]:

@@ -341,8 +341,13 @@ class StepsAdjoint(Activated):
             if out is not None:
                 emit.alias(out, array)  # type: ignore[arg-type]
 
+    def arguments(self, given: Sequence[Value | None]) -> list[Value | None]:
+        """Return the inputs that `run` reads, of those of the steps, in their places."""
+        places = {slot.name: value for slot, value in zip(self.steps.inputs, given, strict=False)}
+        return [places.get(slot.name) if slot.name in ("U", "P") else None for slot in self.inputs]
+
     def run(self, node: Node, args: Sequence[Value | None], states: list[np.ndarray], run: Run) -> None:
-        """Emit the kernel."""
+        """Emit the kernel, which reads weights from `args` and the rest from the run."""
         raise AssertionError("each kind has its own")
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from fastlstm.constraints import Constraint
-from fastlstm.errors import UnsupportedError
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.layers.build import Shape as SymbolicShape
 from fastlstm.ops.op import find
@@ -132,9 +131,7 @@ class TrainingBuild(Build):
         own = len(find(op).outputs)
         if self.checkpoint_every is not None:
             steps = find(f"{op}Checkpointed")
-            given = [self._undropped(name, x, dropped_of_x), W, b, U, *rest, dropped_of_h]
-            if op == "LSTM" and rest[2] is not None:
-                raise UnsupportedError(f"node {name!r}: an LSTM with peepholes cannot be trained with checkpoint_every")
+            given = [x, W, b, U, *rest, dropped_of_h, dropped_of_x]
             attributes = attributes | {"every": self.checkpoint_every}
         else:
             steps = find(f"{op}Steps")
@@ -158,17 +155,6 @@ class TrainingBuild(Build):
             kept = super().node(f"{name}/dropout/{k}", "Mul", [x, mask])
             zs.append(super().node(f"{name}/projection/{k}", "Dense", [kept, own, bias]))
         return zs[0] if gates == 1 else super().node(f"{name}/projection", "Concat", zs, axis=-1)
-
-    def _undropped(self, name: str, x: Tensor, dropped: Tensor | None) -> Tensor:
-        """Return what all gates see of x."""
-        if dropped is None:
-            return x
-        if dropped.shape[0] != 1:
-            raise UnsupportedError(
-                f"layer {name!r}: dropout of x for each gate, as recurrent_dropout brings along, cannot be trained with checkpoint_every"
-            )
-        mask = super().node(f"{name}/dropout", "Squeeze", [dropped, self.ints(f"{name}.axis", 0)])
-        return super().node(f"{name}/dropout", "Mul", [x, mask])
 
     def _parts(self, name: str, x: Tensor, axis: int, count: int) -> list[Tensor]:
         """Return equal parts of a value along an axis."""

@@ -12,16 +12,14 @@ import random
 import sys
 import time
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fastlstm.converters.from_keras import from_keras
-from fastlstm.errors import FastLSTMError
+from hostile import Results, Watch
 
-SECONDS = 5.0
-MEMORY_FACTOR, MEMORY_FLOOR = 3, 64 << 20
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-WATCHED = ("import", "exec", "compile", "open", "os.", "subprocess.", "socket.", "marshal.", "pickle.", "ctypes.", "shutil.")
+from fastlstm.converters.from_keras import from_keras
+
 MARKS = (b"TREE", b"SNOD", b"HEAP", b"OHDR", b"GCOL", b"FRHP", b"FHDB", b"BTHD", b"BTLF", b"\x01\x00", b"PK", b"model_config", b'"class_name"')
 TOKENS = (b"null", b"[]", b"{}", b"0", b'"x"', b"-1e999", b'"layers"', b"[[]]", b'"', b",", b"\xff", b"\0\0\0\0")
 JUNK: tuple[Any, ...] = (
@@ -120,74 +118,7 @@ def mutation(data: bytes, rng: random.Random) -> tuple[bytes, Any]:
     return mutated_bytes(data, rng), None
 
 
-# ---- rules ----------------------------------------------------------------------------------------------
-class Watch:
-    """Audit events that no load may cause; a hook stays for the life of the process."""
-
-    armed = False
-    events: list[tuple[str, Any]] = []
-
-    @classmethod
-    def hook(cls, event: str, arguments: tuple) -> None:
-        if cls.armed and event.startswith(WATCHED):
-            cls.events.append((event, str(arguments[:1])[:80]))
-
-
-def peak() -> int:
-    """Return the most memory that was resident since the last `forget_peak`, in bytes; 0 where the system does not tell."""
-    if not STATUS.exists():
-        return 0
-    lines = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return int(lines["VmHWM"].split()[0]) << 10
-
-
-def forget_peak() -> int:
-    """Begin to count anew and return what is resident."""
-    if CLEAR.exists():
-        CLEAR.write_text("5")
-    return peak()
-
-
-class Results:
-    """What the loads gave so far."""
-
-    def __init__(self) -> None:
-        self.models = self.refused = 0
-        self.longest, self.most = 0.0, 0
-
-    def load(self, data: bytes, architecture: Any, about: str) -> None:
-        """Load a file. Raise SystemExit, saying which, where a rule is broken."""
-        before = forget_peak()
-        began, fault = time.process_time(), ""
-        Watch.events.clear()
-        Watch.armed = True
-        try:
-            from_keras(data, architecture)
-            self.models += 1
-        except FastLSTMError as error:
-            self.refused += 1
-            fault = f"an error of several lines: {error}" if "\n" in str(error) else ""
-        except BaseException as error:
-            fault = f"a foreign exception: {type(error).__name__}: {error}"
-        Watch.armed = False
-        took, memory = time.process_time() - began, peak() - before
-        self.longest, self.most = max(self.longest, took), max(self.most, memory)
-        if Watch.events:
-            fault = f"not only a load: {Watch.events[:3]}"
-        if took > SECONDS:
-            fault = f"{took:.1f} s"
-        if memory > MEMORY_FACTOR * len(data) + MEMORY_FLOOR:
-            fault = f"{memory >> 20} MiB of memory for a file of {len(data)} bytes"
-        if fault:
-            raise SystemExit(f"{about}: {fault}")
-
-    def __str__(self) -> str:
-        return (
-            f"{self.models + self.refused} loads: {self.models} models, {self.refused} refused; longest {self.longest:.2f} s, "
-            f"most memory {self.most / 2**20:.0f} MiB"
-        )
-
-
+# ---- the program ---------------------------------------------------------------------------------------
 def main(arguments: list[str] | None = None) -> None:
     """Load every truncation and so many mutations of the files, and print what they gave."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -203,15 +134,16 @@ def main(arguments: list[str] | None = None) -> None:
     sys.addaudithook(Watch.hook)
     results, end = Results(), time.monotonic() + given.seconds
     for name, data in files.items():
-        results.load(data, None, name)
+        results.load(partial(from_keras, data), len(data), name)
         for percent in range(100) if given.only is None else ():
-            results.load(data[: len(data) * percent // 100], None, f"{name} cut at {percent} %")
+            cut = data[: len(data) * percent // 100]
+            results.load(partial(from_keras, cut), len(cut), f"{name} cut at {percent} %")
     for k in range(given.count) if given.only is None else [given.only]:
         if time.monotonic() > end:
             break
         name = list(files)[k % len(files)]
         data, architecture = mutation(files[name], random.Random(f"{given.seed}/{k}"))
-        results.load(data, architecture, f"{name}, seed {given.seed}, number {k}")
+        results.load(partial(from_keras, data, architecture), len(data), f"{name}, seed {given.seed}, number {k}")
     print(results)
 
 

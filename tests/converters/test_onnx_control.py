@@ -203,6 +203,34 @@ def test_a_scan_over_time_is_a_recurrence(backwards):
         np.testing.assert_array_equal(got["all"][:1], alone["all"])  # a row's bits are its own
 
 
+@pytest.mark.parametrize("backwards", [0, 1])
+@pytest.mark.parametrize("lengths", [None, [5, 3, 2], [5, 0, 2]])
+def test_the_scan_of_opset_8_scans_each_row_for_its_steps(backwards, lengths):
+    """Against NumPy and onnxruntime, which takes no row without steps."""
+    body = graph([node("Mul", "s s", "d"), node("Add", "d x_t", "s2"), node("Neg", "s2", "y")],
+                 [value("s", FLOAT, [2]), value("x_t", FLOAT, [2])], [value("s2", FLOAT, [2]), value("y", FLOAT, [2])])  # fmt: skip
+    scan = helper.make_node(
+        "Scan", ["" if lengths is None else "lens", "s0", "x"], ["last", "all"], "scan", body=body, num_scan_inputs=1, directions=[backwards]
+    )  # fmt: skip
+    inputs = [value("s0", FLOAT, ["b", 2]), value("x", FLOAT, ["b", "t", 2])]
+    feeds = {"s0": rng.uniform(-1, 1, (3, 2)).astype("f4"), "x": rng.uniform(-1, 1, (3, 5, 2)).astype("f4")}
+    if lengths is not None:
+        inputs.append(value("lens", INT64, ["b"]))
+        feeds["lens"] = np.array(lengths)
+    proto = proto_of([scan], inputs, [value("last", FLOAT, ["b", 2]), value("all", FLOAT, ["b", "t", 2])], opset=8)
+    got = session(proto).run(feeds)
+    last, every = feeds["s0"].copy(), np.zeros((3, 5, 2), "f4")
+    for k, length in enumerate(lengths or [5, 5, 5]):
+        steps = feeds["x"][k, :length]
+        for t, x_t in enumerate(steps[::-1] if backwards else steps):
+            last[k] = last[k] * last[k] + x_t
+            every[k, t] = -last[k]
+    np.testing.assert_allclose(got["last"], last, rtol=1e-5)
+    np.testing.assert_allclose(got["all"], every, rtol=1e-5)
+    if 0 not in (lengths or []):
+        agrees(proto, feeds)
+
+
 def test_a_nan_in_a_loop_stays_in_its_row():
     nodes, held = cell()
     body = graph(nodes, [value("h", FLOAT, ["b", 4]), value("x_t", FLOAT, ["b", 2])], [value("h2", FLOAT, ["b", 4])])
@@ -277,10 +305,48 @@ def test_sequences_of_known_items():
     assert got["count"] == 3
 
 
-def test_sequences_do_not_leave_a_graph():
-    nodes = [node("SequenceConstruct", "x x", "y")]
-    proto = proto_of(nodes, [value("x", FLOAT, [2])], [helper.make_tensor_sequence_value_info("y", FLOAT, None)])
-    with pytest.raises(UnsupportedError, match="output 'y': a sequence"):
+def sequence(name: str, shape: Any = None) -> Any:
+    return helper.make_tensor_sequence_value_info(name, FLOAT, shape)
+
+
+def test_a_sequence_enters_and_leaves_a_graph_as_one_array():
+    """Its elements, of one shape, lie along the first axis; their number is free."""
+    body = graph(
+        [node("SequenceAt", "given i", "x_t"), node("Add", "h x_t", "h2"), node("SequenceInsert", "seq h2", "seq2"), node("Identity", "go", "on")],
+        [value("i", INT64, []), value("go", BOOL, []), value("h", FLOAT, ["b", 2]), sequence("seq")],
+        [value("on", BOOL, []), value("h2", FLOAT, ["b", 2]), sequence("seq2")],
+    )  # fmt: skip
+    nodes = [
+        node("SequenceEmpty", "", "empty"), node("SequenceLength", "given", "trips"),
+        helper.make_node("Loop", ["trips", "", "h0", "empty"], ["last", "sums"], "loop", body=body),
+        node("SequenceConstruct", "last h0", "both"), node("Identity", "given", "same"),
+    ]  # fmt: skip
+    outputs = [sequence("sums"), value("last", FLOAT, ["b", 2]), sequence("both"), sequence("same")]
+    made = session(proto_of(nodes, [sequence("given", ["b", 2]), value("h0", FLOAT, ["b", 2])], outputs))
+    for count in (4, 1):
+        given, h0 = rng.standard_normal((count, 3, 2)).astype("f4"), rng.standard_normal((3, 2)).astype("f4")
+        got = made.run({"given": list(given), "h0": h0})
+        np.testing.assert_allclose(got["sums"], h0 + np.cumsum(given, 0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(got["both"], np.stack([got["last"], h0]))
+        np.testing.assert_array_equal(got["same"], given)
+    with pytest.raises(InputError, match="'given'"):
+        made.run({"given": [np.zeros((3, 2), "f4"), np.zeros((3, 1), "f4")], "h0": h0})
+
+
+def test_a_branch_may_give_a_sequence():
+    branch = lambda op: graph([node(op, "x", "a"), node("SequenceConstruct", "a x", "s")], [], [sequence("s")])
+    chosen = helper.make_node("If", ["c"], ["y"], "it", then_branch=branch("Neg"), else_branch=branch("Exp"))
+    made = session(proto_of([chosen], [value("x", FLOAT, [3]), value("c", BOOL, [])], [sequence("y")]))
+    x = np.array([1, -2, 3], "f4")
+    for c, first in ((True, -x), (False, np.exp(x))):
+        np.testing.assert_allclose(made.run({"x": x, "c": np.array(c)})["y"], np.stack([first, x]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("elements", ["x y", ""])
+def test_a_sequence_that_is_no_array_does_not_leave_a_graph(elements):
+    nodes = [node("SequenceConstruct" if elements else "SequenceEmpty", elements, "s")]
+    proto = proto_of(nodes, [value("x", FLOAT, [2]), value("y", FLOAT, [3])], [sequence("s")])
+    with pytest.raises(UnsupportedError, match="output 's': a sequence"):
         session(proto)
 
 

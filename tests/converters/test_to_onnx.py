@@ -176,6 +176,7 @@ def test_ops_that_onnx_spells_otherwise():
     single("Softmax", (2, 3, 4), axis=1)
     single("LayerNormalization", (2, 3, 4))
     single("Pad", (2, 3), {"pads": ints(1, 0, 0, 2)}, mode="reflect")
+    single("Pad", (2, 3), {"pads": ints(1, 2), "value": np.array(0.5, F), "axes": ints(-1)})
     single("OneHot", (4,), {"depth": np.array(5), "values": np.array([0, 1], F)}, x=np.array([1, -1, 4, 9]), from_end=False)
     single("Embedding", (2, 3), {"table": np.arange(12, dtype=F).reshape(4, 3)}, x=np.array([[0, 3], [1, 1]], F))
     for stride, dilation, pads, fill in ((1, 1, (0, 0), "zero"), (2, 1, (1, 2), "lowest"), (1, 2, (0, 1), "zero")):

@@ -9,19 +9,15 @@ from training.test_steps import Configuration
 
 import fastlstm
 from fastlstm import layers
-from fastlstm.errors import InputError, UnsupportedError
+from fastlstm.errors import InputError
+from fastlstm.kernels import target
+from fastlstm.kernels.layout import TOGETHER
 from fastlstm.ops.checkpoints import steps_of_segment
 from fastlstm.team import available_threads
 
 FULL = os.environ.get("FASTLSTM_FULL") == "1"
 COUNT = 256 if FULL else 48
 TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
-
-
-def configuration(number: int) -> Configuration:
-    found = Configuration(number)
-    found.dropped = found.peepholes = False
-    return found
 
 
 def segments(number: int) -> int:
@@ -32,16 +28,16 @@ def segments(number: int) -> int:
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("number", range(COUNT))
 def test_gradients_are_those_of_a_recurrence_that_keeps_everything(number, dtype):
-    expected = configuration(number).gradients(dtype)
-    found = configuration(number).gradients(dtype, checkpoint_every=segments(number))
+    expected = Configuration(number).gradients(dtype)
+    found = Configuration(number).gradients(dtype, checkpoint_every=segments(number))
     for got, want in zip(found, expected, strict=True):
-        assert np.linalg.norm(got - want) <= TOLERANCE[dtype] * max(np.linalg.norm(want), 1e-2), configuration(number)
+        assert np.linalg.norm(got - want) <= TOLERANCE[dtype] * max(np.linalg.norm(want), 1e-2), Configuration(number)
 
 
 @pytest.mark.parametrize("number", range(0, COUNT, 3))
 def test_the_length_of_segments_changes_no_bit(number):
     """0 is the root of all; what is longer than all is one segment."""
-    one, *others = (configuration(number).gradients("float32", checkpoint_every=every) for every in (1000, 1, 0, 3))
+    one, *others = (Configuration(number).gradients("float32", checkpoint_every=every) for every in (1000, 1, 0, 3))
     for other in others:
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -50,7 +46,7 @@ def test_the_length_of_segments_changes_no_bit(number):
 @pytest.mark.skipif(available_threads() < 2, reason="one thread")
 @pytest.mark.parametrize("number", range(0, COUNT, 7))
 def test_two_threads_give_the_bits_of_one(number):
-    made = configuration(number)
+    made = Configuration(number)
     T, B, I, H = made.sizes
     made.sizes = T + 20, B + 30, I, H + 32
     for one, two in zip(*(made.gradients("float32", threads, checkpoint_every=7) for threads in (1, 2)), strict=True):
@@ -59,7 +55,7 @@ def test_two_threads_give_the_bits_of_one(number):
 
 @pytest.mark.parametrize("number", range(0, COUNT, 6))
 def test_adjoint_agrees_with_central_differences(number):
-    made = configuration(number)
+    made = Configuration(number)
     made.sizes = tuple(min(n, most) for n, most in zip(made.sizes, (5, 3, 4, 19), strict=True))
     build, loss, wrt, feeds = made.build("float64", segments(number))
     assert differences.error(build, loss, feeds, wrt) < 1e-6
@@ -71,7 +67,7 @@ def test_dropped_units_are_dropped_again(kind):
     for every in (None, 3):
         stack = [
             layers.Masking(9.0),
-            layers.Bidirectional(getattr(layers, kind)(5, recurrent_dropout=0.4, return_sequences=True)),
+            layers.Bidirectional(getattr(layers, kind)(5, dropout=0.2, recurrent_dropout=0.4, return_sequences=True)),
             getattr(layers, kind)(6, dropout=0.3),
         ]
         network = fastlstm.Sequential([fastlstm.Input((8, 2)), *stack])
@@ -119,6 +115,15 @@ def test_the_tape_is_under_twelve_floats_and_with_checkpoints_under_a_quarter():
     assert whole < 12 and parts < whole - 5
 
 
+def test_products_of_a_segment_pack_in_one_place_after_another(monkeypatch):
+    taken = []
+    for depth in (256, 1024):  # of AVX2 and of AVX-512: so many rows are packed at once
+        monkeypatch.setattr(target, "DEPTH", depth)
+        taken.append(floats(False, "sqrt"))
+    one = 1024 * (4 * target.lanes(4) * TOGETHER + 128) / (32 * 1000 * 128)
+    assert taken[1] - taken[0] < 1.5 * one
+
+
 @pytest.mark.parametrize("kind", ["GRU", "SimpleRNN"])
 def test_checkpoints_leave_a_small_part_of_the_tape_of_each_kind(kind):
     assert floats(False, "sqrt", kind) < 1 + (floats(False, None, kind) - 1) / 4  # 1: the input
@@ -136,12 +141,3 @@ def test_steps_of_a_segment(T, every, expected):
 def test_other_lengths_are_refused(every):
     with pytest.raises(InputError, match=r"checkpoint_every=.*: expected a number of steps, 'sqrt' or None"):
         fastlstm.Sequential([fastlstm.Input((4, 2)), layers.LSTM(3)]).compile("sgd", "mse", checkpoint_every=every)
-
-
-def test_dropout_of_x_for_each_gate_is_refused_by_layer():
-    network = fastlstm.Sequential(
-        [fastlstm.Input((4, 2)), layers.LSTM(3, dropout=0.1, recurrent_dropout=0.1, name="dropping")]
-    )
-    network.compile("sgd", "mse", checkpoint_every=2)
-    with pytest.raises(UnsupportedError, match=r"'dropping': dropout of x for each gate.*checkpoint_every"):
-        network.train_on_batch(np.zeros((2, 4, 2)), np.zeros((2, 3)))

@@ -9,6 +9,7 @@ from training import differences
 
 from fastlstm import layers
 from fastlstm.layers.build import Tensor
+from fastlstm.training.gradient import gradients
 from fastlstm.training.unfused import TrainingBuild
 
 SEQUENCE, IMAGE, VIDEO = (2, 4, 3), (2, 4, 5, 2), (2, 2, 3, 4, 2)
@@ -50,6 +51,32 @@ def distance(call: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> float:
 def test_layers(name):
     make, shape = LAYERS[name]
     assert distance(make(dtype="float64"), shape) < 1e-6
+
+
+@pytest.mark.parametrize("name", ["conv1d", "depthwise", "max", "average", "conv2d"])
+def test_padding_that_the_run_decides(name):
+    make: Callable[..., Any] = {
+        "conv1d": lambda: layers.Conv1D(3, 3, strides=2, padding="same", dtype="float64"),
+        "depthwise": lambda: layers.DepthwiseConv1D(4, strides=3, padding="same", dtype="float64"),
+        "max": lambda: layers.MaxPooling1D(3, strides=2, padding="same"),
+        "average": lambda: layers.AveragePooling1D(3, strides=2, padding="same"),
+        "conv2d": lambda: layers.Conv2D(2, 3, strides=(2, 3), padding="same", dtype="float64"),
+    }[name]
+    sizes = (7, 5) if name == "conv2d" else (6,)
+    rng, found = np.random.default_rng(2), []
+    values: dict[str, np.ndarray] = {}
+    x = rng.standard_normal((2, *sizes, 3))
+    for dims in (sizes, ("T", "S")[: len(sizes)]):
+        build = TrainingBuild()
+        given = build.input("x", "float64", (2, *dims, 3))
+        y = make()(given)
+        values = values or {key: rng.standard_normal(array.shape) for key, array in build.parameters.items()}
+        loss = build.node("loss", "ReduceSum", [build.node("square", "Mul", [y, y])])
+        wrt = [given, *(Tensor(build, key) for key in build.parameters)]
+        feeds = {"x": x, **dict(zip(build.parameters, values.values(), strict=True))}
+        found.append(differences.run(build, [d for d in gradients(build, loss, wrt) if d is not None], feeds))
+    for free, known in zip(*found[::-1], strict=True):
+        np.testing.assert_array_equal(free, known)
 
 
 @pytest.mark.parametrize("causal", [False, True])
