@@ -20,7 +20,7 @@ from fastlstm.model import Model
 if TYPE_CHECKING:
     from fastlstm.converters.keras_summary import Summary
 
-HEAD = 64  # bytes that tell what a file is
+HEAD = 256  # bytes that tell what a file is
 
 
 def check_output(path: Path, *sources: Path) -> None:
@@ -49,9 +49,9 @@ def kind(path: Path) -> str:
         return found or "fastlstm"
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path, external_data: Path | None = None) -> Model:
     """Return the model of a fastlstm file, or of a source file converted on the way."""
-    return fastlstm.load(path) if kind(path) == "fastlstm" else fastlstm.convert(path)
+    return fastlstm.load(path) if kind(path) == "fastlstm" else fastlstm.convert(path, external_data=external_data)
 
 
 def keras_summary(path: Path, architecture: Path | None) -> Summary:
