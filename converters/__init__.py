@@ -14,6 +14,7 @@ if __name__ != "fastlstm.converters":
     )
 
 from fastlstm.container import opened
+from fastlstm.converters.keras_shards import is_index
 from fastlstm.errors import (
     DTypeError,
     FastLSTMError,
@@ -34,7 +35,7 @@ ZIP = b"PK\x03\x04"
 
 def sniff(data: bytes) -> str | None:
     """Tell by its bytes what a file is: "keras", "onnx", "fastlstm", or None."""
-    if data.startswith((b"\x89HDF\r\n\x1a\n", ZIP)):
+    if data.startswith((b"\x89HDF\r\n\x1a\n", ZIP)) or is_index(data):
         return "keras"
     if len(data) > 16 and int.from_bytes(data[:8], "little") < len(data) and data[8:9] == b"{":
         return "fastlstm"
@@ -56,7 +57,7 @@ def convert(
     architecture: for a weights-only Keras file, what `model.to_json()` gave: a dict, JSON text or its path.
     example: a recorded input and the source engine's output, or an .npz with in_<name> and out_<name> arrays.
     custom: builders for Keras classes of your own: {"Name": builder}, builder(config) returning a fastlstm.layers layer.
-    external_data: the folder of the files that an ONNX graph keeps tensors in; without it such a graph is refused.
+    external_data: the folder of the files that an ONNX graph, or an index of Keras weights, keeps tensors in; without it such a one is refused.
     Raise UnsupportedError naming what is not honoured, ModelFileError for a damaged file, MissingExtraError.
 
     >>> model = fastlstm.convert("model.keras")
@@ -118,9 +119,9 @@ def _convert(
 
         if inputs:
             raise InputError(f"inputs={dict(inputs)!r}: only inputs of ONNX graphs can be bound")
-        if external_data is not None:
-            raise InputError("external_data is for ONNX graphs; this is a Keras file")
-        return from_keras(source, architecture, custom, where)
+        if external_data is not None and not (isinstance(source, bytes) and is_index(source)):
+            raise InputError("external_data is for ONNX graphs and indices of Keras weights; this is a Keras file")
+        return from_keras(source, architecture, custom, where, external_data)
     assert isinstance(source, bytes)
     if kind == "fastlstm":
         raise ModelFileError("a safetensors file, not a Keras file or ONNX graph; fastlstm.load opens fastlstm's own")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from os import PathLike
 from typing import Any, BinaryIO
 
 from fastlstm import layers
@@ -36,10 +37,17 @@ assert keras_operations_shapes  # fills the registry of operations
 
 
 def from_keras(
-    data: bytes | BinaryIO, architecture: Any = None, custom: Custom | None = None, where: str = "the file"
+    data: bytes | BinaryIO,
+    architecture: Any = None,
+    custom: Custom | None = None,
+    where: str = "the file",
+    folder: str | PathLike | None = None,
 ) -> Model:
-    """Return the model of a Keras file's bytes, or of an open .keras archive; `where` names it in messages. Raise ModelFileError, UnsupportedError, MissingExtraError."""
-    file = read_keras_file(data, architecture, where)
+    """Return the model of a Keras file's bytes, or of an open .keras archive; `where` names it in messages.
+
+    folder: that of the files of an index of weights. Raise ModelFileError, UnsupportedError, MissingExtraError.
+    """
+    file = read_keras_file(data, architecture, where, folder)
     context = Context(file.keras_version, custom or {})
     build = Build()
     reader = _Reader(file, context, build)

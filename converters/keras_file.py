@@ -6,7 +6,7 @@ Nothing of Keras is imported or run. What the data means is not decided here, ex
 - `.h5`: attribute `layer_names` of `model_weights` (or of the root), then `weight_names` of each layer, in order.
 - `.keras`: a zip of config.json, metadata.json and model.weights.h5, where a weight lies at
   `layers/<class in snake case>[_k]/.../vars/<n>`, k counting the layers of one class in model order.
-- `.weights.h5` of Keras 3: that same inner tree, bare.
+- `.weights.h5` of Keras 3: that same inner tree, bare; in several files where it came with an index, `.weights.json`.
 """
 
 import io
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -23,6 +24,7 @@ import numpy as np
 
 from fastlstm.converters._keras_config import MODELS, Config, children, layer_name, model_config, parse_json
 from fastlstm.converters.keras_legacy import modern_weights
+from fastlstm.converters.keras_shards import is_index, read_shards
 from fastlstm.errors import InputError, ModelFileError, UnsupportedError, one_of
 
 if TYPE_CHECKING:
@@ -105,8 +107,10 @@ class KerasFile:
         return modern_weights(layer, self._weights(chain), self.backend or ("tensorflow" if later else None))
 
 
-def sniff(data: bytes) -> Literal["keras-zip", "hdf5"] | None:
-    """Tell by its first bytes what a Keras file is; None if it is neither."""
+def sniff(data: bytes) -> Literal["keras-zip", "hdf5", "index"] | None:
+    """Tell by its bytes what a Keras file is; None if it is none."""
+    if is_index(data):
+        return "index"
     if data.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
     return "keras-zip" if data.startswith(b"PK\x03\x04") else None
@@ -116,11 +120,12 @@ def read_keras_file(
     source: str | Path | bytes | BinaryIO,
     architecture: Config | str | Path | None = None,
     where: str = "the bytes given",
+    folder: str | PathLike | None = None,
 ) -> KerasFile:
     """Read a Keras file, given as its path, its bytes, or an archive open for reading; `where` names the latter two in messages.
 
     architecture: what `model.to_json()` gave, as text, as data or as the path of a file: needed where the file holds
-    weights only, and taken instead of the file's own where given. Raises ModelFileError, UnsupportedError, and
+    weights only, and taken instead of the file's own where given. folder: that of the files of an index. Raises ModelFileError, UnsupportedError, and
     MissingExtraError without pyfive.
 
     >>> file = read_keras_file("model.keras")
@@ -139,6 +144,8 @@ def read_keras_file(
             return _from_zip(io.BytesIO(source), where, given)
         if kind == "hdf5":
             return _from_hdf5(_hdf5.open_hdf5(source, where, MAX_BYTES), where, given)
+        if kind == "index":
+            return _from_hdf5(read_shards(source, folder, where), where, given)
     raise ModelFileError(f"{where}: neither HDF5 nor a zip archive, so no Keras file; it starts with {source[:8]!r}")
 
 

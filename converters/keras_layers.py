@@ -210,6 +210,7 @@ def _softmax(keys: Keys, context: Context) -> layers.Layer:
     "ActivityRegularization", "Identity",
 )  # fmt: skip
 def _identity(keys: Keys, context: Context) -> layers.Layer:
+    keys.take("data_format")  # of a dropout over images: which values it would drop together
     return layers.Identity(name=keys.name)
 
 

@@ -198,6 +198,8 @@ def _recurrent(
     sequence, *rest = (call.value(k) for k in range(count + 2))
     sequence = _batch_first(sequence, batch_first)
     x, mask = call.tensor(0), call.tensor(op.mask_slot) if masked else None
+    if mask is None and x.carries:  # a function leaves the mask behind
+        x = call.function("GetItem", [x, [slice(None)]], Value(np.dtype(x.dtype), x.dims), "_unmasked")
     if not batch_first:
         x = _swapped(call, x, "_x")
         mask = None if mask is None else _swapped(call, mask, "_mask")

@@ -97,7 +97,9 @@ def _causal_mask(call: Call) -> Tensor:
     x, square = call.tensor(0), call.value()
     rank = len(x.dims)
     ones = call.function("OnesLike", [x], Value(INT32, x.dims), "_ones", dtype=INT32.name)
-    rows, columns = (call.function("Cumsum", [ones], Value(INT32, x.dims), f"_{axis}", axis=axis) for axis in (rank - 2, rank - 1))
+    rows, columns = (
+        call.function("Cumsum", [ones], Value(INT32, x.dims), f"_{axis}", axis=axis) for axis in (rank - 2, rank - 1)
+    )
     past = call.function("GreaterEqual", [rows, columns], Value(square.dtype, x.dims), "_past")
     return past if rank == 2 else call.function("Any", [past], axis=list(range(rank - 2)), keepdims=False)
 
@@ -194,8 +196,11 @@ def _row_numbers(call: Call, like: Tensor) -> Tensor:
         key = [slice(None), slice(None), *[0] * (len(like.dims) - 2)]
         first = counted("GetItem", [like, key], "_first", Value(np.dtype(like.dtype), like.dims[:2]))
     ones = counted("OnesLike", [first], "_ones", dtype=INT32.name)
-    steps = counted("Sum", [ones], "_steps", Value(INT32, (like.dims[0], 1)), axis=1, keepdims=True)
-    row, step = (counted("Subtract", [counted("Cumsum", [ones], f"_sums_{axis}", axis=axis), ones], f"_{axis}") for axis in (0, 1))
+    steps = counted("Sum", [ones], "_steps", Value(INT32, (*like.dims[:1], 1)), axis=1, keepdims=True)
+    row, step = (
+        counted("Subtract", [counted("Cumsum", [ones], f"_sums_{axis}", axis=axis), ones], f"_{axis}")
+        for axis in (0, 1)
+    )
     return counted("Add", [counted("Multiply", [row, steps], "_begin"), step], "_number")
 
 

@@ -87,7 +87,9 @@ def pooled(call: Call, windows: Call) -> Tensor | list[Tensor]:
 def margin_of(call: Call, windows: Call, axes: Sequence[int]) -> Tensor | None:
     """Return windows of one element each without the axis for it: what is left is what padding added. None for other windows."""
     x, axis = windows.tensor(0), windows.get("axis")
-    if (windows.get("size"), windows.get("stride"), list(axes)) != (1, 1, [axis + 1]) or not 1 <= axis <= len(x.dims) - 2 <= 3:
+    if (windows.get("size"), windows.get("stride"), list(axes)) != (1, 1, [axis + 1]) or not 1 <= axis <= len(
+        x.dims
+    ) - 2 <= 3:
         return None
     return padded(call, x, _margins(len(x.dims) - 2, axis, tuple(windows.get("pads"))))
 

@@ -209,7 +209,9 @@ def _any(it: Operation) -> Tensor:
     over = _over(it)
     if over.get("axes") in ((-1,), (len(x.shape) - 1,)) and not over["keepdims"]:
         return it.emit("AnyNotEqual", [x], value=0.0)
-    number = it.emit("Cast", [x if x.value.dtype == bool else it.emit("Cast", [x], "/true", to="bool")], "/number", to="int32")
+    number = it.emit(
+        "Cast", [x if x.value.dtype == bool else it.emit("Cast", [x], "/true", to="bool")], "/number", to="int32"
+    )
     return it.emit("Cast", [it.emit("ReduceMax", [number], "/most", **over)], to="bool")
 
 

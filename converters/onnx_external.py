@@ -1,12 +1,12 @@
 """Tensors of an ONNX graph that lie in other files: read from one folder, and only where its owner named it."""
 
 import os
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastlstm.converters.external_files import open_beside
 from fastlstm.errors import LimitError, ModelFileError
 
 MAX_BYTES = 2 << 30  # of all external tensors of a graph
@@ -45,24 +45,10 @@ class External:
         return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(tuple(tensor.dims))
 
     def _read(self, name: str, offset: int, size: int, where: str) -> bytes:
-        plain = bool(name) and name not in (".", "..") and not any(c in name for c in "/\\:\0")
-        if not plain:
-            raise ModelFileError(f"{where}: external data in {name!r}, expected the plain name of a file")
-        flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            handle = os.open(self.folder / name, flags)
-            # not as a file before it is known to be one: a folder would be an error of its own
-            status = os.fstat(handle)
-        except OSError as error:
-            raise ModelFileError(f"{where}: external data in {name!r} cannot be opened: {error.strerror}") from error
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            os.close(handle)
-            raise ModelFileError(f"{where}: external data in {name!r}, which is no plain file of one name")
-        with open(handle, "rb") as file:
-            if offset + size > status.st_size:
-                raise ModelFileError(
-                    f"{where}: external data from byte {offset} on, {size} bytes, in a file of {status.st_size}"
-                )
+        file, whole = open_beside(self.folder, name, where)
+        with file:
+            if offset + size > whole:
+                raise ModelFileError(f"{where}: external data from byte {offset} on, {size} bytes, in a file of {whole}")
             file.seek(offset)
             return file.read(size)
 

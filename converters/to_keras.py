@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,7 @@ from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.op import Value, find
 from fastlstm.ops.recurrent import Activated
 
-VERSION = "3.0.0"  # of Keras: the first that has everything that is written
+VERSION = "3.4.0"  # of Keras: the first that has everything that is written, and joins masks as later ones do
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of the archive's members: equal models give equal files
 
 Config = dict[str, Any]
@@ -62,10 +62,14 @@ def keras_bytes(model: Model) -> bytes:
 
 @dataclass(eq=False)
 class Tensor(Symbol):
-    """A value of the Keras model: output `index` of call `number` of a layer, which is known by its name."""
+    """A value of the Keras model: output `index` of call `number` of a layer, which is known by its name.
+
+    `carries` a mask: Keras hands one on that nobody passed, from a layer that was called with one through other layers, not through functions.
+    """
 
     number: int = 0
     index: int = 0
+    carries: bool = False
 
     @property
     def key(self) -> list[Any]:
@@ -181,7 +185,11 @@ class Writer:
             {"args": [serialized(arg) for arg in args], "kwargs": {k: serialized(v) for k, v in arguments.items()}}
         )
         record = LayerCall(name, list(args), None, None, dict(arguments))
-        return [tensor(value, name, record, len(calls) - 1, k) for k, value in enumerate(made)]
+        outputs = [tensor(value, name, record, len(calls) - 1, k) for k, value in enumerate(made)]
+        carries = "mask" in arguments or any(isinstance(arg, Tensor) and arg.carries for arg in flat(args))
+        for one in outputs:
+            one.carries = carries and ".ops." not in self.layers[name]["module"]
+        return outputs
 
     def shared(self, key: Any, make: Callable[[], str]) -> str:
         """Return the name of the layer that a key stands for, which is made when it is first asked for."""
@@ -197,6 +205,12 @@ def archive_bytes(members: Mapping[str, str | bytes]) -> bytes:
         for name, content in members.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content)
     return buffer.getvalue()
+
+
+def flat(values: Sequence[Any]) -> Iterator[Any]:
+    """Yield what lists of lists hold."""
+    for value in values:
+        yield from flat(value) if isinstance(value, list | tuple) else [value]
 
 
 def sizes(shape: Sequence[Any] | None) -> list[int | None]:

@@ -10,6 +10,7 @@ from conftest import CASES, fenced
 
 import fastlstm
 from fastlstm import layers
+from fastlstm.cli import main
 from fastlstm.converters.keras_layers import Context, layer_from_config
 from fastlstm.layers import Build
 
@@ -247,6 +248,26 @@ def test_a_layer_gives_the_literal_numbers_of_kerass_own_test(case, _model):
     session = fastlstm.Session(model)
     results = session.run(arrays)
     _assert_literal(case, [results[spec.name] for spec in session.outputs])
+
+
+# ---- what is told of them -----------------------------------------------------------------------------
+@pytest.mark.parametrize("path", sorted(CASES.glob("[fkr]*/*.h*5")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_info_tells_what_every_keras_file_holds(path, capsys):
+    h5py = pytest.importorskip("h5py")
+    assert main(["info", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    written = json.loads((path.parent / "case.json").read_text()).get("saved_by_keras", told["keras_version"])
+    assert told["keras_version"] == written
+    sizes: list[int] = []
+    with h5py.File(path) as file:
+        file.get("model_weights", file).visititems(
+            lambda _, found: sizes.append(found.size) if isinstance(found, h5py.Dataset) else None
+        )
+    assert told["parameters"] == sum(layer["parameters"] for layer in told["layers"]) == sum(sizes)
+    refused = [line for line in (told["refused"], *(layer["refused"] for layer in told["layers"])) if line]
+    assert bool(refused) == ("model_config" not in h5py.File(path).attrs)
+    assert main(["info", str(path)]) == 0
+    assert all(layer["name"] in capsys.readouterr().out for layer in told["layers"][:1])
 
 
 # ---- and on to Keras 3 --------------------------------------------------------------------------------

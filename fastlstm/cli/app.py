@@ -17,7 +17,7 @@ from fastlstm.cli import commands, progress
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import STORAGE
 
-EXTERNAL = "the folder of the files that an ONNX graph keeps tensors in; no others are read"
+EXTERNAL = "the folder of the files that a source keeps tensors in (ONNX, weights of Keras in several files); no others are read"
 TRACEBACK = "FASTLSTM_TRACEBACK"  # set, it lets unforeseen errors show where they come from
 
 

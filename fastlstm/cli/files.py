@@ -20,7 +20,7 @@ from fastlstm.model import Model
 if TYPE_CHECKING:
     from fastlstm.converters.keras_summary import Summary
 
-HEAD = 64  # bytes that tell what a file is
+HEAD = 256  # bytes that tell what a file is
 
 
 def check_output(path: Path, *sources: Path) -> None:

@@ -136,7 +136,7 @@ def rounding_of(K: Any, kind: str, seed: int, folder: Path) -> dict[str, float]:
     net, wide = drawn(K, kind, seed), in_float64(K, kind, seed)
     session = fastlstm.Session(convert_saved(net.model, written_as(K, seed), folder))
     weights, rng = [np.asarray(array) for array in net.model.get_weights()], np.random.default_rng(seed)
-    off = dict.fromkeys(("engine", "fastlstm", "rounded"), 0.0)
+    off: dict[str, float] = {"engine": 0.0, "fastlstm": 0.0, "rounded": 0.0}
 
     def exactly(arrays: list[Array], weights: list[Array]) -> list[Array]:
         wide.model.set_weights(weights)

@@ -33,7 +33,9 @@ from test_keras_file import h5_file, keras_file, layer, sequential
 import fastlstm
 from fastlstm import layers
 from fastlstm.converters.from_keras import from_keras
+from fastlstm.converters.keras_layers import Context, layer_from_config
 from fastlstm.errors import FastLSTMError, UnsupportedError
+from fastlstm.layers import Build
 
 FULL = os.environ.get("FASTLSTM_FULL", "") not in ("", "0")
 Array = np.ndarray
@@ -270,6 +272,17 @@ def test_texts_become_the_numbers_that_the_engine_gave(K, save, adapted):
     given = np.array(texts, object)[:, None]
     assert_close(vocabulary(texts), np.asarray(layer(tensorflow.constant(given))))
     assert_close(fastlstm.Session(converted).run(vocabulary(texts)), model.predict(tensorflow.constant(given), verbose=0))
+
+
+# ---- without them --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("class_name", ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout"])
+def test_what_only_training_draws_is_nothing_at_inference(class_name):
+    """Keras 3 writes how dropouts over images lay out their input."""
+    spatial = {"data_format": "channels_last"} if class_name[-2:] in ("2D", "3D") else {}
+    config = {"name": "drop", "rate": 0.3, "stddev": 0.1, "seed": None, "noise_shape": None, **spatial}
+    made = layer_from_config({"class_name": class_name, "config": config}, Context("3.15.1", {}))
+    x = Build().input("x", "float32", ("batch", 5, 4, 2))
+    assert made(x).name == x.name
 
 
 # ---- files made by hand -------------------------------------------------------------------------------

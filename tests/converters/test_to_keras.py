@@ -145,6 +145,18 @@ def test_keras_gives_the_same_outputs(name, keras, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_mask_that_a_layer_does_not_see_here_is_not_handed_to_it_by_keras(keras, tmp_path):
+    """Keras hands masks on by itself: to a layer called with none here, such as what reads a value whose mask an attention took off."""
+    build = Build()
+    x = layers.Masking()(build.input("x", "float32", ("batch", "time", 3)))
+    cells = [layers.LSTM(4, return_sequences=True), layers.Dense(4), layers.GRU(3), layers.GRU(3)]
+    for cell, size in zip(cells, (3, 4, 4, 4), strict=True):
+        cell.make_weights((None, None, size), "float32")
+    y = cells[1](cells[0](x))
+    agree(build.model([cells[2](y.with_mask(None)), cells[3](y)]), keras, tmp_path / "exported.keras")
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_hard_sigmoid_of_keras_2_keeps_its_slope(keras, tmp_path):
     """Keras 3 has another one: the weights before it are scaled."""
     old = ("HardSigmoid", 0.2, 0.5)
