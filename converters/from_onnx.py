@@ -173,7 +173,8 @@ class _Importer:
                 self.values[value.name] = None
         self.scope.add_nodes(self.graph.node)
         if unknown:
-            listed = ", ".join(f"{op} (node {name!r})" for op, name in sorted(unknown.items()))
+            # an operator's name is a stranger's text: it stays on one line
+            listed = ", ".join(f"{repr(op)[1:-1]} (node {name!r})" for op, name in sorted(unknown.items()))
             refused.insert(0, f"operators that are not supported (opset {self.opset}): {listed}")
         if refused:
             raise UnsupportedError("; ".join(dict.fromkeys(refused)))

@@ -276,6 +276,7 @@ def refuse(node: Any, *words: str, opset: int = 22, error: type = UnsupportedErr
 
 def test_a_refusal_names_node_operator_attribute_and_value():
     pads = np.zeros(4, np.int64)
+    refuse(helper.make_node("Fo\no", ["x"], ["y"], "foreign"), r"Fo\no", "'foreign'")
     refuse(helper.make_node("Pad", ["x", "p"], ["y"], "pad", mode="mirror"), "'pad'", "Pad", "mode", "mirror", p=pads)
     refuse(helper.make_node("Gelu", ["x"], ["y"], "act", approximate="exact"), "'act'", "Gelu", "approximate", "exact")
     refuse(helper.make_node("Relu", ["x"], ["y"], "act", bound=3), "'act'", "Relu", "bound", "3")
