@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -103,15 +104,13 @@ def functions_of(proto: Any) -> dict[str, Any]:
     """Return a model's local functions by the name of their operator. Raise ModelFileError where one calls itself."""
     functions = {full_name(one.domain, one.name): one for one in proto.functions}
     calls = {
-        name: {full_name(n.domain, n.op_type) for n in walk(one.node)} & set(functions)
+        name: {called for n in walk(one.node) if (called := full_name(n.domain, n.op_type)) in functions}
         for name, one in functions.items()
     }
-    done: set[str] = set()
-    while len(done) < len(functions):
-        leaves = {name for name, called in calls.items() if name not in done and called <= done}
-        if not leaves:
-            raise ModelFileError(f"function {sorted(set(functions) - done)[0]!r} calls itself")
-        done |= leaves
+    try:
+        TopologicalSorter(calls).prepare()
+    except CycleError as error:
+        raise ModelFileError(f"function {error.args[1][0]!r} calls itself") from error
     return functions
 
 

@@ -43,6 +43,7 @@ class _Joining:
     def __init__(self, build: Build, nodes: Sequence[Node], outputs: Iterable[str]):
         self.build, self.nodes, self.weights = build, nodes, _Weights(build)
         self.producers = {name: node for node in nodes for name in node.outputs if name}
+        self.places = {name: k for k, node in enumerate(nodes) for name in node.outputs}
         self.readers: dict[str, list[str]] = {name: [""] for name in outputs}  # the caller has no name
         for node in nodes:
             for name in node.inputs:
@@ -60,7 +61,7 @@ class _Joining:
                 continue
             formulas = Formulas(self.build, self.producers, rows, units)
             cell = formulas.attempt(find_cell, formulas, node, self.partners.get)
-            if cell is not None and self._is_closed(formulas, cell):
+            if cell is not None and self._is_closed(formulas, cell) and self._is_fed_before(cell):
                 joined.append(self._node(node.name, cell, formulas))
                 self.producers |= dict.fromkeys(cell.outputs, joined[-1])
                 self.partners[cell.outputs[-1]] = cell.outputs[0]
@@ -74,6 +75,11 @@ class _Joining:
         """Tell whether nothing outside of a cell reads a value inside of it."""
         names = {name for node in formulas.nodes.values() for name in node.outputs if name}
         return not any(self._is_read(name, formulas.nodes) for name in names.difference(cell.outputs))
+
+    def _is_fed_before(self, cell: Cell) -> bool:
+        """Tell whether all that a cell takes is there before the first value that it gives: a gate might see what is made of the new c."""
+        first = min(self.places[name] for name in cell.outputs)
+        return all(self.places.get(name, -1) < first for name in (*cell.sources, *cell.states))
 
     def _is_read(self, name: str, inside: Mapping[str, Node]) -> bool:
         return any(reader not in inside for reader in self.readers.get(name, []))
@@ -137,7 +143,7 @@ class _Weights:
             matrix = np.zeros((rows, len(gates), units), dtype)
             for k, start, weight, transposed, (first, last), columns, scale in terms:
                 whole = self._data(weight).T if transposed else self._data(weight)
-                matrix[start : start + last - first, k] += _scaled(whole[first:last, slice(*columns)], scale)
+                _add(matrix[start : start + last - first, k], whole[first:last, slice(*columns)], scale)
             self._made[key] = self.build.weight(name, matrix.reshape(rows, -1))
         return self._made[key]
 
@@ -151,7 +157,7 @@ class _Weights:
             total = np.zeros((len(gates), units), self._data(terms[0][1]).dtype)
             for k, weight, columns, scale in terms:
                 row = np.atleast_2d(self._data(weight))[0]
-                total[k] += _scaled(row if row.size == 1 else row[slice(*columns)], scale)
+                _add(total[k], row if row.size == 1 else row[slice(*columns)], scale)
             self._made[key] = self.build.weight(name, total.reshape(-1))
         return self._made[key]
 
@@ -161,6 +167,7 @@ class _Weights:
         return data
 
 
-def _scaled(array: np.ndarray, scale: float) -> np.ndarray:
-    """Return scale * array in its own dtype."""
-    return array if scale == 1.0 else array * array.dtype.type(scale)
+def _add(total: np.ndarray, part: np.ndarray, scale: float) -> None:
+    """Add scale * part in place; a file may hold infinities and NaN."""
+    with np.errstate(all="ignore"):
+        total += part if scale == 1.0 else part * part.dtype.type(scale)

@@ -106,10 +106,11 @@ class _Looping:
             shapes = [_blurred(scope, *pair, attempt) for pair in zip(shapes, made, strict=True)]
         graph, given = scope.closed(inputs, [results[0], *carried, *grown, *stacked])  # type: ignore[list-item]
         count = len(carried) + len(grown) + len(stacked)
-        made = None if self.condition else over_time(self.node.build, self.trips, graph, self.carried, given)
-        if made is None or None in made:
+        known = None if self.condition else over_time(self.node.build, self.trips, graph, self.carried, given)
+        made = [one for one in known or () if one is not None]
+        if len(made) < count:  # what the loop alone computes
             loop = self._node(graph, [*self.carried, *given], count)
-            made = [old if new is None else new for old, new in zip(loop, made or loop, strict=True)]
+            made = [old if new is None else new for old, new in zip(loop, known or loop, strict=True)]
         return self._named(made, len(carried), len(grown))
 
     def _body(self, body: Any, shapes: Sequence[Any], extra: Sequence[tuple[str, Tensor]]):

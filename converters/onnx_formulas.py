@@ -17,9 +17,8 @@ from fastlstm.ops.activations import ACTIVATIONS, Activation
 from fastlstm.ops.dims import Dim
 from fastlstm.ops.op import find
 
-MOST_NODES = (
-    256  # that one formula is read from: a cell has fewer than a hundred, and reading takes time in their number
-)
+MOST_NODES = 256  # that one formula is read through; a cell has fewer than a hundred
+MOST_ELEMENTS = 1 << 18  # of a constant that may repeat one number or one row: each cell looks anew
 
 Polynomial = dict[tuple[str, ...], float]  # by the values that are multiplied, sorted; () is a number alone
 Range = tuple[int, int]
@@ -92,7 +91,7 @@ class Formulas:
     def is_row(self, name: str, columns: int) -> bool:
         """Tell whether a value is a constant that is the same for every row: one number a column, or one for all."""
         data = self.data(name)
-        if data is None or data.ndim > 2 or not data.size:
+        if data is None or data.ndim > 2 or not 0 < data.size <= MOST_ELEMENTS:
             return False
         repeats = data.shape == (self.rows, columns) and bool(np.all(data == data[:1]))
         return repeats or data.size == 1 or data.shape in ((columns,), (1, columns))
@@ -169,7 +168,7 @@ class Formulas:
     def _number(self, name: str) -> float | None:
         """Return the number other than 0 that a constant repeats, None for anything else."""
         data = self.data(name)
-        if data is None or not data.size or not data.flat[0] or not np.all(data == data.flat[0]):
+        if data is None or not 0 < data.size <= MOST_ELEMENTS or not data.flat[0] or not np.all(data == data.flat[0]):
             return None
         return float(data.flat[0])
 

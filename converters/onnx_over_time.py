@@ -95,11 +95,11 @@ class _Trips:
 
     def _taken_out(self, node: Node) -> int | None:
         """Return the axis of one element that a node takes out, were it the only one of its place."""
-        if node.op == "Squeeze" and len(node.inputs) > 1:
+        if node.op not in ("Squeeze", "Gather") or len(node.inputs) < 2:
+            return None
+        if node.op == "Squeeze":
             return _only(self._ints(node.inputs[1]))
-        if node.op == "Gather" and self._ints(node.inputs[1], rank=0) == (0,):
-            return int(find("Gather").get(node, "axis"))
-        return None
+        return int(find("Gather").get(node, "axis")) if self._ints(node.inputs[1], rank=0) == (0,) else None
 
     def _put_in(self, node: Node) -> int | None:
         """Return the axis of one element that a node puts in."""
@@ -142,7 +142,7 @@ class _Trips:
         inputs = [self.fixed[name] if name in self.fixed else self.sequence(name) for name in node.inputs]
         if not self._keeps_trips_apart(node, inputs):
             raise Unlike
-        return self.build.node(node.name, node.op, inputs, **node.attributes)
+        return self.build.node(node.name, node.op, inputs, **node.attributes)  # type: ignore[arg-type]
 
     def _keeps_trips_apart(self, node: Node, inputs: Sequence[Tensor]) -> bool:
         """Tell whether a node does to all trips at once what it does to each: time stays in front of what is broadcast."""

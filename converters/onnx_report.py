@@ -1,5 +1,6 @@
 """What an ONNX file asks for: its operators, counted, its inputs and outputs, and whatever of it is not supported."""
 
+import os
 from collections import Counter
 from typing import Any
 
@@ -9,8 +10,8 @@ from fastlstm.converters.onnx_scope import type_name
 from fastlstm.errors import FastLSTMError
 
 
-def report(data: bytes) -> dict[str, Any]:
-    """Return the facts of an ONNX file's bytes, as plain data. Raise ModelFileError for damage.
+def report(data: bytes, external_data: str | os.PathLike | None = None) -> dict[str, Any]:
+    """Return the facts of an ONNX file's bytes, as plain data; `external_data` is the folder of tensors outside. Raise ModelFileError for damage.
 
     `operators` counts the nodes of the graph, of its branches and bodies, and of its functions; `refused` is what an import would say.
     """
@@ -29,7 +30,7 @@ def report(data: bytes) -> dict[str, Any]:
             "functions": sorted(functions),
         }
     try:
-        from_onnx(data, {})
+        from_onnx(data, {}, external_data)
     except FastLSTMError as error:
         return {**facts, "refused": str(error)}
     return {**facts, "refused": None}

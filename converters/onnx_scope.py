@@ -258,7 +258,7 @@ class Scope:
         if tensor.data_location or tensor.external_data:
             if self.document.external is None:
                 raise UnsupportedError(
-                    f"{where}: external data is not loaded; save the model as one file, or name the folder with external_data="
+                    f"{where}: external data is not loaded; save the model as one file, or name the folder with external_data= (--external-data)"
                 )
             return self.document.external.array(tensor, where, np.dtype(onnx_dtype(tensor.data_type)))
         held = max(len(tensor.raw_data), 1) * 8 + sum(

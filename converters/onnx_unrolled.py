@@ -124,8 +124,9 @@ class _Chains:
             index = self.build.values[node.inputs[1]].data
             number = None if index is None or index.ndim else int(index)
             return self._placed(node.inputs[0], int(find("Gather").get(node, "axis")), number)
-        cut = self._producer(node.inputs[0])
-        axes = self._ints(node.inputs[1]) if node.op == "Squeeze" and len(node.inputs) > 1 else None
+        if node.op != "Squeeze" or len(node.inputs) < 2:
+            return None
+        cut, axes = self._producer(node.inputs[0]), self._ints(node.inputs[1])
         if cut is None or axes is None or len(axes) != 1:
             return None
         return self._placed(cut.inputs[0], axes[0], self._start(cut, node.inputs[0], axes[0]))

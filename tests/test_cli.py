@@ -715,6 +715,78 @@ def test_bound_inputs_work_with_the_real_engine(here, capsys):
     gave(capsys, *peer)
 
 
+# ---- what an ONNX graph asks for --------------------------------------------------------------------------
+def _change(path: Path, change) -> None:
+    """Change an ONNX file's graph."""
+    import onnx
+
+    proto = onnx.load_model_from_string(path.read_bytes())
+    change(proto.graph)
+    path.write_bytes(proto.SerializeToString())
+
+
+def test_info_counts_the_operators_of_a_graph_without_converting_it(here, capsys):
+    _rate_model(Path("rate.onnx"))
+    out = gave(capsys, "info", "rate.onnx")
+    for line in (
+        "opset          ai.onnx 17",
+        "input          x  float  [T, B, 2]",
+        "input          sr  int64  []",
+        "output         y  float  [1, B, 5]",
+        "operators      5 nodes: Add, Cast, Div, LSTM, Mul",
+        "supported      yes",
+    ):
+        assert line in out.splitlines()
+    assert sorted(os.listdir()) == sorted(os.listdir(here))
+    facts = json.loads(gave(capsys, "info", "rate.onnx", "--json"))
+    assert facts["operators"] == {"Add": 1, "Cast": 1, "Div": 1, "LSTM": 1, "Mul": 1}
+    assert facts["refused"] is None
+
+
+def test_info_names_all_that_an_import_would_refuse(here, capsys):
+    from onnx import helper
+
+    _rate_model(Path("rate.onnx"))
+    odd = [
+        helper.make_node("Foo", ["y"], ["z"], "foreign"),
+        helper.make_node("Gelu", ["h"], ["g"], "act", approximate="exact"),
+    ]
+    _change(Path("rate.onnx"), lambda graph: graph.node.extend(odd))
+    out = gave(capsys, "info", "rate.onnx")
+    (said,) = (line for line in out.splitlines() if line.startswith("supported"))
+    assert said.startswith("supported      no: ")
+    assert all(word in said for word in ("Foo (node 'foreign')", "'act': Gelu", "approximate", "exact"))
+    assert "operators      7 nodes: Add, Cast, Div, Foo, Gelu, LSTM, Mul" in out
+    assert refused(capsys, "convert", "rate.onnx", *OUT).count("Foo") == 1
+
+
+def _weights_outside(graph) -> None:
+    (tensor,) = (one for one in graph.initializer if one.name == "W")
+    Path("weights").mkdir()
+    Path("weights/w.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = tensor.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+
+
+def test_tensors_outside_are_read_from_the_folder_that_is_named_alone(here, capsys, no_engine):
+    _rate_model(Path("rate.onnx"))
+    given = {"x": np.ones((4, 3, 2), np.float32), "sr": np.int64(8000), "bias": np.zeros(5, np.float32)}
+    whole = fastlstm.Session(fastlstm.convert("rate.onnx")).run(given)["y"]
+    _change(Path("rate.onnx"), _weights_outside)
+    outside = ["--external-data", "weights"]
+    assert "external_data=" in refused(capsys, "convert", "rate.onnx", *OUT)
+    assert "supported      no: initializer 'W'" in gave(capsys, "info", "rate.onnx")
+    assert "supported      yes" in gave(capsys, "info", "rate.onnx", *outside)
+    gave(capsys, "info", "rate.onnx", "--plan", *outside)
+    gave(capsys, "convert", "rate.onnx", *OUT, *outside)
+    session = fastlstm.Session(fastlstm.load("new.safetensors"))
+    np.testing.assert_array_equal(session.run(given)["y"], whole)
+    assert "cannot be opened" in refused(capsys, "convert", "rate.onnx", *OUT, "--external-data", "folder")
+    assert "for ONNX graphs" in refused(capsys, "info", "model.safetensors", *outside)
+    assert "for ONNX graphs" in refused(capsys, "convert", "sunspots.keras", *OUT, *outside)
+
+
 @pytest.mark.parametrize("name", ["sunspots.keras", "chars.h5"])
 def test_keras_itself_verifies_its_files(name, here, capsys):
     keras = pytest.importorskip("keras")

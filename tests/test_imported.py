@@ -48,6 +48,17 @@ def test_weights_are_what_nodes_read_as_weights_and_statistics_stay():
     assert "lstm.W" in build.parameters and "bidirectional/forward.b" in build.parameters
 
 
+def test_what_a_normalization_subtracts_and_divides_by_stays():
+    made = layers.Normalization(mean=np.arange(I, dtype="f4"), variance=np.arange(1, I + 1, dtype="f4"))
+    network, (x, y) = models.trainable(saved(made, layers.Dense(1), layers.LSTM(1))), data()
+    assert network.frozen == {"normalization.mean", "normalization.scale"}
+    before = {name: array.copy() for name, array in network.weights.items()}
+    network.compile("sgd", "mse")
+    network.fit(x, y, epochs=1, verbose=0)
+    still = {name for name, array in network.weights.items() if np.array_equal(array, before[name])}
+    assert still == network.frozen
+
+
 @pytest.mark.parametrize(
     ("freeze", "moved"),
     [
@@ -76,6 +87,21 @@ def test_fitting_moves_what_is_not_frozen_and_leaves_the_model_alone(tmp_path):
     network.save(tmp_path / "m.safetensors")
     again = fastlstm.Session(fastlstm.load(tmp_path / "m.safetensors")).run(x)
     assert np.array_equal(again, network.predict(x, verbose=0))
+
+
+@pytest.mark.parametrize("layer", [layers.Dense(1, activation="sigmoid"), layers.Conv1D(1, 2, activation="relu")])
+def test_activations_of_a_model_are_trained_through(layer):
+    model, (x, _) = saved(layers.Dense(3, activation="tanh"), layers.LSTM(2, return_sequences=True), layer), data()
+    network, twin = models.trainable(model), models.Sequential([layers.Input((None, I))])
+    for part in (layers.Dense(3, activation="tanh"), layers.LSTM(2, return_sequences=True), layer):
+        twin.add(part)
+    twin.set_weights(network.get_weights())
+    y = np.zeros(network.predict(x, verbose=0).shape)
+    for one in (network, twin):
+        one.compile("sgd", "mse")
+        one.fit(x, y, epochs=2, shuffle=False, verbose=0)
+    for a, b in zip(network.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_narrow_weights_are_widened():

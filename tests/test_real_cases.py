@@ -305,3 +305,33 @@ def test_keras_3_gives_the_recorded_outputs_of_what_is_exported(case, model, ker
 def test_keras_3_gives_its_own_literal_numbers_from_an_exported_layer(case, _model, keras, tmp_path):
     model, arrays = _layer_model(case)
     _assert_literal(case, _run_exported(keras, model, arrays, tmp_path / "exported.keras"))
+
+
+# ---- and on to ONNX -----------------------------------------------------------------------------------
+def _needs_lengths(model: fastlstm.Model) -> bool:
+    """Tell whether masks of the model's own have to become lengths."""
+    from fastlstm.converters.to_onnx import to_onnx
+
+    try:
+        to_onnx(model)
+    except fastlstm.UnsupportedError as error:
+        return "right_padded=True" in str(error)  # else the export itself says what is refused
+    return False
+
+
+@pytest.mark.parametrize(("case", "model"), _params("file", "ok"))
+def test_onnxruntime_agrees_with_what_is_exported_and_the_bits_are_the_same_when_it_is_read_again(
+    case, model, monkeypatch
+):
+    pytest.importorskip("onnxruntime")
+    from onnx_written import compare
+
+    imported, records = _convert(case, model, monkeypatch)
+    options = {"right_padded": True} if _needs_lengths(imported) else {}
+    compared = 0
+    for record in records:
+        if record.startswith("io"):
+            feeds = _named(_arrays(CASES / case["id"] / record, "in_"), imported.graph.inputs, case)
+            compare(imported, feeds, atol=max(1e-5, case["atol"]), **options)
+            compared += 1
+    assert compared

@@ -17,6 +17,7 @@ from fastlstm.cli import commands, progress
 from fastlstm.errors import FastLSTMError
 from fastlstm.model import STORAGE
 
+EXTERNAL = "the folder of the files that a source keeps tensors in (ONNX, weights of Keras in several files); no others are read"
 TRACEBACK = "FASTLSTM_TRACEBACK"  # set, it lets unforeseen errors show where they come from
 
 
@@ -60,12 +61,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("--example", type=Path, help=".npz with in_<name> and out_<name> from the source engine")
     convert.add_argument("--architecture", type=Path, help="JSON of model.to_json(), for a weights-only Keras file")
-    convert.add_argument("--external-data", type=Path, help="folder of the files that the source keeps weights in")
+    convert.add_argument("--external-data", type=Path, metavar="FOLDER", help=EXTERNAL)
     convert.set_defaults(run=commands.convert)
 
     info = adding.add_parser("info", help="what a model file holds")
     info.add_argument("--plan", action="store_true", help="the program that a call runs on this machine, step by step")
     info.add_argument("--architecture", type=Path, help="JSON of model.to_json(), for a weights-only Keras file")
+    info.add_argument("--external-data", type=Path, metavar="FOLDER", help=EXTERNAL)
     for name in ("batch", "steps"):
         info.add_argument(f"--{name}", type=int, help=f"with --plan: the {name} of the call (default: 1)")
     info.set_defaults(run=commands.info)

@@ -35,9 +35,12 @@ def convert(given: Namespace) -> Results:
         files.check_archive(given.example)
     with progress.working(f"converting {given.source}"):
         model = fastlstm.convert(
-            given.source, inputs=_bindings(given.input), architecture=given.architecture, example=given.example,
+            given.source,
+            inputs=_bindings(given.input),
+            architecture=given.architecture,
+            example=given.example,
             external_data=given.external_data,
-        )  # fmt: skip
+        )
     with progress.working(VERIFYING):
         model, report, why = _referred(model, given.source)
         stored, narrow = _stored(model, given.weights)
@@ -137,6 +140,8 @@ def info(given: Namespace) -> Results:
             raise InputError(f"--{name} is of the call that --plan shows: add --plan")
         if size < 1:
             raise InputError(f"--{name} {size}: expected at least 1")
+    if given.external_data and files.kind(given.model) != "onnx":
+        raise InputError("--external-data is for ONNX graphs")
     if given.plan:
         return _program(given, **sizes)
     if files.kind(given.model) == "keras":
@@ -145,18 +150,18 @@ def info(given: Namespace) -> Results:
     if given.architecture:
         raise InputError("--architecture is for weights-only Keras files")
     if files.kind(given.model) == "onnx":
-        return _report(given.model)
+        return _report(given.model, given.external_data)
     facts = describe(files.open_model(given.model))
     return facts, as_text(facts)
 
 
-def _report(path: Path) -> Results:
+def _report(path: Path, external_data: Path | None) -> Results:
     """Tell what an ONNX graph asks for, without converting it: its operators, and what of it is not supported."""
     from fastlstm.converters import read_source
     from fastlstm.converters.onnx_report import as_text, report
 
     try:
-        facts = report(read_source(path))
+        facts = report(read_source(path), external_data)
     except ModelFileError as error:
         raise file_error(path, error) from error
     return facts, "\n".join(progress.one_line(line) for line in as_text(facts).split("\n"))
@@ -165,7 +170,7 @@ def _report(path: Path) -> Results:
 def _program(given: Namespace, batch: int = 1, steps: int = 1) -> Results:
     from fastlstm.cli import program
 
-    session = fastlstm.Session(files.open_model(given.model))
+    session = fastlstm.Session(files.open_model(given.model, given.external_data))
     with progress.working("binding (the first time compiles kernels)"):
         facts = program.describe(session, batch, steps)
     return facts, program.as_text(facts)

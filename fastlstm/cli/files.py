@@ -49,9 +49,9 @@ def kind(path: Path) -> str:
         return found or "fastlstm"
 
 
-def open_model(path: Path) -> Model:
+def open_model(path: Path, external_data: Path | None = None) -> Model:
     """Return the model of a fastlstm file, or of a source file converted on the way."""
-    return fastlstm.load(path) if kind(path) == "fastlstm" else fastlstm.convert(path)
+    return fastlstm.load(path) if kind(path) == "fastlstm" else fastlstm.convert(path, external_data=external_data)
 
 
 def keras_summary(path: Path, architecture: Path | None) -> Summary:

@@ -115,6 +115,10 @@ class Build:
         self._node_names, self._value_names = Names(), Names([""])
         self.entered: dict[tuple[Any, str], Tensor] = {}  # the weights that layers entered, by layer and role
 
+    def another(self) -> "Build":
+        """Return an empty build of the same kind, for a subgraph."""
+        return type(self)()
+
     def unique(self, name: str, among: "Names | None" = None) -> str:
         """Return `name`, or one of name_1, name_2 ... that no value (or none `among` others) has yet."""
         return (self._value_names if among is None else among).fresh(name)

@@ -18,7 +18,8 @@ from fastlstm.ops.op import find
 from fastlstm.session import Session
 from fastlstm.training.trainable import Trainable
 
-STATISTICS = {("BatchNormalization", "mean"), ("BatchNormalization", "variance")}
+# of BatchNormalization, and of Normalization, which subtracts and divides
+STATISTICS = {("BatchNormalization", "mean"), ("BatchNormalization", "variance"), ("Sub", "B"), ("Div", "B")}
 STATES = ("h0", "c0")
 
 
@@ -26,7 +27,7 @@ class Imported(Trainable):
     """A network made of a saved model's graph: `compile`, `fit`, `evaluate` and `predict` as any other, `to_model` and `save` give the graph back.
 
     Weights are known by the names that they have in the model. Matrices and vectors that nodes read as weights are trained, scalars and
-    whole numbers are constants; the statistics of a BatchNormalization stay as they are, and what dropped in training drops no longer.
+    whole numbers are constants; the statistics of a BatchNormalization, and what nodes subtract or divide by, stay as they are, and what dropped in training drops no longer.
     """
 
     built = True

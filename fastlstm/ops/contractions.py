@@ -12,7 +12,7 @@ import numpy as np
 from fastlstm.graph import Node, Quantized
 from fastlstm.ops.activations import ACTIVATIONS
 from fastlstm.ops.adjoints import reshaped, summed_rows
-from fastlstm.ops.dims import Dim, Shape, agree
+from fastlstm.ops.dims import Dim, Shape, agree, known
 from fastlstm.ops.elementwise import broadcast
 from fastlstm.ops.mapping import emit_map_into
 from fastlstm.ops.narrow import DENSE_PARTS, DTYPES, FLOAT16, FLOAT32, QUANTISED, SCALED, dense_form
@@ -212,7 +212,7 @@ class Dense(Op):
             return list(super().adjoint(node, back))
         x, W, d = back.x[0], back.x[1], back.dy[0]
         dx = back.node("MatMul", [d, turned(back, W)]) if back.wants[0] else None
-        dW = over_rows(back, x, d) if back.wants[1] else None
+        dW = over_rows(back, x, d, W.shape) if back.wants[1] else None
         db = summed_rows(back, d) if len(back.x) > 2 and back.wants[2] else None
         return [dx, dW, db]
 
@@ -230,10 +230,10 @@ def turned(back: Back, x: Any) -> Any:
     return back.node("Transpose", [x], perm=(*range(rank - 2), rank - 1, rank - 2))
 
 
-def over_rows(back: Back, x: Any, d: Any) -> Any:
-    """Return x' d for x (..., K) and d (..., N), summed over all rows: (K, N)."""
-    rows = back.node("Reshape", [x, back.ints(-1, x.shape[-1])])
-    return back.node("MatMul", [turned(back, rows), back.node("Reshape", [d, back.ints(-1, d.shape[-1])])])
+def over_rows(back: Back, x: Any, d: Any, shape: Shape) -> Any:
+    """Return x' d for x (..., K) and d (..., N), summed over all rows; `shape` is (K, N)."""
+    rows, columns = (back.node("Reshape", [v, back.ints(-1, n)]) for v, n in zip((x, d), shape, strict=True))
+    return back.node("MatMul", [turned(back, rows), columns])
 
 
 @register
@@ -329,9 +329,8 @@ class MatMul(Op):
             whole = back.sum_to(back.node("MatMul", [d, turned(back, right)]), left)
             da = reshaped(back, whole, a)
         if back.wants[1]:
-            sizes_known = isinstance(left.shape[-1], int) and isinstance(d.shape[-1], int)
-            if len(right.shape) == 2 and len(left.shape) >= 2 and sizes_known:
-                whole = over_rows(back, left, d)
+            if len(right.shape) == 2 and len(left.shape) >= 2 and known(right.shape):
+                whole = over_rows(back, left, d, right.shape)
             else:
                 whole = back.sum_to(back.node("MatMul", [turned(back, left), d]), right)
             db = reshaped(back, whole, b)

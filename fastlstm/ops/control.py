@@ -20,6 +20,7 @@ from fastlstm.ops.dims import Dim, Shape
 from fastlstm.ops.op import (
     Args,
     Attribute,
+    Back,
     Emit,
     NeedsValue,
     Op,
@@ -120,6 +121,16 @@ class If(ControlOp):
         both = [results(node, node.subgraphs[role], given) for role in self.bodies]
         return [either(node, *pair) for pair in zip(*both, strict=True)]
 
+    def adjoint(self, node: Node, back: Back) -> list:
+        """The adjoint of the branch that was chosen, from the same inputs."""
+        condition, *given = back.x
+        bodies, constants = back.adjoints_of(node.subgraphs)
+        dy = [d for d in back.dy if d is not None]
+        found = iter(
+            back.node(self.name, [condition, *given, *dy, *constants], [True] * sum(back.wants), subgraphs=bodies)
+        )
+        return [next(found) if want else None for want in back.wants]
+
 
 def inlined(node: Node, condition: np.ndarray) -> list[Node]:
     """Return the nodes of the branch that a condition chooses, with names of their own, and the outputs of the If."""
@@ -153,17 +164,18 @@ def resolve(
     and the name of its condition.
     """
     known, waiting, nodes, found = dict(values), list(reversed(graph.nodes)), [], []
-    asked = iter(decided)
+    asked, answers = iter(decided), {}
     while waiting:
         node = waiting.pop()
         args = inference.arguments(node, known)
         if node.op == "If":
-            condition = required(args).data
+            name, condition = node.inputs[0], required(args).data
             if condition is None:
-                answer = next(asked, None)
-                if answer is None:
-                    return nodes, found, node.inputs[0]
-                condition = np.array(answer)
+                if name not in answers:
+                    answers[name] = next(asked, None)
+                if answers[name] is None:
+                    return nodes, found, name
+                condition = np.array(answers[name])
             found.append(bool(condition.ravel()[0]))
             waiting.extend(reversed(inlined(node, condition)))
             continue

@@ -89,7 +89,7 @@ class Convolution(Op):
         d_groups = d if G == 1 else by_group(d, -1, 1, G, f)
         dx = dW = None
         if back.wants[1] and G == 1:
-            dW = reshaped(back, over_rows(back, back.node("Reshape", [windows, back.ints(-1, K * c)]), d), W)
+            dW = reshaped(back, over_rows(back, windows, d, (K * c, F)), W)
         elif back.wants[1]:
             v = back.node("Reshape", [by_group(windows, -1, K, G, c), back.ints(G, -1, K * c)])
             dW = back.node("MatMul", [turned(back, v), back.node("Reshape", [d_groups, back.ints(G, -1, f)])])

@@ -135,7 +135,7 @@ class OneHot(HostOp):
         """The gradient of off, and that of on, sums what reaches their copies."""
         (indices, depth, _), (d,) = back.x, back.dy
         both = back.node("Concat", [back.node("Unsqueeze", [back.number(v), back.ints(0)]) for v in (0.0, 1.0)], axis=0)
-        on = back.node(self.name, [indices, depth, both], **node.attributes)
+        on = back.node(self.name, [indices, depth, both], 1, **node.attributes)
         off = back.node("Sub", [back.number(1.0), on])
         sums = [back.node("ReduceSum", [back.node("Mul", [d, part])]) for part in (off, on)]
         return [None, None, back.node("Concat", [back.node("Unsqueeze", [v, back.ints(0)]) for v in sums], axis=0)]

@@ -280,6 +280,13 @@ class Back(Protocol):
         """Return zeros of the shape of a value."""
         ...
 
+    def adjoints_of(self, graphs: Mapping[str, Graph]) -> tuple[dict[str, Graph], Sequence[Any]]:
+        """Return the adjoints of subgraphs of the last inputs, and constants of theirs.
+
+        An adjoint takes the inputs, the gradients of outputs that have one, and the constants; it gives the gradients that are wanted.
+        """
+        ...
+
     def sum_to(self, d: Any, like: Any) -> Any:
         """Return a gradient summed over the axes along which `like` was broadcast to it."""
         ...

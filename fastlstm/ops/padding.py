@@ -154,7 +154,8 @@ class Pad(HostOp):
 
     def adjoint(self, node: Node, back: Back) -> list:
         """The gradient of what was added is cut off (mode "constant"; that of `value` is its sum), or goes to what was repeated."""
-        x, pads, value, axes = (*back.x, None, None)[:4]
+        given: list[Any] = [*back.x, None, None]
+        x, pads, value, axes = given[:4]
         if self.get(node, "mode") != "constant":
             return [self._gathered(node, back, x, pads, axes)]
         dx = back.node(self.name, [back.dy[0], back.node("Neg", [pads]), None, axes]) if back.wants[0] else None
@@ -176,7 +177,7 @@ class Pad(HostOp):
         pad = lambda value, axis, margin: back.node(
             self.name, [value, back.ints(*margin), None, back.ints(axis)], mode=self.get(node, "mode")
         )
-        steps = [x]  # X with the first of its axes padded, then with one more each
+        steps: list[Any] = [x]  # X with the first of its axes padded, then with one more each
         for axis, margin in margins.items():
             steps.append(pad(steps[-1], axis, margin))
         d = back.dy[0]

@@ -7,12 +7,13 @@ adjoint as one program, and a gradient can be differentiated, streamed to float6
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastlstm.errors import UnsupportedError
-from fastlstm.graph import Node
+from fastlstm.graph import Graph, Node, TensorSpec
 from fastlstm.layers.build import Build, Tensor
 from fastlstm.ops.adjoints import expanded
 from fastlstm.ops.op import find
@@ -56,6 +57,71 @@ class _Back:
             summed = self.node("Unsqueeze", [summed, self.ints(*ones)])
         return summed
 
+    def adjoints_of(self, graphs: Mapping[str, Graph]) -> tuple[dict[str, Graph], list[Tensor]]:
+        given = [x for x in self.x if x is not None]
+        given = given[len(given) - len(next(iter(graphs.values())).inputs) :]
+        branches = {
+            role: _Branch(self._build, graph, given, self.dy, self.wants[-len(given) :])
+            for role, graph in graphs.items()
+        }
+        constants = [
+            self._build.weight(self._name, array) for one in branches.values() for array in one.constants.values()
+        ]
+        # every branch takes the constants of all
+        specs = [
+            replace(spec, name=f"{role}/{spec.name}") for role, one in branches.items() for spec in one.constant_specs
+        ]
+        return {role: one.graph(role, specs) for role, one in branches.items()}, constants
+
+
+class _Branch:
+    """The adjoint of a subgraph, which computes the subgraph again: from its inputs and the gradients of its outputs to those of the inputs
+    that are wanted, zeros where an output does not depend on one."""
+
+    def __init__(
+        self, outer: Build, graph: Graph, given: Sequence[Tensor], dy: Sequence[Tensor | None], wants: Sequence[bool]
+    ):
+        build = self.build = outer.another()
+        inputs = []
+        for spec, x in zip(graph.inputs, given, strict=True):
+            inputs.append(build.input(spec.name, spec.dtype, x.shape))
+            build.values[inputs[-1].name] = x.value
+        values = dict(zip((spec.name for spec in graph.inputs), inputs, strict=True))
+        for node in graph.nodes:
+            read, named = [values.get(name) for name in node.inputs], [bool(name) for name in node.outputs]
+            made = build.node(node.name, node.op, read, named, node.subgraphs or None, **node.attributes)
+            values |= {name: tensor for name, tensor in zip(node.outputs, made, strict=False) if name}
+        found: dict[str, list[Tensor]] = {}
+        for spec, d in zip(graph.outputs, dy, strict=False):
+            if d is not None:
+                seed = build.input(f"d/{spec.name}", spec.dtype, values[spec.name].shape)
+                found.setdefault(values[spec.name].name, []).append(seed)
+        wanted = [x for x, want in zip(inputs, wants, strict=True) if want]
+        results = [_like(build, d, x) for d, x in zip(_backwards(build, found, wanted), wanted, strict=True)]
+        self.results = build.distinct(results)
+        self.nodes = build.live(self.results)
+        read = {name for node in self.nodes for name in node.inputs} | {tensor.name for tensor in self.results}
+        self.constants = {name: array for name, array in build.weights.items() if name in read}
+
+    @property
+    def constant_specs(self) -> list[TensorSpec]:
+        return [TensorSpec(name, array.dtype.name, array.shape) for name, array in self.constants.items()]
+
+    def graph(self, role: str, constants: Sequence[TensorSpec]) -> Graph:
+        """Return the graph, whose last inputs are the constants of all branches."""
+        own = {name: f"{role}/{name}" for name in self.constants}
+        renamed = lambda names: tuple(own.get(name, name) for name in names)
+        nodes = tuple(replace(node, inputs=renamed(node.inputs)) for node in self.nodes)
+        outputs = (TensorSpec(own.get(t.name, t.name), t.value.dtype.name, t.value.shape) for t in self.results)
+        return Graph(nodes, (*self.build.inputs, *constants), tuple(outputs))
+
+
+def _like(build: Build, d: Tensor | None, x: Tensor) -> Tensor:
+    """Return the gradient of x, zeros where there is none."""
+    if d is None:
+        return build.node("d/none", "ExpandLike", [build.weight("zero", np.zeros((), x.value.dtype)), x])
+    return d if d.value.shape == x.shape else build.node("d/like", "ReshapeLike", [d, x])
+
 
 def gradients(build: Build, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor | None]:
     """Add the adjoint of `loss`, a scalar, to the graph; return the gradient of each of `wrt`, None where loss does not depend on it.
@@ -64,12 +130,16 @@ def gradients(build: Build, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor 
     """
     if loss.shape != ():
         raise UnsupportedError(f"the loss {loss.name!r} has shape {loss.shape}, expected a scalar ()")
+    return _backwards(build, {loss.name: [build.weight("d/loss.one", np.ones((), loss.value.dtype))]}, wrt)
+
+
+def _backwards(build: Build, found: dict[str, list[Tensor]], wrt: Sequence[Tensor]) -> list[Tensor | None]:
+    """Add the adjoint of all nodes; return the gradients of `wrt`. `found` are those that are known, by the name of a value."""
     nodes = list(build.nodes)
     wanted = {tensor.name for tensor in wrt}
     for node in nodes:  # what depends on a wanted value
         if wanted & set(node.inputs):
             wanted.update(name for name in node.outputs if name and build.values[name].dtype.kind == "f")
-    found: dict[str, list[Tensor]] = {loss.name: [build.weight("d/loss.one", np.ones((), loss.value.dtype))]}
     for node in reversed(nodes):
         dy = [_total(build, name, found) for name in node.outputs]
         wants = [name in wanted for name in node.inputs]

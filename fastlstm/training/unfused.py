@@ -53,6 +53,9 @@ class TrainingBuild(Build):
         self.draws: list[Draw] = []
         self._drawn_by: dict[int, int] = {}  # how many draws each layer has made
 
+    def another(self) -> "TrainingBuild":
+        return type(self)(self.checkpoint_every)
+
     def parameter(self, name: str, array: np.ndarray, trainable: bool = True) -> Tensor:
         tensor = self.input(name, array.dtype.name, array.shape)
         (self.parameters if trainable else self.statistics)[tensor.name] = array
@@ -103,7 +106,8 @@ class TrainingBuild(Build):
         if op in WITH_ACTIVATION and activation != "Identity":
             plain = {key: value for key, value in attributes.items() if key not in ("activation", "alpha", "beta")}
             y = super().node(name, op, inputs, 1, **plain)
-            return self.activation(f"{name}/{activation}", activation, y, attributes)
+            y = self.activation(f"{name}/{activation}", activation, y, attributes)
+            return y if isinstance(outputs, int) else (y,)
         return super().node(name, op, inputs, outputs, subgraphs, **attributes)
 
     def activation(self, name: str, op: str, x: Tensor, attributes: dict[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
 """Damaged ONNX graphs: whatever the bytes, a load gives a model or one line of our error, soon, in little memory, and does nothing else; so does a run.
 
-`python [-O] tests/converters/hostile_onnx.py --count 100000 --run [FILE ...]` mutates random recurrent nodes, graphs with functions and data outside,
+`PYTHONPATH=tests python [-O] tests/converters/hostile_onnx.py --count 100000 --nodes --run [FILE ...]` mutates random recurrent nodes, graphs with functions and data outside,
 the node tests of the installed `onnx` package and the files given, loads each, runs what loads, and ends with exit code 1 and what went wrong at the
 first that breaks a rule. Every mutation is known by its seed and number.
 """
@@ -9,7 +9,6 @@ import argparse
 import random
 import sys
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from typing import Any
 import numpy as np
 import onnx
 from hostile import Results, Watch
+from node_tests import node_tests
 from onnx import TensorProto, helper, parser
 from random_onnx import draw
 
 import fastlstm
 from fastlstm.converters.from_onnx import from_onnx, walk
-from fastlstm.converters.onnx_graph import full_name, handlers
+from fastlstm.converters.onnx_graph import handlers
 from fastlstm.errors import FastLSTMError
 from fastlstm.verify import random_inputs
 
@@ -65,23 +65,12 @@ def outside() -> Any:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
 
 
-def node_tests() -> dict[str, Any]:
-    """Return the graphs of onnx's node tests whose operators are ours."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases(None)
-    known = lambda proto: all(full_name(n.domain, n.op_type) in handlers for n in walk(proto.graph.node))
-    return {case.name: case.model for case in cases if known(case.model)}
-
-
-def sources(files: list[Path], nodes: bool) -> dict[str, Any]:
-    """Return the graphs to mutate, by name."""
+def sources(files: list[Path], nodes: bool) -> list[dict[str, Any]]:
+    """Return the graphs to mutate, by name: groups that are mutated equally often."""
     graphs = {f"recurrent {k}": draw(np.random.default_rng([k, 7])).proto() for k in range(12)}
-    graphs |= {"functions": parser.parse_model(FUNCTIONS), "outside": outside()}
-    graphs |= node_tests() if nodes else {}
-    return graphs | {path.parent.name + "/" + path.name: onnx.load_model_from_string(path.read_bytes()) for path in files}
+    groups = [graphs | {"functions": parser.parse_model(FUNCTIONS), "outside": outside()}]
+    groups += [{path.parent.name + "/" + path.name: onnx.load_model_from_string(path.read_bytes()) for path in files}] if files else []
+    return groups + ([{case.name: case.model for case in node_tests()}] if nodes else [])
 
 
 # ---- mutations --------------------------------------------------------------------------------------------
@@ -188,13 +177,12 @@ def _change_list(value: Any, field: Any, names: list[str], rng: random.Random) -
         del value[at:]
 
 
-def mutation(name: str, graphs: dict[str, Any], rng: random.Random) -> bytes:
-    """Return the bytes of a mutated graph."""
-    proto = graphs[name]
+def mutation(proto: Any, others: dict[str, Any], rng: random.Random) -> bytes:
+    """Return the bytes of a mutated graph, into which parts of others may come."""
     if rng.random() < 0.3:
         spared = [one.raw_data for one in proto.graph.initializer if len(one.raw_data) > KEPT]
         return mutated_bytes(proto.SerializeToString(), spared, rng)
-    return mutated_graph(proto, graphs[rng.choice(list(graphs))], rng)
+    return mutated_graph(proto, others[rng.choice(list(others))], rng)
 
 
 # ---- the program --------------------------------------------------------------------------------------------
@@ -232,8 +220,9 @@ class Runs:
 def main(arguments: list[str] | None = None) -> None:
     """Load so many mutations, run what loads where asked to, and print what they gave."""
     given = _arguments(arguments)
-    graphs = sources(given.files, given.nodes)
-    for name, proto in graphs.items():  # what is imported once is imported before
+    groups = sources(given.files, given.nodes)
+    everything = {name: proto for group in groups for name, proto in group.items()}
+    for name, proto in everything.items():  # what is imported once is imported before
         try:
             from_onnx(proto.SerializeToString(), {})
         except FastLSTMError as error:
@@ -244,8 +233,9 @@ def main(arguments: list[str] | None = None) -> None:
     for k in range(given.first, given.first + given.count) if given.only is None else [given.only]:
         if time.monotonic() > end:
             break
-        name, rng = list(graphs)[k % len(graphs)], random.Random(f"{given.seed}/{k}")
-        data = mutation(name, graphs, rng)
+        rng, group = random.Random(f"{given.seed}/{k}"), groups[k % len(groups)]
+        name = rng.choice(list(group))
+        data = mutation(group[name], everything, rng)
         about = f"{name}, seed {given.seed}, number {k}"
         model = results.load(partial(from_onnx, data, {}), len(data), about)
         if model is not None and given.run:

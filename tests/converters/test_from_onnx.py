@@ -5,6 +5,7 @@ What is not honoured is refused by name, and what is damaged ends in one of our 
 
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,12 +37,12 @@ def session(proto: Any, **inputs: Any) -> fastlstm.Session:
     return fastlstm.Session(from_onnx(bytes_of(proto), inputs))
 
 
-def assert_close(name: str, got: Array, want: Array, spare: Array | float = 0.0) -> float:
-    """Compare within 1e-5 * max(1, |want|) + spare; return the largest difference of that measure."""
+def assert_close(name: str, got: Array, want: Array) -> float:
+    """Compare within 1e-5 * max(1, |want|); return the largest difference of that measure."""
     assert got.shape == want.shape, f"{name}: shape {got.shape}, expected {want.shape}"
     wide = want.astype(np.float64)
     off = np.abs(got - wide) / np.maximum(1, np.abs(wide))
-    worst = float(np.max(off - spare, initial=0))
+    worst = float(np.max(off, initial=0))
     assert worst <= 1e-5, f"{name}: off by {worst:.3g}"
     return worst
 
@@ -484,9 +485,9 @@ def test_an_operator_agrees_with_onnx_runtime_in_every_opset(ort, part):
                     np.testing.assert_array_equal(results[name], want[name])
 
 
-def test_random_recurrent_nodes_agree_with_onnx_runtime(ort):
-    """The engine's own distance from the specification (float64) is granted: it rounds too."""
-    compared = 0
+def test_random_recurrent_nodes_agree_with_onnx_runtime(ort, capsys):
+    """Every attribute, but for what departures_onnxruntime.py lists: there onnxruntime is another network, and we are compared with the specification."""
+    compared, refused, worst = Counter(), 0, 0.0
     for seed in range(3000 if FULL else 300):
         it = draw(np.random.default_rng([seed, 1]), engine=True)
         data = bytes_of(it.proto())
@@ -495,14 +496,15 @@ def test_random_recurrent_nodes_agree_with_onnx_runtime(ort):
         except Exception as error:
             if "activation" not in str(error):  # its RNN knows fewer functions
                 raise
+            refused += 1
+            check(it)
             continue
-        exact = it.expected()
         results = session(it.proto()).run(it.feeds())
-        for name, engine in want.items():
-            spare = np.abs(engine - exact[name]) / np.maximum(1, np.abs(exact[name]))
-            assert_close(f"case {seed}: {it.op} {name}", results[name], engine, spare)
-        compared += 1
-    assert compared >= (2000 if FULL else 200)
+        worst = max(worst, *(assert_close(f"case {seed}: {it.op} {name}", results[name], engine) for name, engine in want.items()))
+        compared[it.op] += 1
+    with capsys.disabled():
+        print(f"\nagainst onnxruntime: {dict(compared)}, {refused} refused by it, largest difference {worst:.2g}")
+    assert compared.total() >= (2000 if FULL else 200)
 
 
 # ---- what PyTorch exports -----------------------------------------------------------------------------

@@ -10,14 +10,14 @@ import pytest
 pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
 
-from onnx import helper  # noqa: E402
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from random_onnx import model  # noqa: E402
 from spelled_cells import B, H, I, cell, loop, unrolled  # noqa: E402
 
 import fastlstm  # noqa: E402
 from fastlstm.converters.from_onnx import from_onnx  # noqa: E402
 
-SEEDS = range(400 if os.environ.get("FASTLSTM_FULL") else 10)
+SEEDS = range(200 if os.environ.get("FASTLSTM_FULL") else 6)
 runtime.set_default_logger_severity(4)
 
 
@@ -84,7 +84,7 @@ class Written:
         xn = MatMul(x, Wn); hn = MatMul(h, Un); hb = Add(hn, bn); rh = Mul(r, hb); an = Add(xn, rh); n = Tanh(an)
         rest = Sub(one, z); new = Mul(rest, n); old = Mul(z, h); h1 = Add(new, old)
     """
-    SLOTS = {"Concat": {"axis": 1}, "Split": {"axis": 1}}
+    SLOTS = {"Concat": {"axis": 1}, "Split": {"axis": 1}, "ReduceSum": {"keepdims": 0}}
 
     def __init__(self, kind: str, *changes: tuple[str, str], outputs: str = "", **shapes: tuple):
         text = getattr(self, kind)
@@ -130,6 +130,11 @@ OTHER: list[tuple[str, list, dict[str, Any]]] = [
     ("LSTM", [("Mul(f, c)", "Mul(f, o)")], {}),
     ("LSTM", [("Tanh(ag)", "Tanh(twice)"), ("i = Sig", "twice = Mul(ag, two); i = Sig")], {}),
     ("LSTM", [("Add(z, b)", "Add(z, table)")], {}),  # a bias for each row
+    (  # a gate that sees what is made of the new c
+        "LSTM",
+        [("o = Sigmoid(ao)", "i = Sigmoid(ai)"), ("i = Sigmoid(ai); f", "f"), ("t = Tanh(c1)", "u = Softsign(c1); up = MatMul(u, Un); s = Add(ao, up); o = Sigmoid(s); t = Tanh(c1)")],
+        {},
+    ),
     ("LSTM", [], {"outputs": "f"}),
     ("LSTM", [], {"outputs": "ag"}),
     ("LSTM", [], {"outputs": "xh"}),
@@ -157,3 +162,88 @@ def test_a_cell_of_other_weights_is_a_cell(kind, changes):
 def test_what_is_almost_a_cell_stays_as_it_is(kind, changes, more):
     written = Written(kind, *changes, **more)
     assert kind not in operators(agrees(written.proto, written.feeds))
+
+
+# ---- loops that are almost over time ---------------------------------------------------------------------------
+def looping(body: str, outputs: str, trips: int | None = None, **more: Any) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return a Loop over x (T, B, I) whose body is written line by line around an LSTM cell; it carries h and c, and stacks `outputs`."""
+    lines = "".join(body.split("\n")).replace("CELL", Written.LSTM.replace("\n", ";").replace("x, h", "xt, h"))
+    written = Written("LSTM")
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in written.proto.graph.initializer}
+    rng = np.random.default_rng(0)
+    held |= {
+        "V": rng.standard_normal((H, H)).astype(np.float32),
+        "one": np.array(1),
+        "five": np.float32(5),
+        "zero": np.array(0),
+    }
+    nodes = []
+    for line in filter(None, (part.strip() for part in lines.split(";"))):
+        made, call = line.split(" = ")
+        op, given = call.rstrip(")").split("(")
+        nodes.append(helper.make_node(op, given.split(", "), made.split(", "), made, **Written.SLOTS.get(op, {})))
+    info = lambda name, kind=TensorProto.FLOAT, shape=None: helper.make_tensor_value_info(name, kind, shape)
+    inputs = [info("trip", TensorProto.INT64, []), info("on", TensorProto.BOOL, []), info("h"), info("c")]
+    results = [
+        info("go", TensorProto.BOOL, []),
+        info(more.get("h", "h1")),
+        info(more.get("c", "c1")),
+        *map(info, outputs.split()),
+    ]
+    inner = helper.make_graph(nodes, "body", inputs, results)
+    shape = helper.make_node("Shape", ["x"], ["shape"])
+    count = helper.make_node("Gather", ["shape", "zero"], ["T"])
+    names = ["h_n", "c_n", *(f"all_{name}" for name in outputs.split())]
+    held |= {"trips": np.array(trips or 0), "true": np.array(True)}
+    loop_node = helper.make_node(
+        "Loop", ["T" if trips is None else "trips", "true", "h0", "c0"], names, "loop", body=inner
+    )
+    used = {name for node in (*nodes, shape, count, loop_node) for name in node.input}
+    given = {"x": (np.float32, ("steps", B, I)), "h0": (np.float32, (B, H)), "c0": (np.float32, (B, H))}
+    proto = model(
+        [shape, count, loop_node], given, names, {name: array for name, array in held.items() if name in used}, 17
+    )
+    feeds = {"x": (6, B, I), "h0": (B, H), "c0": (B, H)}
+    return proto, {name: rng.standard_normal(size).astype(np.float32) for name, size in feeds.items()}
+
+
+STEP = "go = Identity(on); xt = Gather(x, trip);"
+LOOPS: list[tuple[str, str, dict[str, Any]]] = [
+    (STEP + "CELL; y = Identity(c1)", "y", {}),  # c of every step, which the kernel does not give
+    (STEP + "CELL; y = Identity(h)", "y", {}),  # h before the step
+    (STEP + "CELL; y = Add(h1, h)", "y", {}),
+    (STEP + "CELL; y = MatMul(h1, V)", "y", {"h": "y"}),  # the next step starts from something else
+    (STEP + "CELL; h2 = Identity(h)", "h1", {"h": "c1", "c": "h1"}),  # the states change places
+    ("go = Identity(on); xt = Gather(x, zero); CELL", "h1", {}),  # the same step over and over
+    ("go = Identity(on); u = Mul(trip, trip); v = Sub(u, u); w = Add(v, one); xt = Gather(x, w); CELL", "h1", {}),
+    (STEP + "CELL", "h1", {"trips": 3}),  # fewer trips than the free axis may have
+    ("s = ReduceSum(h); go = Less(s, five); xt = Gather(x, trip); CELL", "h1", {}),  # the body may end the loop
+]
+
+
+@pytest.mark.parametrize(("body", "outputs", "more"), LOOPS)
+def test_what_is_almost_a_loop_over_time_still_runs_trip_by_trip(body, outputs, more):
+    made = operators(agrees(*looping(body, outputs, **more)))
+    assert made["Loop"] == 1 and made["LSTM"] == 0  # a cell of one step may stand inside
+
+
+@pytest.mark.parametrize("outputs", ["h1", "h1 y", "y q"])
+def test_what_a_trip_makes_of_h_alone_is_made_of_all_steps_at_once(outputs):
+    proto, feeds = looping(STEP + "CELL; v = MatMul(h1, V); y = Relu(v); q = Mul(h1, y)", outputs)
+    made = operators(agrees(proto, feeds))
+    assert made["LSTM"] == 1 and "Loop" not in made
+
+
+def test_a_loop_of_no_trips_gives_the_states_it_starts_from():
+    proto, feeds = looping(STEP + "CELL", "h1")
+    feeds["x"] = feeds["x"][:0]
+    got = fastlstm.Session(converted(proto)).run(feeds)
+    np.testing.assert_array_equal(got["h_n"], feeds["h0"])
+    np.testing.assert_array_equal(got["c_n"], feeds["c0"])
+    assert got["all_h1"].shape == (0, B, H)
+
+
+def test_a_step_past_the_end_is_refused_as_it_is_trip_by_trip():
+    proto, feeds = looping(STEP + "CELL", "h1", trips=7)
+    with pytest.raises(fastlstm.FastLSTMError):
+        fastlstm.Session(converted(proto)).run(feeds)

@@ -1,8 +1,6 @@
 """Models written as ONNX graphs: onnx's checker takes them, onnxruntime computes the same, and read again they give the same bits."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import models
 import numpy as np
@@ -11,7 +9,6 @@ import pytest
 import fastlstm
 from fastlstm import layers
 from fastlstm.converters import to_onnx
-from fastlstm.converters.from_onnx import from_onnx
 from fastlstm.converters.onnx_writer import writers
 from fastlstm.errors import InputError, UnsupportedError
 from fastlstm.graph import Node
@@ -20,36 +17,10 @@ from fastlstm.ops.op import registered
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
-runtime.set_default_logger_severity(4)
 
-CASES = Path(__file__).parents[3] / "shared" / "cases"
-MANIFEST = json.loads((CASES / "manifest.json").read_text()) if CASES.exists() else []
+from onnx_written import compare  # noqa: E402
+
 F = np.float32
-
-
-def by_name(results, session) -> dict[str, np.ndarray]:
-    return results if isinstance(results, dict) else {session.outputs[0].name: results}
-
-
-def compare(model: fastlstm.Model, feeds: dict, opset: int | None = None, atol: float = 1e-5, **options) -> None:
-    """Check one model: the checker, onnxruntime to `atol` times the largest of 1 and the value, and the bits after reading it again."""
-    data = to_onnx.to_onnx(model, opset, **options)
-    proto = onnx.load_model_from_string(data)
-    onnx.checker.check_model(proto, full_check=True)
-    assert proto.opset_import[0].version == opset or (opset is None and proto.opset_import[0].version >= to_onnx.OPSET)
-    session, again = fastlstm.Session(model), fastlstm.Session(from_onnx(data, {}))
-    assert [spec.name for spec in again.inputs] == [spec.name for spec in session.inputs]
-    want, bits = (by_name(one.run(feeds), one) for one in (session, again))
-    for name in want:
-        assert models.same_bits(want[name], bits[name]), name
-    engine = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [output.name for output in engine.get_outputs()]
-    got = engine.run(names, {s.name: np.asarray(feeds[s.name]).astype(s.dtype) for s in session.inputs})
-    for name, array in zip(names, got, strict=True):
-        assert array.shape == want[name].shape and array.dtype == want[name].dtype, name
-        a, b = array.astype(np.float64), want[name].astype(np.float64)
-        off = np.abs(np.subtract(a, b, where=a != b, out=np.zeros_like(a)))
-        np.testing.assert_array_less(off / np.maximum(1, np.abs(b)), atol, err_msg=name)
 
 
 # ---- recurrent nodes --------------------------------------------------------------------------------
@@ -211,36 +182,3 @@ def test_narrow_weights_are_written_as_what_they_stand_for():
     model = sequential(layers.LSTM(33), layers.Dense(2)).narrowed("float16")
     proto = onnx.load_model_from_string(to_onnx.to_onnx(model))
     assert {tensor.data_type for tensor in proto.graph.initializer} <= {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
-
-
-# ---- real models ------------------------------------------------------------------------------------
-def _real() -> list:
-    return [
-        pytest.param(case, id=case["id"])
-        for case in MANIFEST
-        if case["kind"] != "keras-layer" and case["expect"] == "ok" and isinstance(case["model"], str)
-    ]
-
-
-def importable(case: dict) -> fastlstm.Model:
-    try:
-        return fastlstm.convert(CASES / case["id"] / case["model"])
-    except UnsupportedError as error:
-        pytest.skip(f"not imported yet: {error}")
-    except fastlstm.errors.FastLSTMError as error:
-        if "architecture" in str(error):
-            pytest.skip("weights without an architecture")
-        raise
-
-
-@pytest.mark.skipif(not MANIFEST, reason="the real cases are not beside the project")
-@pytest.mark.parametrize("case", _real())
-def test_real_models_are_written_with_the_same_outputs(case):
-    model = importable(case)
-    records = [record for record in case["io"] if record.startswith("io")]
-    for record in records:
-        with np.load(CASES / case["id"] / record) as archive:
-            arrays = {name[3:]: archive[name] for name in archive.files if name.startswith("in_")}
-        names = [spec.name for spec in model.graph.inputs]
-        feeds = arrays if case["kind"] == "onnx" else {names[int(k)]: array for k, array in arrays.items()}
-        compare(model, feeds, atol=max(1e-5, case["atol"]))

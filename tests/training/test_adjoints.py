@@ -256,7 +256,7 @@ NO_GRADIENT = {
     "Shape",
 }  # what they give are conditions, numbers of places, sizes or constants, or what they take decides a size
 TAKEN_APART = {"LSTM", "GRU", "RNN"}  # by TrainingBuild, into parts that have adjoints
-CONTROL = {"If", "Loop"}  # what they compute is known in the run alone: refused by node before the first step
+CONTROL = {"Loop"}  # how many trips it makes is known in the run alone: refused by node before the first step
 
 
 def test_every_op_that_can_be_differentiated_has_an_adjoint():
@@ -679,6 +679,30 @@ def test_mean_squares_along_rows_of_any_length_are_numpys_and_rows_keep_to_thems
         np.testing.assert_allclose(slopes, 2 * off / n, rtol=1e-6)
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("read", ["not at all", "by a loss", "as an output"])
+def test_the_gradient_of_mean_squares_takes_the_place_of_what_nothing_else_reads(read, first):
+    build = Build()
+    x, t = (build.input(name, "float64", (40, 33)) for name in "xt")  # large enough for a buffer to be shared
+    y = build.node("y", "Mul", [x, x])
+    parts = [build.node("squares", "ReduceSum", [build.node("mse", "MeanSquares", [y, t])])]
+    if read == "by a loss":
+        parts.insert(
+            int(first),
+            build.node("more", "ReduceSum", [build.node("cube", "Mul", [y, build.node("y2", "Mul", [y, y])])]),
+        )
+    loss = build.node("loss", "Add", parts) if len(parts) > 1 else parts[0]
+    (d,) = gradients(build, loss, [x])
+    rng = np.random.default_rng(0)
+    feeds = {name: rng.standard_normal((40, 33)) for name in "xt"}
+    got, *outputs = differences.run(build, [d, y] if read == "as an output" else [d], feeds)
+    want = feeds["x"] ** 2
+    slope = 2 * (want - feeds["t"]) / 33 + (3 * want**2 if read == "by a loss" else 0)
+    np.testing.assert_allclose(got, slope * 2 * feeds["x"], rtol=1e-12, atol=1e-14)
+    for output in outputs:
+        np.testing.assert_array_equal(output, want)
+
+
 @pytest.mark.parametrize("seed", seeds(6))
 @pytest.mark.parametrize("sparse", [False, True])
 def test_cross_entropy_of_logits(sparse, seed):
@@ -800,6 +824,16 @@ def test_dense(biased, rank, seed):
         return draw.node("Dense", [draw.x((*draw.shape(3, 3)[: rank - 1], I)), draw.x((I, N)), *b])
 
     check(make, seed)
+
+
+@pytest.mark.parametrize("op", ["Dense", "MatMul"])
+def test_the_size_of_a_row_may_be_known_of_the_weight_alone(op):
+    """As of what an ONNX graph reshapes by sizes of the run."""
+    build, rng = Build(), np.random.default_rng(0)
+    x, W = build.input("x", "float64", ("B", "T", "R")), build.input("W", "float64", (5, 2))
+    loss = build.node("loss", "ReduceSum", [build.node("y", op, [x, W])])
+    feeds = {"x": rng.standard_normal((3, 4, 5)), "W": rng.standard_normal((5, 2))}
+    assert differences.error(build, loss, feeds, [x, W]) < TOLERANCE
 
 
 @pytest.mark.parametrize("seed", seeds(4))

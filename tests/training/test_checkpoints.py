@@ -1,7 +1,9 @@
 """Checkpoints over time: the gradients of a recurrence that keeps everything, from a few parts in a hundred of its memory."""
 
 import os
+from pathlib import Path
 
+import command
 import numpy as np
 import pytest
 from training import differences
@@ -13,10 +15,12 @@ from fastlstm.errors import InputError
 from fastlstm.kernels import target
 from fastlstm.kernels.layout import TOGETHER
 from fastlstm.ops.checkpoints import steps_of_segment
+from fastlstm.plan import Plan
 from fastlstm.team import available_threads
 
 FULL = os.environ.get("FASTLSTM_FULL") == "1"
 COUNT = 256 if FULL else 48
+TESTS = Path(__file__).parents[1]
 TOLERANCE = {"float64": 1e-13, "float32": 2e-5}
 
 
@@ -95,24 +99,84 @@ def test_fit_learns_the_same():
 
 
 # ---- memory ----------------------------------------------------------------------------------------------
-def floats(
-    sequences: bool, checkpoint_every: str | None, kind: str = "LSTM", B: int = 32, T: int = 1000, H: int = 128
-) -> float:
-    """Return the floats of a unit and step that all buffers of a training step take: input, weights and gradients included; nothing is run."""
-    network = fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
-    network.compile("sgd", "mse", checkpoint_every=checkpoint_every)
-    y = np.zeros((B, T, H) if sequences else (B, H), np.float32)
-    return network.buffer_bytes(np.zeros((B, T, H), np.float32), y) / 4 / (B * T * H)
+B, T, H = 32, 1000, 128
 
 
-def test_the_tape_is_under_twelve_floats_and_with_checkpoints_under_a_quarter():
-    whole, parts = floats(False, None), floats(False, "sqrt")
-    print(f"floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
-    assert whole < 8 and parts < 3 and parts < whole / 4
-    # an output at every step, its target, loss and gradient lie beside the tape in both
-    whole, parts = floats(True, None), floats(True, "sqrt")
-    print(f"with all outputs: {whole:.2f}, with checkpoints {parts:.2f}")
-    assert whole < 12 and parts < whole - 5
+def network(sequences: bool, kind: str = "LSTM") -> fastlstm.Sequential:
+    return fastlstm.Sequential([fastlstm.Input((None, H)), getattr(layers, kind)(H, return_sequences=sequences)])
+
+
+def batch(sequences: bool, steps: int = T) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    shape = (B, steps, H) if sequences else (B, H)
+    return rng.standard_normal((B, steps, H), np.float32), rng.standard_normal(shape, np.float32)
+
+
+def per_unit_and_step(size: int) -> float:
+    """Return bytes as floats of a unit and step."""
+    return size / 4 / (B * T * H)
+
+
+def floats(sequences: bool, checkpoint_every: str | None, kind: str = "LSTM") -> float:
+    """Return the floats of a unit and step that all buffers of a training step take: input, target, weights and gradients included."""
+    model = network(sequences, kind)
+    model.compile("sgd", "mse", checkpoint_every=checkpoint_every)
+    return per_unit_and_step(model.buffer_bytes(*batch(sequences)))
+
+
+def tape(sequences: bool, checkpoint_every: str | None, monkeypatch) -> float:
+    """Return the floats of a unit and step of what the forward pass of an LSTM makes and its adjoint reads."""
+    frames, bind = [], Plan.bind
+    monkeypatch.setattr(Plan, "bind", lambda *args, **more: frames.append(bind(*args, **more)) or frames[-1])
+    floats(sequences, checkpoint_every)
+    adjoint = [one for one in frames[-1].lowered if one.node.name.startswith("d/lstm")]
+    made = {name for one in frames[-1].lowered if one.node.name.startswith("lstm") for name in one.node.outputs}
+    read = {
+        name: arg
+        for one in adjoint
+        for name, arg in zip(one.node.inputs, one.inputs, strict=True)
+        if name and name in made
+    }
+    return per_unit_and_step(sum(arg.array.nbytes for arg in read.values()))
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+def test_the_tape_is_under_twelve_floats_and_with_checkpoints_under_a_quarter(sequences, monkeypatch):
+    whole, parts = (tape(sequences, every, monkeypatch) for every in (None, "sqrt"))
+    print(f"tape, floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
+    assert 6 <= whole < 12 and 0 < parts < whole / 4
+    # of all buffers those of x, and of the target of all outputs, are the caller's arrays
+    given = 2 if sequences else 1
+    whole, parts = (floats(sequences, every) - given for every in (None, "sqrt"))
+    print(f"all buffers but those of x and the target: {whole:.2f}, with checkpoints {parts:.2f}")
+    assert whole < 12 and parts < whole / 4
+
+
+RESIDENT = """
+import sys, numpy as np, fastlstm
+from training.test_checkpoints import batch, network
+
+def status(field):
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1])
+
+sequences, every = sys.argv[1] == "True", None if sys.argv[2] == "None" else sys.argv[2]
+gradient = fastlstm.value_and_grad(network(sequences), "mse", checkpoint_every=every)
+gradient(*batch(sequences, 64))  # what compiles does so now
+x, y = batch(sequences)
+before = status("VmRSS")
+open("/proc/self/clear_refs", "w").write("5")  # the peak begins anew
+gradient(x, y)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not FULL or not Path("/proc/self/clear_refs").exists(), reason="FASTLSTM_FULL=1, on Linux")
+@pytest.mark.parametrize("sequences", [False, True])
+def test_the_memory_that_a_step_makes_resident(sequences):
+    said = lambda every: command.run(command.python(RESIDENT, str(sequences), str(every)), TESTS).stdout
+    whole, parts = (per_unit_and_step(int(said(every))) for every in (None, "sqrt"))
+    print(f"peak beyond x and the target, floats a unit and step: {whole:.2f}, with checkpoints {parts:.2f}")
+    assert whole < 12 and parts < whole / 4
 
 
 def test_products_of_a_segment_pack_in_one_place_after_another(monkeypatch):
