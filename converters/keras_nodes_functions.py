@@ -206,12 +206,20 @@ def _row_numbers(call: Call, like: Tensor) -> Tensor:
 
 @handler("Expand")
 def _expand(call: Call) -> Tensor:
-    """Repeats along one axis of size 1, as RepeatVector does."""
+    """Repeats along one axis of size 1, as RepeatVector does, or nothing."""
     x, shape = call.tensor(0), call.value().shape
     grown = [k for k, (a, b) in enumerate(zip(x.dims, shape or (), strict=False)) if a != b]
-    if shape is None or len(shape) != len(x.dims) or len(grown) != 1 or not isinstance(shape[grown[0]], int):
+    if shape is None or len(shape) != len(x.dims) or len(grown) > 1 or not all(isinstance(shape[k], int) for k in grown):
         raise call.refuse(f"a shape {shape} of {x.dims}")
-    return call.function("Repeat", [x], repeats=shape[grown[0]], axis=grown[0])
+    return call.function("Repeat", [x], repeats=shape[grown[0]], axis=grown[0]) if grown else x
+
+
+@handler("CumSum")
+def _cum_sum(call: Call) -> Tensor:
+    axes = _integers(call, 1, "an axis")
+    if call.get("exclusive") or call.get("reverse"):
+        raise call.refuse("exclusive or reverse")
+    return call.function("Cumsum", [call.tensor(0)], axis=axes[0])
 
 
 @handler("Slice")

@@ -109,7 +109,7 @@ _UNARY = {
     "LogicalNot": "Not", "Negative": "Neg", "Absolute": "Abs", "Abs": "Abs", "Sqrt": "Sqrt", "Exp": "Exp", "Log": "Log", "Sign": "Sign",
     "Floor": "Floor", "Ceil": "Ceil", "Round": "Round", "Erf": "Erf", "Sin": "Sin", "Cos": "Cos", "Tan": "Tan", "Sinh": "Sinh", "Cosh": "Cosh",
     "Arcsin": "Asin", "Arccos": "Acos", "Arctan": "Atan", "Arcsinh": "Asinh", "Arccosh": "Acosh", "Arctanh": "Atanh",
-    "Relu": "Relu", "Sigmoid": "Sigmoid", "Tanh": "Tanh", "Softplus": "Softplus", "Softsign": "Softsign",
+    "Relu": "Relu", "Silu": "Silu", "Sigmoid": "Sigmoid", "Tanh": "Tanh", "Softplus": "Softplus", "Softsign": "Softsign",
 }  # fmt: skip
 
 
@@ -139,6 +139,12 @@ def _where(it: Operation) -> Tensor:
         raise it.refuse("a call but on a condition and two values")
     condition, *it.args = it.args
     return it.emit("Where", [condition, *it.tensors(2)])
+
+
+@handler("Square")
+def _square(it: Operation) -> Tensor:
+    (x,) = it.tensors(1)
+    return it.emit("Mul", [x, x])
 
 
 @handler("Gelu")
