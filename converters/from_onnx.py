@@ -267,7 +267,9 @@ class _Importer:
         try:
             return onnx_sequences.stack(node, node.sequence(0))
         except UnsupportedError as error:
-            raise UnsupportedError(f"output {name!r}: a sequence whose elements are not known to have one shape") from error
+            raise UnsupportedError(
+                f"output {name!r}: a sequence whose elements are not known to have one shape"
+            ) from error
 
     def _declared(self) -> dict[str, TensorSpec]:
         declared = {}

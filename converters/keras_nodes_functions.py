@@ -209,7 +209,12 @@ def _expand(call: Call) -> Tensor:
     """Repeats along one axis of size 1, as RepeatVector does, or nothing."""
     x, shape = call.tensor(0), call.value().shape
     grown = [k for k, (a, b) in enumerate(zip(x.dims, shape or (), strict=False)) if a != b]
-    if shape is None or len(shape) != len(x.dims) or len(grown) > 1 or not all(isinstance(shape[k], int) for k in grown):
+    if (
+        shape is None
+        or len(shape) != len(x.dims)
+        or len(grown) > 1
+        or not all(isinstance(shape[k], int) for k in grown)
+    ):
         raise call.refuse(f"a shape {shape} of {x.dims}")
     return call.function("Repeat", [x], repeats=shape[grown[0]], axis=grown[0]) if grown else x
 

@@ -95,7 +95,12 @@ def _layer(file: KerasFile, context: Context, layer: Config, path: str) -> Layer
             layer_from_config(layer, context)
     except FastLSTMError as error:
         refused = str(error)
-        if isinstance(error, UnsupportedError) and not is_known(class_name) and not is_operation(layer) and class_name not in TEXT_LAYERS:
+        if (
+            isinstance(error, UnsupportedError)
+            and not is_known(class_name)
+            and not is_operation(layer)
+            and class_name not in TEXT_LAYERS
+        ):
             stub = stub_of(layer, shapes)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         refused = f"layer {path!r}: its configuration is malformed ({type(error).__name__}: {error})"

@@ -21,7 +21,9 @@ class Text:
     mask: None = None
 
 
-def vocabulary(layer: Config, of: Text | None, context: Context, words: Callable[[Config], list[str] | None]) -> Vocabulary:
+def vocabulary(
+    layer: Config, of: Text | None, context: Context, words: Callable[[Config], list[str] | None]
+) -> Vocabulary:
     """Return what a layer made of texts of a shape (None: not asked); `words(layer)` finds its vocabulary in the file where the configuration has none.
 
     Raise UnsupportedError, naming layer, key and value.
@@ -30,13 +32,27 @@ def vocabulary(layer: Config, of: Text | None, context: Context, words: Callable
     text = keys.class_name == "TextVectorization"
     shape = [None, 1] if of is None else list(of.shape)
     if shape[1:] not in ([], [1]) if text else len(shape) != 2:
-        raise UnsupportedError(f"layer {keys.name!r} ({keys.class_name}): texts of shape {tuple(shape)} are not supported")
+        raise UnsupportedError(
+            f"layer {keys.name!r} ({keys.class_name}): texts of shape {tuple(shape)} are not supported"
+        )
     for key in ("ragged", "sparse"):
         if keys.take(key):
             raise keys.refuse(key)
-    for key in ("max_tokens", "pad_to_max_tokens", "vocabulary_size", "batch_input_shape", "oov_method", "has_input_vocabulary"):
+    for key in (
+        "max_tokens",
+        "pad_to_max_tokens",
+        "vocabulary_size",
+        "batch_input_shape",
+        "oov_method",
+        "has_input_vocabulary",
+    ):
         keys.take(key)
-    for key, known in (("output_mode", ("int",)), ("encoding", ("utf-8",)), ("num_oov_indices", (1,)), ("mask_token", ("", None))):
+    for key, known in (
+        ("output_mode", ("int",)),
+        ("encoding", ("utf-8",)),
+        ("num_oov_indices", (1,)),
+        ("mask_token", ("", None)),
+    ):
         if keys.take(key, known[0]) not in known:
             raise keys.refuse(key)
     standardize, split = (keys.take(key) if text else None for key in ("standardize", "split"))

@@ -38,7 +38,9 @@ def _choice(node: OnnxNode, condition: Tensor, bodies: dict[str, Any]) -> list[K
         outputs[role] = scopes[role].run(body)[: len(node.outputs)]
     if len(node.scope.document.refusals) > before:
         return [None] * len(node.outputs)
-    sequences = [all(isinstance(value, SequenceValue) for value in pair) for pair in zip(*outputs.values(), strict=True)]
+    sequences = [
+        all(isinstance(value, SequenceValue) for value in pair) for pair in zip(*outputs.values(), strict=True)
+    ]
     for role, scope in scopes.items():
         inner = OnnxNode(scope, node.op_type, node.name, node.opset, [], node.outputs, {})
         outputs[role] = [
@@ -294,7 +296,9 @@ def _scanned_in_part(
     """Return what a Scan over the first `valid` steps gives, stacked outputs with zeros up to the number of all steps."""
     states, whole = row[:-count], row[-count:]
     stop = node.emit("Reshape", [valid, node.ints("shape", [1])], suffix="/stop")
-    parts = [node.emit("Slice", [x, node.ints("from", [0]), stop, node.ints("axes", [0])], suffix="/valid") for x in whole]
+    parts = [
+        node.emit("Slice", [x, node.ints("from", [0]), stop, node.ints("axes", [0])], suffix="/valid") for x in whole
+    ]
     results = _scanned(node, body, [*states, *parts], count, given)
     steps = node.emit("Shape", [whole[0]], suffix="/steps", end=1)
     after = node.emit("Sub", [steps, node.cast(stop, "int64")], suffix="/after")

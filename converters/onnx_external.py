@@ -48,7 +48,9 @@ class External:
         file, whole = open_beside(self.folder, name, where)
         with file:
             if offset + size > whole:
-                raise ModelFileError(f"{where}: external data from byte {offset} on, {size} bytes, in a file of {whole}")
+                raise ModelFileError(
+                    f"{where}: external data from byte {offset} on, {size} bytes, in a file of {whole}"
+                )
             file.seek(offset)
             return file.read(size)
 

@@ -361,7 +361,9 @@ def _pad(w: Writing):
     rank, axes = w.rank(), w.data(3).ravel().tolist()
     places = np.full((2, rank), 2 * len(axes))
     places[:, [axis % rank for axis in axes]] = np.arange(2 * len(axes)).reshape(2, -1)
-    pads = w.add("Gather", [w.add("Concat", [w.inputs[1], w.ints(0)], axis=0), w.ints(*places.ravel().tolist())], axis=0)
+    pads = w.add(
+        "Gather", [w.add("Concat", [w.inputs[1], w.ints(0)], axis=0), w.ints(*places.ravel().tolist())], axis=0
+    )
     return w.add("Pad", [w.inputs[0], pads, *w.inputs[2:3]], mode=w.get("mode"))
 
 

@@ -94,7 +94,9 @@ class Writer:
         self.layers: dict[str, Config] = {}  # by name
         self.arrays: dict[str, Mapping[str, np.ndarray]] = {}  # of each layer, by the path below its own
         self.tensors: dict[str, Tensor] = {}  # by the name of a value of ours
-        self.windows: dict[str, Call] = {}  # by the name of a value: windows, which the node that reduces them makes a pooling of
+        self.windows: dict[
+            str, Call
+        ] = {}  # by the name of a value: windows, which the node that reduces them makes a pooling of
         self._known: dict[Any, str] = {}  # layers by what they are: one that is called twice has its weights once
 
     def write(self) -> bytes:

@@ -32,14 +32,18 @@ class Departure:
     at: tuple[int, ...] = (0,)
 
     def ours(self) -> float | str:
-        return self._told(lambda: list(fastlstm.Session(from_onnx(self.proto.SerializeToString(), {})).run(self.feeds).values()))
+        return self._told(
+            lambda: list(fastlstm.Session(from_onnx(self.proto.SerializeToString(), {})).run(self.feeds).values())
+        )
 
     def onnxruntime(self) -> float | str:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
-        session = lambda: onnxruntime.InferenceSession(self.proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        session = lambda: onnxruntime.InferenceSession(
+            self.proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         return self._told(lambda: session().run(None, self.feeds))
 
     def _told(self, run: Callable[[], list]) -> float | str:
@@ -50,9 +54,15 @@ class Departure:
             return REFUSED
 
 
-def recurrent(about: str, op: str, specified: float, x: list[float], W: list[float], more: dict | None = None, **attributes: Any) -> Departure:
+def recurrent(
+    about: str, op: str, specified: float, x: list[float], W: list[float], more: dict | None = None, **attributes: Any
+) -> Departure:
     """Return a graph of one unit, whose gates see W x and no state but through c."""
-    arrays = {"X": np.array(x, F).reshape(-1, 1, 1), "W": np.array(W, F).reshape(1, -1, 1), "R": np.zeros((1, len(W), 1), F)}
+    arrays = {
+        "X": np.array(x, F).reshape(-1, 1, 1),
+        "W": np.array(W, F).reshape(1, -1, 1),
+        "R": np.zeros((1, len(W), 1), F),
+    }
     if attributes.get("layout"):
         arrays["X"] = arrays["X"].swapaxes(0, 1)
     hidden = attributes.pop("hidden_size", 1)
@@ -69,7 +79,9 @@ def departures() -> list[Departure]:
     one_hot = helper.make_node("OneHot", ["i", "depth", "values"], ["y"])
     held = {"depth": np.array(3), "values": np.array([0, 1], F)}
     start = {"initial_c": np.full((1, 1, 1), 2, F)}  # so that c stays above the clip
-    product = model([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], {"a": ("u1", (1, 4)), "b": ("i1", (4, 1))}, ["y"])
+    product = model(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])], {"a": ("u1", (1, 4)), "b": ("i1", (4, 1))}, ["y"]
+    )
     product.graph.output[0].type.tensor_type.elem_type = TensorProto.INT32
     return [
         recurrent("LSTM with `clip` 0.5: the input of h's tanh is bounded too", "LSTM", sigmoid(0.5) * tanh(0.5), [9], [1, 1, 1, 1], start, clip=0.5),
@@ -88,7 +100,10 @@ def departures() -> list[Departure]:
 def table() -> list[str]:
     """Return the rows of the table: what it is, and three numbers."""
     shown = lambda value: value if isinstance(value, str) else f"{value:.6g}"
-    return [f"| {one.about} | {shown(one.specified)} | {shown(one.ours())} | {shown(one.onnxruntime())} |" for one in departures()]
+    return [
+        f"| {one.about} | {shown(one.specified)} | {shown(one.ours())} | {shown(one.onnxruntime())} |"
+        for one in departures()
+    ]
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def exported(torch: Any, one: Module, exporter: str, given: list[Any]) -> bytes:
                 module, tuple(given), file, input_names=one.names, dynamic_axes=one.free, dynamo=False, opset_version=17
             )
             return file.getvalue()
-        shapes = [{axis: torch.export.Dim.AUTO for axis in one.free.get(name, {})} for name in one.names]
+        shapes = [dict.fromkeys(one.free.get(name, {}), torch.export.Dim.AUTO) for name in one.names]
         if one.kind == "states":
             shapes = [shapes[0], tuple(shapes[1:])]
         program = torch.onnx.export(
@@ -248,7 +248,9 @@ def differential(count: int, exporter: str, seed: int = 0) -> Counter:
             continue
         try:
             free = compare(torch, one, data)
-            seen[f"{one.kind}: agreed" if free else f"{one.kind}: agreed, for the sizes that torch wrote into the graph"] += 1
+            seen[
+                f"{one.kind}: agreed" if free else f"{one.kind}: agreed, for the sizes that torch wrote into the graph"
+            ] += 1
         except UnsupportedError as error:
             seen[f"{one.kind}: refused"] += 1
             seen[f"because {str(error)[:160]}"] += 1

@@ -10,7 +10,19 @@ from fastlstm.errors import FastLSTMError
 SECONDS = 5.0
 MEMORY_FACTOR, MEMORY_FLOOR = 3, 64 << 20
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-WATCHED = ("import", "exec", "compile", "open", "os.", "subprocess.", "socket.", "marshal.", "pickle.", "ctypes.", "shutil.")
+WATCHED = (
+    "import",
+    "exec",
+    "compile",
+    "open",
+    "os.",
+    "subprocess.",
+    "socket.",
+    "marshal.",
+    "pickle.",
+    "ctypes.",
+    "shutil.",
+)
 
 
 class Watch:

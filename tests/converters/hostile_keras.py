@@ -20,7 +20,21 @@ from hostile import Results, Watch
 
 from fastlstm.converters.from_keras import from_keras
 
-MARKS = (b"TREE", b"SNOD", b"HEAP", b"OHDR", b"GCOL", b"FRHP", b"FHDB", b"BTHD", b"BTLF", b"\x01\x00", b"PK", b"model_config", b'"class_name"')
+MARKS = (
+    b"TREE",
+    b"SNOD",
+    b"HEAP",
+    b"OHDR",
+    b"GCOL",
+    b"FRHP",
+    b"FHDB",
+    b"BTHD",
+    b"BTLF",
+    b"\x01\x00",
+    b"PK",
+    b"model_config",
+    b'"class_name"',
+)
 TOKENS = (b"null", b"[]", b"{}", b"0", b'"x"', b"-1e999", b'"layers"', b"[[]]", b'"', b",", b"\xff", b"\0\0\0\0")
 JUNK: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**40, -(2**70), 1.5, float("inf"), float("nan"), "", "linear", "tanh", "LSTM", "Functional", "../x", [], [[]], {}, [None],

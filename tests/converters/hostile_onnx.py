@@ -30,7 +30,22 @@ SCRATCH = 64 << 20  # buffers of a run
 RUN_SECONDS = 60.0  # of which a kernel that is compiled takes most
 INTS = (0, 1, 2, 3, -1, -2, 7, 255, 2**15, 2**31 - 1, -(2**31), 2**31, 2**40, 2**62, 2**63 - 1, -(2**63))
 FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-30, 3e38, -3e38, float("inf"), float("-inf"), float("nan"))
-TEXTS = ("", "x", "../x", "forward", "reverse", "bidirectional", "constant", "Tanh", "Affine", "ai.onnx", "mine", "é" * 50, "ij,jk->ik", "...i->i")
+TEXTS = (
+    "",
+    "x",
+    "../x",
+    "forward",
+    "reverse",
+    "bidirectional",
+    "constant",
+    "Tanh",
+    "Affine",
+    "ai.onnx",
+    "mine",
+    "é" * 50,
+    "ij,jk->ik",
+    "...i->i",
+)
 KEPT = 64  # bytes of weights beyond which only their number is of interest
 
 FUNCTIONS = """
@@ -69,7 +84,11 @@ def sources(files: list[Path], nodes: bool) -> list[dict[str, Any]]:
     """Return the graphs to mutate, by name: groups that are mutated equally often."""
     graphs = {f"recurrent {k}": draw(np.random.default_rng([k, 7])).proto() for k in range(12)}
     groups = [graphs | {"functions": parser.parse_model(FUNCTIONS), "outside": outside()}]
-    groups += [{path.parent.name + "/" + path.name: onnx.load_model_from_string(path.read_bytes()) for path in files}] if files else []
+    groups += (
+        [{path.parent.name + "/" + path.name: onnx.load_model_from_string(path.read_bytes()) for path in files}]
+        if files
+        else []
+    )
     return groups + ([{case.name: case.model for case in node_tests()}] if nodes else [])
 
 
@@ -129,7 +148,9 @@ def mutated_graph(proto: Any, other: Any, rng: random.Random) -> bytes:
     for _ in range(rng.randrange(1, 4)):
         everywhere = places(changed)
         message, field = rng.choice(everywhere)
-        names = [n for one in walk(changed.graph.node) for n in (*one.input, *one.output, one.op_type)] + [rng.choice(list(handlers))]
+        names = [n for one in walk(changed.graph.node) for n in (*one.input, *one.output, one.op_type)] + [
+            rng.choice(list(handlers))
+        ]
         value = getattr(message, field.name)
         if field.type == field.TYPE_MESSAGE:
             _change_message(message, field, value, [*everywhere, *places(other)], rng)

@@ -14,4 +14,6 @@ def node_tests() -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cases = collect_testcases(None)
-    return [case for case in cases if all(full_name(n.domain, n.op_type) in handlers for n in walk(case.model.graph.node))]
+    return [
+        case for case in cases if all(full_name(n.domain, n.op_type) in handlers for n in walk(case.model.graph.node))
+    ]

@@ -201,7 +201,17 @@ row("Mod", (10,), ints(-4, 7, 5), ints(3, -3, 8), fmod=1)
 row("PRelu", (7, 9, 16), f(2, 3, 4), f(3, 1))
 row("Selu", (6,), f(3, 4, gain=3), alpha=1.5, gamma=2.0)
 row("CastLike", (15, 19), f(2, 3), ints(1))
-for _op in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSumExp"):
+for _op in (
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
+    "ReduceLogSumExp",
+):
     _since = 13 if _op == "ReduceSum" else 18
     for _kept in (0, 1):
         row(_op, (7, 11), f(2, 3, 4), axes=[0, 2], keepdims=_kept)
@@ -267,8 +277,22 @@ row("DynamicQuantizeLinear", (11,), f(3, 4, gain=3), outputs=3)
 row("DynamicQuantizeLinear", (11,), positive(3, 4), outputs=3)
 # of 7 bits: without VNNI the engine's sums of two products of 8 bits overflow
 row("MatMulInteger", (10,), _codes(np.uint8, 3, 40) // 2, _codes(np.int8, 40, 5))
-row("MatMulInteger", (10,), _codes(np.uint8, 2, 3, 7), _codes(np.uint8, 7, 5), np.array(9, np.uint8), np.array(200, np.uint8))
-row("MatMulInteger", (10,), _codes(np.uint8, 3, 7) // 2, _codes(np.int8, 7, 5), np.array(9, np.uint8), _codes(np.int8, 5))
+row(
+    "MatMulInteger",
+    (10,),
+    _codes(np.uint8, 2, 3, 7),
+    _codes(np.uint8, 7, 5),
+    np.array(9, np.uint8),
+    np.array(200, np.uint8),
+)
+row(
+    "MatMulInteger",
+    (10,),
+    _codes(np.uint8, 3, 7) // 2,
+    _codes(np.int8, 7, 5),
+    np.array(9, np.uint8),
+    _codes(np.int8, 5),
+)
 for _op in ("GlobalAveragePool", "GlobalMaxPool"):
     row(_op, (7, 22), f(2, 3, 4, 5))
     row(_op, (7,), f(2, 3, 7))

@@ -191,7 +191,11 @@ def convolution(K: Any, rng: Rng, width: int, steps: int | None) -> Any:
     padding = one(rng, ("valid", "same", "causal"))
     strided = flip(rng, 0.25) and (padding != "same" or steps is not None)
     groups = 2 if width % 2 == 0 and flip(rng, 0.3) else 1
-    filters, size, dilation = int(rng.integers(1, 5)) * groups, int(rng.integers(1, 4)), 1 if strided else int(rng.integers(1, 3))
+    filters, size, dilation = (
+        int(rng.integers(1, 5)) * groups,
+        int(rng.integers(1, 4)),
+        1 if strided else int(rng.integers(1, 3)),
+    )
     return K.layers.Conv1D(
         filters, size if dilation == 1 else min(size, 2), 2 if strided else 1, padding, dilation_rate=dilation, groups=groups,
         activation=activation(K, rng), use_bias=flip(rng, 0.8),
@@ -556,7 +560,9 @@ def attention(K: Any, rng: Rng) -> Net:
     def both(batch: int, steps: int) -> list[Array]:
         return [draw(batch, steps + k) for k, (_, _, draw, _) in enumerate(parts)]
 
-    about = f"{made.name} {options} key={key is not None} {[p[3] for p in parts]} dropout={getattr(made, 'dropout', '')}"
+    about = (
+        f"{made.name} {options} key={key is not None} {[p[3] for p in parts]} dropout={getattr(made, 'dropout', '')}"
+    )
     return Net(K.Model([x for x, *_ in parts], [*outputs, *more]), both, None, about)
 
 
@@ -570,9 +576,13 @@ def image_layers(K: Any, rng: Rng, count: int) -> list[Any]:
         if kind < 2:
             made.append(L.Conv2D(int(rng.integers(1, 5)), size, strides, padding, activation=act, use_bias=bias))
         elif kind == 2:
-            made.append(L.DepthwiseConv2D(size, strides, padding, int(rng.integers(1, 3)), activation=act, use_bias=bias))
+            made.append(
+                L.DepthwiseConv2D(size, strides, padding, int(rng.integers(1, 3)), activation=act, use_bias=bias)
+            )
         elif kind == 3:
-            made.append(L.SeparableConv2D(3, size, 1, padding, activation=act, use_bias=bias, dilation_rate=one(rng, (1, 2))))
+            made.append(
+                L.SeparableConv2D(3, size, 1, padding, activation=act, use_bias=bias, dilation_rate=one(rng, (1, 2)))
+            )
         elif kind < 6:
             pool = one(rng, (L.MaxPooling2D, L.AveragePooling2D))
             made.append(pool(one(rng, (2, (1, 2))), strides=1 if padding == "same" else None, padding=padding))
@@ -683,7 +693,9 @@ def elementwise(K: Any, rng: Rng) -> Net:
     steps = int(rng.integers(3, 6))
     makers = [
         lambda: L.PReLU(shared_axes=one(rng, ([1], None, [1, 2]))),
-        lambda: L.ReLU(max_value=one(rng, (None, 1.5, 6.0)), threshold=one(rng, (0.0, 0.4)), negative_slope=one(rng, (0.0, 0.2))),
+        lambda: L.ReLU(
+            max_value=one(rng, (None, 1.5, 6.0)), threshold=one(rng, (0.0, 0.4)), negative_slope=one(rng, (0.0, 0.2))
+        ),
         lambda: L.UnitNormalization(axis=one(rng, (-1, 1, [1, 2]))),
         lambda: L.Rescaling(one(rng, (0.5, [0.3] * width)), offset=one(rng, (0.0, -0.7))),
         lambda: L.Normalization(axis=-1, mean=[0.3] * width, variance=[1.7] * width, invert=flip(rng, 0.3)),
@@ -705,9 +717,7 @@ def elementwise(K: Any, rng: Rng) -> Net:
         y = layer(y)
         names_.append(layer.name)
     draw = features(rng, width)
-    return Net(
-        K.Model(x, [y, L.GRU(3)(y)]), lambda n, t: [2 * draw(n, t)], steps, "elementwise " + " ".join(names_)
-    )
+    return Net(K.Model(x, [y, L.GRU(3)(y)]), lambda n, t: [2 * draw(n, t)], steps, "elementwise " + " ".join(names_))
 
 
 def dot_products(K: Any, rng: Rng) -> Net:

@@ -202,7 +202,7 @@ def loop(kind: str, seed: int) -> tuple[Any, dict[str, Array]]:
     states = ["h", "c"] if kind == "LSTM" else ["h"]
     given = {"x": declared if free else shape}
     if spelled.chance():  # states of the caller, else zeros of the shape that x has
-        given |= {name: ("batch" if free else B, H) for name in states}
+        given |= dict.fromkeys(states, ("batch" if free else B, H))
         starts = states
     else:
         starts = [spelled.zeros(axis)] * len(states)
@@ -240,7 +240,7 @@ def unrolled(kind: str, seed: int, layers: int = 1) -> tuple[Any, dict[str, Arra
         elements = elements[::-1]
     for layer in range(layers):
         if layer == 0 and spelled.chance():
-            given |= {name: (rows, H) for name in states}
+            given |= dict.fromkeys(states, (rows, H))
             values = list(states)
         else:
             zeros = spelled.zeros(axis) if free else spelled.constant(np.zeros((B, H), spelled.dtype))

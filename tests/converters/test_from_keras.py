@@ -4,7 +4,6 @@ Engines that are not installed are skipped; files made by hand and the oracle do
 """
 
 import contextlib
-import copy
 import io
 import json
 import os
@@ -271,11 +270,24 @@ def test_texts_become_the_numbers_that_the_engine_gave(K, save, adapted):
     (vocabulary,) = fastlstm.text.vocabularies(converted).values()
     given = np.array(texts, object)[:, None]
     assert_close(vocabulary(texts), np.asarray(layer(tensorflow.constant(given))))
-    assert_close(fastlstm.Session(converted).run(vocabulary(texts)), model.predict(tensorflow.constant(given), verbose=0))
+    assert_close(
+        fastlstm.Session(converted).run(vocabulary(texts)), model.predict(tensorflow.constant(given), verbose=0)
+    )
 
 
 # ---- without them --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("class_name", ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise", "AlphaDropout"])
+@pytest.mark.parametrize(
+    "class_name",
+    [
+        "Dropout",
+        "SpatialDropout1D",
+        "SpatialDropout2D",
+        "SpatialDropout3D",
+        "GaussianDropout",
+        "GaussianNoise",
+        "AlphaDropout",
+    ],
+)
 def test_what_only_training_draws_is_nothing_at_inference(class_name):
     """Keras 3 writes how dropouts over images lay out their input."""
     spatial = {"data_format": "channels_last"} if class_name[-2:] in ("2D", "3D") else {}

@@ -319,7 +319,9 @@ def test_sums_of_codes_are_exact_where_sixteen_bits_overflow():
     """The engine's are not, without VNNI."""
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 256, (3, 40), np.uint8), rng.integers(-128, 128, (40, 5)).astype(np.int8)
-    proto = model([helper.make_node("MatMulInteger", ["a", "b"], ["y"])], {"a": ("u1", (3, 40)), "b": ("i1", (40, 5))}, ["y"])
+    proto = model(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])], {"a": ("u1", (3, 40)), "b": ("i1", (40, 5))}, ["y"]
+    )
     got = session(proto).run({"a": a, "b": b})["y"]
     np.testing.assert_array_equal(got, a.astype(np.int64) @ b.astype(np.int64))
 
@@ -362,7 +364,7 @@ def test_control_flow_sparse_and_external_data_are_refused():
         session(model([constant, node], {"x": ("f4", (2,))}, ["y"]))
     body = helper.make_graph([helper.make_node("Identity", ["x"], ["z"])], "body", [], [proto.graph.output[0]])
     branch = helper.make_node("Identity", ["x"], ["y"], "branch", then_branch=body)
-    with pytest.raises(UnsupportedError, match="'branch': Identity .*attribute then_branch"):
+    with pytest.raises(UnsupportedError, match=r"'branch': Identity .*attribute then_branch"):
         session(model([branch], {"x": ("f4", (2,))}, ["y"]))
 
 
@@ -501,7 +503,10 @@ def test_random_recurrent_nodes_agree_with_onnx_runtime(ort, capsys):
             check(it)
             continue
         results = session(it.proto()).run(it.feeds())
-        worst = max(worst, *(assert_close(f"case {seed}: {it.op} {name}", results[name], engine) for name, engine in want.items()))
+        worst = max(
+            worst,
+            *(assert_close(f"case {seed}: {it.op} {name}", results[name], engine) for name, engine in want.items()),
+        )
         compared[it.op] += 1
     with capsys.disabled():
         print(f"\nagainst onnxruntime: {dict(compared)}, {refused} refused by it, largest difference {worst:.2g}")

@@ -36,7 +36,11 @@ def test_damaged_files_give_a_model_or_our_error_and_nothing_else(option, demo_m
     command = [sys.executable, *filter(None, [option]), str(SCRIPT), *size, "--seed", "2" if option else "1"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [*command, *map(str, real_files(demo_models, tmp_path))], env=environment, capture_output=True, text=True, check=False
+        [*command, *map(str, real_files(demo_models, tmp_path))],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, f"exit code {done.returncode}: {done.stderr[-2000:]}"
     print(done.stdout)

@@ -113,9 +113,18 @@ def test_bidirectional_of_keras_1_masks_and_merges_as_it_did():
     words = [f"{role}_{gate}" for gate in "icfo" for role in "WUb"]
     inner = recurrent("LSTM", "lstm_1", 3)
     inner["config"]["return_sequences"] = True
-    embedding = first(layer("Embedding", "e", input_dim=7, output_dim=4, init="uniform", mask_zero=True, dropout=0.0, W_regularizer=None), None, dtype="int32")
+    embedding = first(
+        layer(
+            "Embedding", "e", input_dim=7, output_dim=4, init="uniform", mask_zero=True, dropout=0.0, W_regularizer=None
+        ),
+        None,
+        dtype="int32",
+    )
     config = listed(embedding, layer("Bidirectional", "b", layer=inner, merge_mode="sum", input_dim=None))
-    stored = {"e": {"e_W": table}, "b": named("forward_lstm_1", arrays, words) | named("backward_lstm_1", others, words)}
+    stored = {
+        "e": {"e_W": table},
+        "b": named("forward_lstm_1", arrays, words) | named("backward_lstm_1", others, words),
+    }
     ids = np.array([[3, 1, 0, 5, 0], [2, 2, 6, 0, 0]], np.int32)
     x, mask = table[ids].swapaxes(0, 1), (ids != 0).T
     options = {"activations": (HARD, naive.TANH, naive.TANH), "mask": mask, "masked": "carry"}
@@ -133,7 +142,9 @@ def test_layers_of_keras_1_around_the_recurrence():
         layer("BatchNormalization", "n", mode=0, axis=-1, momentum=0.99, epsilon=1e-3, gamma_init="one", beta_init="zero", gamma_regularizer=None),
         layer("GaussianNoise", "g", sigma=0.1), layer("TimeDistributedDense", "t", output_dim=3, activation="tanh", bias=True, input_dim=None, init="uniform"),
     )  # fmt: skip
-    norm = dict(zip(("n_gamma", "n_beta", "n_running_mean", "n_running_std"), (gamma, beta, mean, variance), strict=True))
+    norm = dict(
+        zip(("n_gamma", "n_beta", "n_running_mean", "n_running_std"), (gamma, beta, mean, variance), strict=True)
+    )
     stored = {"c": {"c_W": K, "c_b": k}, "n": norm, "g": {}, "t": {"t_W": D, "t_b": d}}
     x = values(2, 6, 2)
     padded = np.pad(x, ((0, 0), (1, 1), (0, 0)))
@@ -145,7 +156,9 @@ def test_layers_of_keras_1_around_the_recurrence():
     close(run(h5_file(turned, config, backend=b"theano"), x), want)
     before_1_1 = stored | {"c": {"c_W": K.transpose(3, 2, 0, 1).copy(), "c_b": k}}
     close(run(h5_file(before_1_1, config, backend=b"tensorflow"), x), want)
-    with pytest.raises(UnsupportedError, match="'c': a convolution in a file of Keras 1 that does not name its backend"):
+    with pytest.raises(
+        UnsupportedError, match="'c': a convolution in a file of Keras 1 that does not name its backend"
+    ):
         from_keras(h5_file(stored, config))
 
 
@@ -164,7 +177,13 @@ def test_a_sequential_that_merges_two_branches(mode):
     stored = {"left": {"l_W": W, "l_b": A}, "right": {"r_W": U, "r_b": C}, "out": {"o_W": E, "o_b": e}}
     x, z = values(2, 3), values(2, 5)
     a, b = np.tanh(x @ W + A), np.tanh(z @ U + C)
-    both = {"concat": np.concatenate([a, b], -1), "sum": a + b, "mul": a * b, "ave": (a + b) / 2, "max": np.maximum(a, b)}
+    both = {
+        "concat": np.concatenate([a, b], -1),
+        "sum": a + b,
+        "mul": a * b,
+        "ave": (a + b) / 2,
+        "max": np.maximum(a, b),
+    }
     close(run(h5_file(stored, config), x, z), both[mode] @ E + e)
 
 
@@ -184,7 +203,10 @@ def test_a_functional_model_that_merges():
 
 def test_nested_models_of_keras_1_give_each_weight_to_its_layer():
     made = {name: values(2, 2) for name in ("d_1", "d_10")}
-    inner = listed(first(layer("Dense", "d_1", output_dim=2, bias=False, activation="linear"), 2), layer("Dense", "d_10", output_dim=2, bias=False, activation="tanh"))
+    inner = listed(
+        first(layer("Dense", "d_1", output_dim=2, bias=False, activation="linear"), 2),
+        layer("Dense", "d_10", output_dim=2, bias=False, activation="tanh"),
+    )
     inner["config"] = {"name": "inner", "layers": inner["config"]}
     data = h5_file({"inner": {f"{name}_W": array for name, array in made.items()}}, listed(inner))
     x = values(3, 2)
@@ -224,8 +246,16 @@ def cudnn(kernel, recurrent, count):
 
 def test_cudnn_lstm_has_transposed_gates_and_two_biases():
     W, U, b, extra = values(3, 20), values(5, 20), values(20), values(20)
-    config = sequential(layer("LSTM", "l", units=5, activation="tanh", recurrent_activation="sigmoid", batch_input_shape=[None, None, 3]))
-    data = h5_file({"l": dict(zip("abc", (*cudnn(W, U, 4), np.concatenate([b, extra])), strict=True))}, config, keras_version="2.1.5")
+    config = sequential(
+        layer(
+            "LSTM", "l", units=5, activation="tanh", recurrent_activation="sigmoid", batch_input_shape=[None, None, 3]
+        )
+    )
+    data = h5_file(
+        {"l": dict(zip("abc", (*cudnn(W, U, 4), np.concatenate([b, extra])), strict=True))},
+        config,
+        keras_version="2.1.5",
+    )
     x = values(2, 6, 3)
     *_, h, _ = naive.lstm(x.swapaxes(0, 1), W, U, b + extra)
     close(run(data, x), h)
@@ -233,8 +263,20 @@ def test_cudnn_lstm_has_transposed_gates_and_two_biases():
 
 def test_cudnn_gru_resets_after_and_has_two_biases():
     W, U, b = values(3, 12), values(4, 12), values(2, 12)
-    config = sequential(layer("GRU", "g", units=4, activation="tanh", recurrent_activation="sigmoid", reset_after=True, batch_input_shape=[None, None, 3]))
-    data = h5_file({"g": dict(zip("abc", (*cudnn(W, U, 3), b.reshape(-1)), strict=True))}, config, keras_version="2.1.5")
+    config = sequential(
+        layer(
+            "GRU",
+            "g",
+            units=4,
+            activation="tanh",
+            recurrent_activation="sigmoid",
+            reset_after=True,
+            batch_input_shape=[None, None, 3],
+        )
+    )
+    data = h5_file(
+        {"g": dict(zip("abc", (*cudnn(W, U, 3), b.reshape(-1)), strict=True))}, config, keras_version="2.1.5"
+    )
     x = values(2, 6, 3)
     merged = np.concatenate([b[0, :8] + b[1, :8], b[0, 8:]])
     _, h = naive.gru(x.swapaxes(0, 1), W, U, merged, b[1, 8:], reset="after")

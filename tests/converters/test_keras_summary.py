@@ -33,7 +33,12 @@ def test_every_refusal_is_told_not_only_the_first():
     found = told(sequential(X, *parts))
     assert [one.path for one in found.layers if one.refused] == ["code", "dense", "conv", "norm"]
     reasons = "\n".join(describe_keras(found)["refused"])
-    for words in ("'Lambda'", "'secret'", "data_format='channels_first'", "rms_scaling=True, mystery=7 are not supported"):
+    for words in (
+        "'Lambda'",
+        "'secret'",
+        "data_format='channels_first'",
+        "rms_scaling=True, mystery=7 are not supported",
+    ):
         assert words in reasons
     assert "4wA" not in reasons
 
@@ -73,7 +78,9 @@ def test_the_stub_of_an_unknown_class_is_a_program_that_opens_the_file(tmp_path)
     data = keras_file({"layers/scaled/vars/0": np.full(3, 2, np.float32)}, config)
     (tmp_path / "model.keras").write_bytes(data)
     (stub,) = [one.stub for one in summarize(data).layers if one.stub]
-    program = stub.replace("return ...", "return x * w0").replace("fastlstm.convert(path", "model = fastlstm.convert(path")
+    program = stub.replace("return ...", "return x * w0").replace(
+        "fastlstm.convert(path", "model = fastlstm.convert(path"
+    )
     names = {"fastlstm": fastlstm, "path": tmp_path / "model.keras"}
     exec(program, names)
     x = np.ones((1, 4, 3), np.float32)

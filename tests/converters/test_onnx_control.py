@@ -11,7 +11,6 @@ pytest.importorskip("onnx")
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-
 import fastlstm
 from fastlstm.converters import onnx_scope
 from fastlstm.converters.from_onnx import from_onnx
@@ -64,7 +63,9 @@ def agrees(proto: Any, feeds: dict[str, np.ndarray], **bound: Any) -> dict[str, 
 def choice(condition: list, **more: Any) -> Any:
     """y = relu(x W) if the condition holds, else x V summed over its rows; W, V and a constant are read by one branch each."""
     then = graph([node("MatMul", "x W", "a"), node("Relu", "a", "y1")], [], [value("y1")])
-    other = graph([node("MatMul", "x V", "b"), node("Add", "b bias", "y2")], [], [value("y2")], bias=np.array([1, 2, 3], "f4"))
+    other = graph(
+        [node("MatMul", "x V", "b"), node("Add", "b bias", "y2")], [], [value("y2")], bias=np.array([1, 2, 3], "f4")
+    )
     chosen = helper.make_node("If", ["is"], ["y"], "choice", then_branch=then, else_branch=other)
     held = {"W": rng.standard_normal((4, 3)).astype("f4"), "V": rng.standard_normal((4, 3)).astype("f4")}
     inputs = [value("x", FLOAT, ["n", 4]), *more.pop("inputs", [])]
@@ -109,7 +110,9 @@ def test_branches_within_branches_give_shapes_of_different_ranks():
     kept = graph([node("Identity", "x", "b")], [], [value("b")])
     inner = helper.make_node("If", ["one"], ["y2"], "inner", then_branch=squeezed, else_branch=kept)
     outer_else = graph([node("Neg", "x", "n"), node("ReduceSum", "n axis", "y3", keepdims=1)], [], [value("y3")])
-    outer = helper.make_node("If", ["go"], ["y"], "outer", then_branch=graph([inner], [], [value("y2")]), else_branch=outer_else)
+    outer = helper.make_node(
+        "If", ["go"], ["y"], "outer", then_branch=graph([inner], [], [value("y2")]), else_branch=outer_else
+    )
     nodes = [node("Shape", "x", "s"), node("Gather", "s last", "n1"), node("Equal", "n1 unit", "one"), outer]
     held = {"axis": np.array([2]), "last": np.array(2), "unit": np.array(1)}
     proto = proto_of(nodes, [value("x", FLOAT, ["a", "b", "c"]), value("go", BOOL, [])], [value("y")], **held)
@@ -133,7 +136,11 @@ def test_a_model_with_an_if_is_saved_and_loaded(tmp_path):
 def running_sum(trips: str, condition: str, stop: bool = False, **more: Any) -> Any:
     """Carry s = 2 s + x, stack s^2; with `stop` end once s exceeds 100."""
     body = [node("Add", "s s", "d"), node("Add", "d x", "s2"), node("Mul", "s2 s2", "square")]
-    body += [node("ReduceMax", "s2", "most", keepdims=0), node("Less", "most hundred", "on")] if stop else [node("Identity", "go", "on")]
+    body += (
+        [node("ReduceMax", "s2", "most", keepdims=0), node("Less", "most hundred", "on")]
+        if stop
+        else [node("Identity", "go", "on")]
+    )
     inner = graph(body, [value("i", INT64, []), value("go", BOOL, []), value("s", FLOAT, [3])],
                   [value("on", BOOL, []), value("s2", FLOAT, [3]), value("square", FLOAT, [3])], hundred=np.array(100, "f4"))  # fmt: skip
     loop = helper.make_node("Loop", [trips, condition, "x"], ["last", "all"], "loop", body=inner)
@@ -248,11 +255,11 @@ def test_loops_of_one_call_make_no_more_trips_than_the_cap(monkeypatch):
     monkeypatch.setattr(control, "MAX_TRIPS", 10)
     feeds = {"x": np.array([1, 2, 3], "f4")}
     session(running_sum("m", "", m=np.array(10))).run(feeds)
-    with pytest.raises(LimitError, match="'loop'.*10"):
+    with pytest.raises(LimitError, match=r"'loop'.*10"):
         session(running_sum("m", "", m=np.array(11)))
     forever = session(running_sum("", "c", inputs=[value("c", BOOL, [])]))
     for _ in range(2):
-        with pytest.raises(LimitError, match="'loop'.*10 trips"):
+        with pytest.raises(LimitError, match=r"'loop'.*10 trips"):
             forever.run({**feeds, "c": np.array(True)})
     assert forever.run({**feeds, "c": np.array(False)})["last"].tolist() == [1, 2, 3]
 
@@ -301,7 +308,9 @@ def test_sequences_of_known_items():
     nodes[0], nodes[1] = nodes[1], nodes[0]
     outputs = [value("item"), value("count", INT64, []), value("all"), value("part"), value("row")]
     held = {"place": np.array(0), "one": np.array(1), "split": np.array([2, 5, 2])}
-    got = agrees(proto_of(nodes, [value("x", FLOAT, [2, 3])], outputs, **held), {"x": rng.standard_normal((2, 3)).astype("f4")})
+    got = agrees(
+        proto_of(nodes, [value("x", FLOAT, [2, 3])], outputs, **held), {"x": rng.standard_normal((2, 3)).astype("f4")}
+    )
     assert got["count"] == 3
 
 
@@ -351,7 +360,9 @@ def test_a_sequence_that_is_no_array_does_not_leave_a_graph(elements):
 
 
 # ---- functions ----------------------------------------------------------------------------------------
-def with_function(nodes: list, inputs: list[str], outputs: list[str], attributes: list[str], call: Any, name: str = "Twice") -> Any:
+def with_function(
+    nodes: list, inputs: list[str], outputs: list[str], attributes: list[str], call: Any, name: str = "Twice"
+) -> Any:
     made = proto_of([call], [value("x", FLOAT, [3])], [value("y", FLOAT, [3])])
     opsets = [helper.make_opsetid("", 16), helper.make_opsetid("mine", 1)]
     made.functions.append(helper.make_function("mine", name, inputs, outputs, nodes, opsets, attributes))
@@ -374,7 +385,9 @@ def test_functions_are_inlined_with_their_attributes_and_absent_inputs():
 def test_a_function_that_calls_itself_is_refused():
     call = helper.make_node("Twice", ["x"], ["y"], "call", domain="mine")
     with pytest.raises(ModelFileError, match="calls itself"):
-        session(with_function([helper.make_node("Twice", ["a"], ["b"], "again", domain="mine")], ["a"], ["b"], [], call))
+        session(
+            with_function([helper.make_node("Twice", ["a"], ["b"], "again", domain="mine")], ["a"], ["b"], [], call)
+        )
 
 
 def test_functions_that_multiply_their_nodes_end_in_time(monkeypatch):
@@ -468,7 +481,9 @@ def broken() -> dict[str, Any]:
     return {
         "an If without a branch": make(chosen(then_branch=then)),
         "branches of two dtypes": make(chosen(then_branch=then, else_branch=whole)),
-        "a branch that gives nothing": make(chosen(then_branch=then, else_branch=graph([node("Neg", "x", "a")], [], []))),
+        "a branch that gives nothing": make(
+            chosen(then_branch=then, else_branch=graph([node("Neg", "x", "a")], [], []))
+        ),
         "a branch that uses what is nowhere": make(chosen(then_branch=then, else_branch=unknown)),
         "a Loop without a body": make(helper.make_node("Loop", ["m", "", "x"], ["y"], "it"), m=np.array(3)),
         "a body that gives no condition": make(looped(body), m=np.array(3)),
@@ -495,5 +510,3 @@ def test_branches_as_deep_as_a_protobuf_can_be_end_in_time():
     proto = proto_of([chosen], [value("x", FLOAT, [3]), value("c", BOOL, [])], [value("y", FLOAT, [3])])
     with pytest.raises(LimitError):
         session(proto)
-
-

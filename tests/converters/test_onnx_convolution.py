@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-onnx = pytest.importorskip("onnx")
-ort = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime as ort
 
 import fastlstm
 from fastlstm.converters.from_onnx import from_onnx
@@ -89,7 +92,9 @@ def test_pools_agree(op, axes):
     for _ in range(20):
         options = window(rng, axes)
         options |= {"ceil_mode": int(rng.integers(2))} if "auto_pad" not in options else {}
-        options |= {"count_include_pad": int(rng.integers(2))} if op == "AveragePool" and "auto_pad" not in options else {}
+        options |= (
+            {"count_include_pad": int(rng.integers(2))} if op == "AveragePool" and "auto_pad" not in options else {}
+        )
         x = rng.standard_normal((2, 3, *rng.integers(6, 10, axes))).astype("f4")
         got, want = both(graph(op, x, {}, **options), x)
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6, err_msg=str(options))

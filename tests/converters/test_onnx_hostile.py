@@ -105,7 +105,11 @@ def functions(count: int) -> Any:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
     proto.opset_import.append(opsets[1])
     for k in range(count):
-        node = helper.make_node(f"F{k + 1}", ["a"], ["b"], domain="mine") if k + 1 < count else helper.make_node("Neg", ["a"], ["b"])
+        node = (
+            helper.make_node(f"F{k + 1}", ["a"], ["b"], domain="mine")
+            if k + 1 < count
+            else helper.make_node("Neg", ["a"], ["b"])
+        )
         proto.functions.append(helper.make_function("mine", f"F{k}", ["a"], ["b"], [node], opsets))
     return proto
 

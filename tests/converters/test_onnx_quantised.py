@@ -73,7 +73,9 @@ def test_it_is_the_lstm_of_the_weights_that_codes_stand_for(dtype, by_column):
         got = run(proto, it.feeds())
         assert set(got) == set(it.outputs)
         for name, want in it.expected().items():
-            np.testing.assert_array_less(np.abs(got[name] - want) / np.maximum(1, np.abs(want)), 1e-5, err_msg=f"{seed}: {name}")
+            np.testing.assert_array_less(
+                np.abs(got[name] - want) / np.maximum(1, np.abs(want)), 1e-5, err_msg=f"{seed}: {name}"
+            )
 
 
 @pytest.mark.parametrize("by_column", [False, True])
@@ -91,7 +93,10 @@ def test_onnxruntime_agrees_but_for_the_codes_of_its_inputs(by_column):
 
 def test_what_is_missing_or_odd_is_an_error_that_names_the_node():
     proto, it = drawn(0, "int8", True)
-    for change, error in ((lambda node: node.input.__setitem__(8, ""), ModelFileError), (lambda node: node.attribute.add(name="odd", i=1, type=2), UnsupportedError)):
+    for change, error in (
+        (lambda node: node.input.__setitem__(8, ""), ModelFileError),
+        (lambda node: node.attribute.add(name="odd", i=1, type=2), UnsupportedError),
+    ):
         changed = type(proto)()
         changed.CopyFrom(proto)
         change(changed.graph.node[0])

@@ -186,7 +186,9 @@ def test_random_models_of_keras_come_back_or_are_refused_by_node(keras, tmp_path
         arrays = net.draw(3, net.steps or 5)
         random_keras.forget_states(net.model)
         found = theirs(arrays, training=False)
-        for want, got in zip(random_keras.outputs_of(net, arrays), found if isinstance(found, list | tuple) else [found], strict=True):
+        for want, got in zip(
+            random_keras.outputs_of(net, arrays), found if isinstance(found, list | tuple) else [found], strict=True
+        ):
             if np.isfinite(want).all():
                 wide = want.astype(np.float64)
                 assert np.all(np.abs(np.asarray(got) - wide) <= 1e-5 * np.maximum(1, np.abs(wide))), net.about
@@ -195,7 +197,12 @@ def test_random_models_of_keras_come_back_or_are_refused_by_node(keras, tmp_path
 
 
 # ---- files that people hold ------------------------------------------------------------------------------
-OLD = ("keras_predmaint_binary/model.h5", "keras_ethnicolr_wiki_name/model.h5", "keras_shakkala_bigru/model.h5", "rtneural_gru/model.h5")
+OLD = (
+    "keras_predmaint_binary/model.h5",
+    "keras_ethnicolr_wiki_name/model.h5",
+    "keras_shakkala_bigru/model.h5",
+    "rtneural_gru/model.h5",
+)
 
 
 @pytest.mark.parametrize("case", OLD)
@@ -268,7 +275,13 @@ def test_what_keras_lacks_is_refused_by_node_and_name():
         build = Build()
         x = build.input("x", "float32", ("batch", "time", 2))
         arrays = [build.weight(name, values(*shape)) for name, shape in (("W", (2, 12)), ("U", (3, 12)), ("b", (12,)))]
-        return build, build.node("cell", "LSTM", [x, *arrays, None, None, *(build.weight("P", a) for a in extra)], batch_first=True, **attributes)
+        return build, build.node(
+            "cell",
+            "LSTM",
+            [x, *arrays, None, None, *(build.weight("P", a) for a in extra)],
+            batch_first=True,
+            **attributes,
+        )
 
     build, y = lstm(values(3, 3))
     assert "node 'cell' (LSTM): P (peepholes)" in refusal(build, y)
@@ -328,7 +341,11 @@ def test_the_numbers_of_an_exported_file_are_those_of_the_oracle(tmp_path):
 # ---- the HDF5 that is written ----------------------------------------------------------------------------
 def test_written_arrays_read_back_and_as_h5py_reads_them():
     h5py = pytest.importorskip("h5py")
-    arrays = {f"layers/l_{i}/vars/{k}": np.asarray(RNG.random((k + 1,) * k)).astype("f4" if i % 2 else "f8") for i in range(30) for k in range(4)}
+    arrays = {
+        f"layers/l_{i}/vars/{k}": np.asarray(RNG.random((k + 1,) * k)).astype("f4" if i % 2 else "f8")
+        for i in range(30)
+        for k in range(4)
+    }
     arrays["a/empty"] = np.zeros((0, 3), np.float32)
     data = hdf5_bytes(arrays)
     ours, theirs = open_hdf5(data, "x.h5"), h5py.File(io.BytesIO(data))

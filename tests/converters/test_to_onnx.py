@@ -74,7 +74,9 @@ def test_masks_become_lengths_where_rows_are_right_padded(layer, sequences):
 
 
 def test_embedded_ids_with_a_mask():
-    model = sequential(layers.Embedding(11, 6, mask_zero=True), layers.LSTM(5), layers.Dense(3, activation="softmax"), features=())
+    model = sequential(
+        layers.Embedding(11, 6, mask_zero=True), layers.LSTM(5), layers.Dense(3, activation="softmax"), features=()
+    )
     ids = np.array([[1, 4, 10, 0, 0], [2, 0, 0, 0, 0], [3, 3, 3, 3, 3]], F)
     compare(model, {model.graph.inputs[0].name: ids}, right_padded=True)
 
@@ -148,7 +150,9 @@ def test_ops_that_onnx_spells_otherwise():
     single("LayerNormalization", (2, 3, 4))
     single("Pad", (2, 3), {"pads": ints(1, 0, 0, 2)}, mode="reflect")
     single("Pad", (2, 3), {"pads": ints(1, 2), "value": np.array(0.5, F), "axes": ints(-1)})
-    single("OneHot", (4,), {"depth": np.array(5), "values": np.array([0, 1], F)}, x=np.array([1, -1, 4, 9]), from_end=False)
+    single(
+        "OneHot", (4,), {"depth": np.array(5), "values": np.array([0, 1], F)}, x=np.array([1, -1, 4, 9]), from_end=False
+    )
     single("Embedding", (2, 3), {"table": np.arange(12, dtype=F).reshape(4, 3)}, x=np.array([[0, 3], [1, 1]], F))
     for stride, dilation, pads, fill in ((1, 1, (0, 0), "zero"), (2, 1, (1, 2), "lowest"), (1, 2, (0, 1), "zero")):
         single("Windows", (2, 9, 3), size=3, axis=1, stride=stride, dilation=dilation, pads=pads, fill=fill)

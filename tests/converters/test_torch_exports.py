@@ -5,7 +5,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("torch")
 
-from differential_torch import KINDS, differential  # noqa: E402
+from differential_torch import KINDS, differential
 
 
 @pytest.mark.parametrize("exporter", ["script", "dynamo"])
@@ -15,7 +15,8 @@ def test_what_torch_exports_gives_what_torch_gives(exporter):
         pytest.importorskip("onnxscript")
     seen = differential(2 * len(KINDS), exporter, seed=1)
     agreed, refused, left = (
-        sum(count for what, count in seen.items() if word in what) for word in (": agreed", ": refused", ": not exported")
+        sum(count for what, count in seen.items() if word in what)
+        for word in (": agreed", ": refused", ": not exported")
     )
     assert refused == 0, seen
     assert agreed + left == 2 * len(KINDS)
