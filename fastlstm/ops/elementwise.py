@@ -57,7 +57,7 @@ class Elementwise(HostOp):
     def compute(self, node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
         with np.errstate(all="ignore"):
             result = type(self).ufunc(*arrays)
-        return [np.asarray(result, self.result or arrays[0].dtype)]  # type: ignore[union-attr]
+            return [np.asarray(result, self.result or arrays[0].dtype)]  # type: ignore[union-attr]
 
     def lower(self, node: Node, args: Sequence[Value | None], outs: Sequence[Value | None], emit: Emit) -> None:
         given = [arg for arg in args if arg is not None]
