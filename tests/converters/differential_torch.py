@@ -196,7 +196,7 @@ def engine_outputs(data: bytes, feeds: dict[str, np.ndarray]) -> list[np.ndarray
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     try:
-        return session.run(None, feeds)
+        return [np.asarray(result) for result in session.run(None, feeds)]
     except Exception:  # its errors have no common class but this
         return None
 

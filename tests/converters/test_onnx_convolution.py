@@ -33,7 +33,7 @@ def both(data: bytes, x: Array) -> tuple[Array, Array]:
     """Return our output and onnxruntime's."""
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     (want,) = session.run(None, {"x": x})
-    return fastlstm.Session(from_onnx(data, {})).run(x), want
+    return fastlstm.Session(from_onnx(data, {})).run(x), np.asarray(want)
 
 
 def window(rng: np.random.Generator, axes: int) -> dict:
