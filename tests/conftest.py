@@ -1,4 +1,4 @@
-"""What every test sees: hypothesis profiles, and where the real cases are."""
+"""What every test sees: hypothesis profiles, where the real cases are, and Keras."""
 
 import os
 import re
@@ -26,3 +26,12 @@ def demo_models() -> Path:
     import fastlstm.demo
 
     return Path(fastlstm.demo.__file__).parent / "models"
+
+
+@pytest.fixture(scope="session")
+def keras():
+    """Keras 3 on TensorFlow, where both are installed."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+    pytest.importorskip("tensorflow")
+    return pytest.importorskip("keras")

@@ -1,6 +1,5 @@
 """Sequential, functional models and calls on arrays: the same program in Keras gives the same shapes, counts and numbers."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -15,14 +14,6 @@ from fastlstm.training.unfused import TrainingBuild
 
 B, T, I, H = 3, 6, 4, 5
 Array = np.ndarray
-
-
-@pytest.fixture(scope="module")
-def keras():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras")
 
 
 def arrays_like(shapes: list[tuple], seed: int = 0) -> list[Array]:

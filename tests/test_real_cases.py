@@ -1,7 +1,6 @@
 """Replay models and tests that others made: every case of the manifest passes, is refused, or fails as it says."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -271,14 +270,6 @@ def test_info_tells_what_every_keras_file_holds(path, capsys):
 
 
 # ---- and on to Keras 3 --------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def keras():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras")
-
-
 def _run_exported(keras, model: fastlstm.Model, arrays: dict[str, np.ndarray], path: Path) -> list[np.ndarray]:
     """Export a model, have Keras load it, and return what it gives."""
     model.export(path)

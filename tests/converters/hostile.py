@@ -1,5 +1,6 @@
 """What holds for damaged files of every format: a load gives a model or one line of our error, soon, in little memory, and does nothing else."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,12 +30,20 @@ class Watch:
     """Audit events that no load may cause; a hook stays for the life of the process."""
 
     armed = False
+    hooked = False
     events: list[tuple[str, Any]] = []
+
+    @classmethod
+    def begin(cls) -> None:
+        """Hook, once in a process."""
+        if not cls.hooked:
+            sys.addaudithook(cls.hook)
+            cls.hooked = True
 
     @classmethod
     def hook(cls, event: str, arguments: tuple) -> None:
         if cls.armed and event.startswith(WATCHED):
-            cls.events.append((event, str(arguments[:1])[:80]))
+            cls.events.append((event, arguments[:1]))
 
 
 def peak() -> int:

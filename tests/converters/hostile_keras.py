@@ -9,7 +9,6 @@ import copy
 import io
 import json
 import random
-import sys
 import time
 import zipfile
 from functools import partial
@@ -145,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     files = {path.name: path.read_bytes() for path in given.files}
     for data in files.values():  # what is imported once is imported before
         from_keras(data)
-    sys.addaudithook(Watch.hook)
+    Watch.begin()
     results, end = Results(), time.monotonic() + given.seconds
     for name, data in files.items():
         results.load(partial(from_keras, data), len(data), name)

@@ -7,7 +7,6 @@ first that breaks a rule. Every mutation is known by its seed and number.
 
 import argparse
 import random
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -249,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
         except FastLSTMError as error:
             if name in ("functions", "recurrent 0"):
                 raise SystemExit(f"{name}: {error}") from error
-    sys.addaudithook(Watch.hook)
+    Watch.begin()
     results, runs, end = Results(), Runs(), time.monotonic() + given.seconds
     for k in range(given.first, given.first + given.count) if given.only is None else [given.only]:
         if time.monotonic() > end:

@@ -53,14 +53,6 @@ def agree(model, engine, path):
             np.testing.assert_allclose(ours[spec.name], np.asarray(want), rtol=1e-5, atol=1e-5, err_msg=spec.name)
 
 
-@pytest.fixture(scope="module")
-def keras():
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    pytest.importorskip("tensorflow")
-    return pytest.importorskip("keras")
-
-
 # ---- models built here ----------------------------------------------------------------------------------
 def sequential(*parts, shape=(None, 3)):
     network = fastlstm.Sequential([fastlstm.Input(shape), *parts])
