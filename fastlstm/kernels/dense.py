@@ -25,6 +25,7 @@ from fastlstm.kernels.tile import (
     is_tail,
     next_panels,
     no_source,
+    pace_of,
     panels_at_once,
 )
 
@@ -59,6 +60,7 @@ def make_dense(rows, tail_rows, reading: Reading):
             x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to
         )
         at_once = panels_at_once(count)
+        pace = pace_of(L, (blocks[1] - blocks[0]) * count)
         tail = tail if panels[1] * width >= N else none
         done = none
         while done < panels[1] - panels[0]:
@@ -77,13 +79,14 @@ def make_dense(rows, tail_rows, reading: Reading):
                                     start = load_part(y, y0 + row * y_row + k * L, left, 0.0)
                                     write_units(z, z0 + row * p * width + k * L, start, L)
                     init = (z, z0, p * width) if accumulate else (b, first, none)
-                    following = panel + 1 if o == blocks[0] and m == part[0] else panel
+                    turn = ((o - blocks[0]) * count + m - part[0]) // ROWS, pace
+                    following = min(panel + 1, panels[1] - 1)
                     source = x, o * x_outer + m * x_row, x_row, K, W, panel * size, size, following * size
                     target = z, z0, p * width
                     if is_tail(panels, tail, panel):
                         tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
                     else:
-                        rows(n, p, init, source, no_source(x, none, none, W), target)
+                        rows(n, p, turn, init, source, no_source(x, none, none, W), target)
                     for row in range(n):
                         for k in range(p * WIDTH):
                             left = N - first - k * L

@@ -133,7 +133,7 @@ def _make_phase(rows: int, panels: int, columns: tuple[int, ...], group: int):
 
         def phase(init, x, z):
             L = lanes(z[0])
-            source, start, stride, K, W, at, size, _ = x
+            source, start, stride, K, W, at, size, _, _ = x
             codes, weights = start + HEADER, at + width * L * 8 + first * L * group
             tile = no_sums(count)
             for k in range((K + 3) // 4):
@@ -166,11 +166,11 @@ def _make_tile(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tu
 
     @inline
     def accumulate(init, x, h, z):
-        source, start, stride, K, W, at, size, ahead = x
+        source, start, stride, K, W, at, size, ahead, every = x
         if K > 0:
             x_phase(init, x, z)
             if load_count(source, start + 8) == 2:
-                x_phase(z, (source, start + row_size(K, 1), stride, K, W, at, size, ahead), z)
+                x_phase(z, (source, start + row_size(K, 1), stride, K, W, at, size, ahead, every), z)
             init = z
         if h[3] > 0:
             h_phase(init, h, z)

@@ -39,6 +39,7 @@ from fastlstm.kernels.tile import (
     is_tail,
     next_panels,
     no_source,
+    pace_of,
     panels_at_once,
     tail_stride,
 )
@@ -164,6 +165,7 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
         L = lanes(z)
         count = part[1] - part[0]
         at_once = panels_at_once(count)
+        pace = pace_of(L, count)
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
             panel, p = next_panels(panels, tail, backwards, done, at_once)
@@ -173,10 +175,9 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
                 after = panel - p if backwards else panel + p
             for m in range(part[0], part[1], BLOCK):
                 n = min(part[1] - m, BLOCK)
-                following = after if m == part[0] else panel
                 start = init, i0 + m * i_stride + panel * 4 * L, i_stride
-                source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, following * W_size
-                state = h, h0 + m * h_stride, h_stride, depth, U, panel * U_size, U_size, following * U_size
+                source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, after * W_size
+                state = h, h0 + m * h_stride, h_stride, depth, U, panel * U_size, U_size, after * U_size
                 # the cells of one row wait for each other less when all of a step's come together
                 target = z, z0 + panel * 4 * L if count == 1 else z0, p * 4 * L
                 stride = L
@@ -186,7 +187,7 @@ def make_sweep(rows, tail_rows, gates: int, recurrent_gates: int, units: int, fi
                     tail_rows(n, tail, start, source, state, target)
                     stride = tail_stride(tail, L, units)
                 else:
-                    rows(n, p, start, source, state, target)
+                    rows(n, p, ((m - part[0]) // ROWS, pace), start, source, state, target)
                 if count > 1:
                     first = panel * units * L
                     finish(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b)
@@ -256,7 +257,7 @@ def make_sweep_both(rows, tail_rows, both, gates: int, recurrent_gates: int, uni
             elif now:
                 both(start, source, state, target, first, place_ahead)
             else:
-                rows(1, p, start, no_source(h, none, none, U), state, target)
+                rows(1, p, (none, none), start, no_source(h, none, none, U), state, target)
         finish_row(options, place, z, z0, none, panels, tail, S, H, ragged, never, never, mask, mask_b)
 
     return sweep_both
@@ -371,6 +372,7 @@ def make_steps(
         inner = part[1] - part[0] if across else steps
         at_once = panels_at_once(min(inner, ROWS))
         outer = steps if across else part[1] - part[0]
+        pace = pace_of(L, outer * inner)
         pieces = (I + depth - 1) // depth
         for piece in range(pieces):
             k, K = I * piece // pieces, I * (piece + 1) // pieces - I * piece // pieces
@@ -397,12 +399,12 @@ def make_steps(
                     init = z if k > 0 else (b, panel * 4 * L, np.intp(0))
                     narrow = is_tail(panels, tail, panel)
                     at = panel * size + k * (tail if narrow else gates) * L
-                    following = at + size if o == 0 else at
+                    following = at + size if done < panels[1] - panels[0] else at
                     source = x, x0 + first * x_stride + k, x_stride, K, W, at, size, following
                     if narrow:
                         tail_rows(last - first, tail, init, source, no_source(x, x0, x_stride, W), z)
                     else:
-                        rows(last - first, p, init, source, no_source(x, x0, x_stride, W), z)
+                        rows(last - first, p, (o * inner // ROWS, pace), init, source, no_source(x, x0, x_stride, W), z)
 
     @routine
     def steps(kind, narrow, team, args):

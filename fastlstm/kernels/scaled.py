@@ -24,7 +24,7 @@ def _make_tile(rows: int, panels: int, columns: tuple[int, ...], _: tuple[int, .
 
     @routine
     def accumulate(init, x, h, z):
-        source, start, stride, K, W, at, size, _ = x
+        source, start, stride, K, W, at, size, _, _ = x
         L = lanes(source)
         weights = at + WIDTH * L * 4
         tile = tile_zero(source, count)

@@ -23,7 +23,16 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.target import BLOCK
-from fastlstm.kernels.tile import dense_rows, dense_tail_rows, is_tail, next_panels, no_source, panels_at_once
+from fastlstm.kernels.tile import (
+    ROWS,
+    dense_rows,
+    dense_tail_rows,
+    is_tail,
+    next_panels,
+    no_source,
+    pace_of,
+    panels_at_once,
+)
 
 UNMASKED, ZERO, CARRY = (
     -1,
@@ -62,7 +71,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
     @routine
     def walk(tape, about, part, hs, U, b, z, z0, T, B, H, S, reverse, tail):
         L, none = lanes(z), np.intp(0)
-        panels, size = (none, (H + L - 1) // L), H * gates * L
+        panels, size, pace = (none, (H + L - 1) // L), H * gates * L, pace_of(L, part[1] - part[0])
         for s in range(T):
             t = T - 1 - s if reverse else s
             for place in range(panels[1]):
@@ -78,7 +87,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
                         tail_rows(n, tail, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                         stride = tail * L // 4
                     else:
-                        rows(n, 1, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
+                        rows(n, 1, ((m - part[0]) // ROWS, pace), init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                     cells(tape, about, s, t, z, z0, 4 * L, stride, m, n, panel * L, B, H, S)
 
     return walk
@@ -176,7 +185,7 @@ def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N,
         if is_tail(panels, tail, panel):
             dense_tail_rows(count, tail, at, source, no_source(x, x0, x_stride, W), at)
         else:
-            dense_rows(count, p, at, source, no_source(x, x0, x_stride, W), at)
+            dense_rows(count, p, (none, pace_of(L, count)), at, source, no_source(x, x0, x_stride, W), at)
 
 
 @inline

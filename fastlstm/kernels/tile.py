@@ -20,39 +20,50 @@ from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, til
 
 WIDTH, ROWS, PANELS, BLOCK = target.WIDTH, target.ROWS, target.PANELS, target.BLOCK
 TAIL_COLUMNS = (0, 1)
+APART = 4  # k between two lines that a tile fetches: more often costs what it gains
 BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 
 
-def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
-    width, x_width, h_width = WIDTH, len(x_columns), len(h_columns)
-    vectors = panels * width
-    # a tile of many rows leaves time to fetch a part of the panel that comes next
-    fetches = rows > ROWS // 2
+def _make_product(rows: int, panels: int, columns: tuple[int, ...]):
+    """Return the loop over k of a tile. On its way it fetches a line of the panel that comes next, every so many k."""
+    width, own = WIDTH, len(columns)
+    fetches = rows > ROWS // 2  # a tile of fewer rows leaves no time to
 
-    @routine
+    @inline
+    def product(tile, x):
+        source, start, stride, K, W, at, size, ahead, pace = x
+        L = lanes(source)
+        done = np.intp(0)
+        if fetches:
+            done = K // APART * APART
+            for first in range(0, done, APART):
+                fetch_ahead(W, ahead)
+                ahead += pace
+                for k in range(first, first + APART):
+                    tile = tile_fma(tile, source, start + k, stride, W, at + k * (own * L), size, panels, width, columns)
+        for k in range(done, K):
+            tile = tile_fma(tile, source, start + k, stride, W, at + k * (own * L), size, panels, width, columns)
+        return tile
+
+    return product
+
+
+def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
+    vectors = panels * WIDTH
+    x_product, h_product = _make_product(rows, panels, x_columns), _make_product(rows, panels, h_columns)
+
+    @inline
     def accumulate(init, x, h, z):
-        L = lanes(x[0])
         tile = tile_load(init[0], init[1], init[2], rows, vectors)
-        source, start, stride, K, W, at, size, ahead = x
-        for k in range(K):
-            if fetches:
-                fetch_ahead(W, ahead + k * line_of(W))
-            tile = tile_fma(tile, source, start + k, stride, W, at + k * (x_width * L), size, panels, width, x_columns)
-        source, start, stride, K, W, at, size, ahead = h
-        for k in range(K):
-            if fetches:
-                fetch_ahead(W, ahead + k * line_of(W))
-            tile = tile_fma(tile, source, start + k, stride, W, at + k * (h_width * L), size, panels, width, h_columns)
-        tile_store(tile, z[0], z[1], z[2], vectors)
+        tile_store(h_product(x_product(tile, x), h), z[0], z[1], z[2], vectors)
 
     return accumulate
 
 
 @inline
-def fetch_from(W, at, next_at, K, width, tile):
-    """Return where a tile begins to fetch, a line for each k: its part of the next panel, or where there is none left, its own."""
-    part = tile * line_of(W)
-    return next_at + part * K if part < width else at
+def pace_of(L, rows):
+    """Return how far on each line lies that a tile fetches, for a panel of one vector: so all `rows` fetch the panel that comes next together."""
+    return L * (ROWS * APART) // max(rows, 1)
 
 
 @inline
@@ -66,16 +77,17 @@ def make_rows(
 ):
     """Return the function that runs any number of rows by one panel, or one row by `panels_at_once` panels.
 
-    rows(n, p, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size, start of the panel
-    that comes next), h (likewise), z (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile. The
-    first tiles fetch a part of the next panel each; where that start is the panel's own, nothing comes next.
+    rows(n, p, turn, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size, start of the panel
+    that comes next), h (likewise), z (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile. `turn` says how
+    many tiles have met this panel before, and their `pace_of`: they fetch the panel that comes next together, evenly, since lines asked for all
+    at once would wait for each other.
     """
     x_width, h_width = len(x_columns), len(h_columns)
     tile = lambda rows, panels: make_tile(rows, panels, x_columns, h_columns)
     one, two, three, one_of_two = tile(1, 1), tile(2, 1), tile(3, 1), tile(1, 2)
     if ROWS == 3:
 
-        @routine
+        @inline
         def one_tile(n, p, init, x, h, z):
             if n == 3:
                 three(init, x, h, z)
@@ -89,7 +101,7 @@ def make_rows(
     else:
         four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
 
-        @routine
+        @inline
         def one_tile(n, p, init, x, h, z):
             if n == 6:
                 six(init, x, h, z)
@@ -107,22 +119,21 @@ def make_rows(
                 one(init, x, h, z)
 
     @routine
-    def rows(n, p, init, x, h, z):
+    def rows(n, p, turn, init, x, h, z):
         L = lanes(z[0])
         tiles = (n + ROWS - 1) // ROWS
         least = n // tiles if tiles > 1 else n
         longer = n - least * tiles
-        m = np.intp(0)
+        m, (done, pace) = np.intp(0), turn
+        x_share, h_share = x_width * pace * (x[3] // APART), h_width * pace * (h[3] // APART)
         for tile in range(tiles):
             count = least + (1 if tile < longer else 0)
-            x_ahead = fetch_from(x[4], x[5], x[7], x[3], x_width * L, tile)
-            h_ahead = fetch_from(h[4], h[5], h[7], h[3], h_width * L, tile)
             one_tile(
                 count,
                 p,
                 (init[0], init[1] + m * init[2], init[2]),
-                (x[0], x[1] + m * x[2], x[2], x[3], x[4], x[5], x[6], x_ahead),
-                (h[0], h[1] + m * h[2], h[2], h[3], h[4], h[5], h[6], h_ahead),
+                (x[0], x[1] + m * x[2], x[2], x[3], x[4], x[5], x[6], x[7] + (done + tile) * x_share, x_width * pace),
+                (h[0], h[1] + m * h[2], h[2], h[3], h[4], h[5], h[6], h[7] + (done + tile) * h_share, h_width * pace),
                 (z[0], z[1] + m * z[2], z[2]),
             )
             m += count
