@@ -71,13 +71,15 @@ def denormals(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
 
 
 def raggedness(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
-    """The time of a ragged batch over (the share of valid steps times the time of the full batch)."""
+    """The time of a ragged batch, as a list and as a padded array with lengths, over (the share of valid steps times that of the full batch)."""
     row = Ragged("ragged batch", Network(32, 100, 128, 128))
     ours, full = peers[OURS], Row("full", row.network)
-    runners = {"ragged": row.runners(ours)[OURS], "full": full.runners(ours)[OURS]}
-    us = timer(runners)
+    assert isinstance(ours, FastLSTM)
+    padded = ours.padded(row.network, row.network.x(), row.lengths())
+    us = timer({"ragged": row.runners(ours)[OURS], "padded": padded[OURS], "full": full.runners(ours)[OURS]})
     valid = float(row.lengths().sum()) / (row.network.B * row.network.T)
-    return [_named(row, us, valid=valid, ratio=us["ragged"] / (valid * us["full"]))]
+    ratios = {kind: us[kind] / (valid * us["full"]) for kind in ("ragged", "padded")}
+    return [_named(row, us, valid=valid, ratio=ratios["ragged"], ratio_padded=ratios["padded"])]
 
 
 SIZES = {

@@ -54,6 +54,7 @@ def summarise(results: Facts) -> dict[str, Any]:
         facts[f"int8 {each['name']}: onnxruntime over ours, errors"] = [each["ratio"], each["errors"]]
     for each in studies.get("raggedness", []):
         facts["ragged batch over its share of the full batch"] = each["ratio"]
+        facts["the same as a padded array with lengths"] = each.get("ratio_padded")
     facts["denormal inputs over normal ones"] = {each["name"]: each["slower"] for each in studies.get("denormals", [])}
     for each in studies.get("cost", []):
         facts[f"R squared of time against {each['name']}"] = each["lines"]["fastlstm"]["r2"]

@@ -4,7 +4,7 @@ Possible where every other node treats each step by itself or looks back only: t
 a row's end, and a row of the batch is computed as if it were alone.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import replace
 
 import numpy as np
@@ -71,11 +71,7 @@ def _masked(op: Recurrent, node: Node, mask: str, names: Container[str]) -> list
     return [replace(node, inputs=tuple(inputs), outputs=tuple(outputs), attributes=attributes), *also]
 
 
-def masks_of(graph: Graph, lengths: np.ndarray, steps: int) -> Mapping[str, np.ndarray]:
-    """Return the masks that the twin takes for rows of these lengths in a batch of so many steps."""
-    valid = np.arange(steps) < lengths[:, None]
-    return {
-        spec.name: valid if spec.name == ROWS_FIRST else valid.T
-        for spec in graph.inputs
-        if spec.name in (STEPS_FIRST, ROWS_FIRST)
-    }
+def write_mask(name: str, lengths: np.ndarray, mask: np.ndarray) -> None:
+    """Write the mask of this name, an input of the twin, for rows of these lengths."""
+    by_row = mask if name == ROWS_FIRST else mask.T
+    np.less(np.arange(by_row.shape[1]), lengths[:, None], out=by_row)

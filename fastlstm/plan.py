@@ -103,6 +103,7 @@ class Frame:
     program: Program = field(default_factory=Program)
     outputs: dict[str, Port] = field(default_factory=dict)
     states: list[StateBuffer] = field(default_factory=list)
+    outermost: tuple[int, ...] = ()  # of each input, the axis that lies outermost in memory; none: all are in C order
     carried: np.ndarray | None = None  # words that tell where a stream keeps the states (kernels/carrying.py)
     scratch_bytes: int = 0
     packed_bytes: int = 0  # of weights as kernels read them
@@ -204,24 +205,29 @@ class Plan:
         twin._addresses, twin._packed = self._addresses, self._packed
         return twin
 
-    def borrow(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:
-        """Return a frame for inputs of these shapes that no other call uses; `give_back` it."""
-        kept = self._frames.get((shapes, carries))
+    def borrow(
+        self, shapes: tuple[tuple[int, ...], ...], carries: bool = False, outermost: tuple[int, ...] = ()
+    ) -> Frame:
+        """Return a frame for inputs of these shapes that no other call uses; `give_back` it. `outermost`: as a frame has it."""
+        kept = self._frames.get((shapes, carries, outermost))
         try:
             frame = kept.pop()  # type: ignore[union-attr]
         except (AttributeError, IndexError):
-            return self.bind(shapes, carries)
+            return self.bind(shapes, carries, outermost)
         self._kept_bytes -= frame.scratch_bytes
         return frame
 
     def kept(self, shapes: tuple[tuple[int, ...], ...]) -> deque[Frame]:
         """Return the frames that wait for a call of these shapes; it is emptied where they give way to others."""
-        return self._frames.setdefault((shapes, False), deque())
+        return self._frames.setdefault((shapes, False, ()), deque())
 
     def give_back(self, shapes: tuple[tuple[int, ...], ...], frame: Frame) -> None:
         """Keep a frame for the next call of these shapes; where too much is kept, the oldest shapes give way."""
-        key = shapes, frame.carried is not None
-        self._frames.setdefault(key, deque()).append(frame)
+        key = shapes, frame.carried is not None, frame.outermost
+        kept = self._frames.get(key)
+        if kept is None:
+            kept = self._frames.setdefault(key, deque())
+        kept.append(frame)
         self._kept_bytes += frame.scratch_bytes
         if self._kept_bytes <= KEPT_BYTES and len(self._frames) <= KEPT_SHAPES:
             return
@@ -236,17 +242,25 @@ class Plan:
         except (KeyError, RuntimeError):
             pass  # another thread dropped it, or appends to it
 
-    def bind(self, shapes: tuple[tuple[int, ...], ...], carries: bool = False) -> Frame:
+    def bind(
+        self, shapes: tuple[tuple[int, ...], ...], carries: bool = False, outermost: tuple[int, ...] = ()
+    ) -> Frame:
         """Return a new frame for inputs of these shapes; one that `carries` moves states from and to a stream. Raise ShapeError, LimitError."""
         inputs, given = {}, {}
         binder = _Binder(self, 0, carries)
-        for spec, shape in zip(self.graph.inputs, shapes, strict=True):
-            array = binder.scratch(shape, np.dtype(spec.dtype), lasts=True)
+        for k, (spec, shape) in enumerate(zip(self.graph.inputs, shapes, strict=True)):
+            axis = outermost[k] if outermost else 0
+            array = binder.scratch(
+                (shape[axis : axis + 1] + shape[:axis] + shape[axis + 1 :]), np.dtype(spec.dtype), lasts=True
+            )
+            array = np.moveaxis(array, 0, axis) if axis else array
             inputs[spec.name] = Port(array)
             given[spec.name] = Value(array.dtype, shape, None, array)
         if self._branches:
-            return self._bind_branches(given, Frame(inputs, scratch_bytes=binder.bytes), (), carries)
-        return self._bind_from(0, self.weights | given, Frame(inputs), binder)
+            return self._bind_branches(
+                given, Frame(inputs, scratch_bytes=binder.bytes, outermost=outermost), (), carries
+            )
+        return self._bind_from(0, self.weights | given, Frame(inputs, outermost=outermost), binder)
 
     def _bind_branches(
         self, given: dict[str, Value], frame: Frame, decided: tuple[bool, ...], carries: bool = False

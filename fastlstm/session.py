@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
@@ -13,7 +13,7 @@ from fastlstm.axes import BATCH, TIME, Axes, find_axes
 from fastlstm.edge import Array, as_input, check_shape, kind_of
 from fastlstm.errors import DTypeError, InputError, LimitError, ShapeError, StreamError, UnsupportedError, one_of
 from fastlstm.graph import Quantized, TensorSpec
-from fastlstm.lengths import masks_of, with_lengths
+from fastlstm.lengths import ROWS_FIRST, with_lengths, write_mask
 from fastlstm.model import Model
 from fastlstm.ops import inference
 from fastlstm.ops.op import find
@@ -32,6 +32,7 @@ class _Filled:
 
     shape: tuple[int, ...]
     write: Callable[[Array], None]
+    outermost: int = 0  # the axis along which it is written, one part of memory after the other
 
 
 @runtime_checkable
@@ -236,7 +237,8 @@ class Session:
         given = given.astype(np.intp) if given.shape == (0,) else given  # an empty list is one of floats
         if given.shape != (rows,) or given.dtype.kind not in "iu":
             raise InputError(f"lengths is {kind_of(given)} {given.shape}, expected {rows} integers, one for each row")
-        if rows and not (given.min() >= 0 and given.max() <= steps):
+        known = given.tolist()  # for a batch's rows, faster than NumPy
+        if rows and not (min(known) >= 0 and max(known) <= steps):
             bad = given[(given < 0) | (given > steps)][0]
             raise InputError(f"a length is {bad}, expected 0 to {steps}, the steps of the batch")
         return given, steps
@@ -272,10 +274,14 @@ class Session:
                 else _padded_with_valid(array, lengths, self.axes.batch[spec.name], self.axes.time[spec.name])
                 for spec, array in zip(self.inputs, arrays, strict=True)
             ]
-        masks = masks_of(plan.graph, lengths, steps)
-        return self._run_once(
-            [*arrays, *(masks[spec.name] for spec in plan.graph.inputs[len(arrays) :])], targets, plan
-        )
+        rows = len(lengths)
+        masks = [
+            _Filled(
+                (rows, steps) if spec.name == ROWS_FIRST else (steps, rows), partial(write_mask, spec.name, lengths)
+            )
+            for spec in plan.graph.inputs[len(arrays) :]
+        ]
+        return self._run_once([*arrays, *masks], targets, plan)
 
     def _run_once(
         self,
@@ -286,7 +292,8 @@ class Session:
     ) -> dict[str, Array]:
         plan = plan or self._plan
         shapes = tuple(array.shape for array in arrays)
-        frame = plan.borrow(shapes)
+        outermost = tuple([array.outermost if isinstance(array, _Filled) else 0 for array in arrays])
+        frame = plan.borrow(shapes, outermost=outermost if any(outermost) else ())
         try:
             for port, array in zip(frame.inputs.values(), arrays, strict=True):
                 if isinstance(array, _Filled):
@@ -394,7 +401,7 @@ class Session:
 
         shape = list(rows[order[0]].shape)
         shape.insert(batch, len(rows))
-        outputs = self._run_padded([_Filled(tuple(shape), write)], longest_first, shape[time], {})
+        outputs = self._run_padded([_Filled(tuple(shape), write, batch)], longest_first, shape[time], {})
         results: list = [None] * len(rows)
         for row, k in zip(self._by_row(outputs, len(rows), [lengths[k] for k in order]), order, strict=True):
             results[k] = row

@@ -73,6 +73,12 @@ class FastLSTM(Peer):
 
         return {self.label: Runner(lambda: session.run(sequences), outputs)}
 
+    def padded(self, network: Network, x: np.ndarray, lengths: np.ndarray) -> Runners:
+        """Return what runs a padded batch whose rows have lengths."""
+        session = self.session(network)
+        call = lambda: session.run(x, lengths=lengths)
+        return {self.label: Runner(call, lambda: np.reshape(call(), (network.T, network.B, -1)))}
+
     def train(self, network: Network, x: np.ndarray, target: np.ndarray) -> Runners:
         model = trainable(network)
         gradient = fastlstm.value_and_grad(model, "mse", threads=self.threads)

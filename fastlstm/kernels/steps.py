@@ -87,7 +87,15 @@ def make_walk(rows, tail_rows, gates: int, cells):
                         tail_rows(n, tail, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                         stride = tail * L // 4
                     else:
-                        rows(n, 1, ((m - part[0]) // ROWS, pace), init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
+                        rows(
+                            n,
+                            1,
+                            ((m - part[0]) // ROWS, pace),
+                            init,
+                            no_source(hs, none, none, U),
+                            source,
+                            (z, z0, 4 * L),
+                        )
                     cells(tape, about, s, t, z, z0, 4 * L, stride, m, n, panel * L, B, H, S)
 
     return walk

@@ -15,7 +15,7 @@ import numpy as np
 
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.simd import fetch_ahead, lanes, line_of
+from fastlstm.kernels.simd import fetch_ahead, lanes
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, tile_store
 
 WIDTH, ROWS, PANELS, BLOCK = target.WIDTH, target.ROWS, target.PANELS, target.BLOCK
@@ -40,7 +40,9 @@ def _make_product(rows: int, panels: int, columns: tuple[int, ...]):
                 fetch_ahead(W, ahead)
                 ahead += pace
                 for k in range(first, first + APART):
-                    tile = tile_fma(tile, source, start + k, stride, W, at + k * (own * L), size, panels, width, columns)
+                    tile = tile_fma(
+                        tile, source, start + k, stride, W, at + k * (own * L), size, panels, width, columns
+                    )
         for k in range(done, K):
             tile = tile_fma(tile, source, start + k, stride, W, at + k * (own * L), size, panels, width, columns)
         return tile
@@ -120,7 +122,6 @@ def make_rows(
 
     @routine
     def rows(n, p, turn, init, x, h, z):
-        L = lanes(z[0])
         tiles = (n + ROWS - 1) // ROWS
         least = n // tiles if tiles > 1 else n
         longer = n - least * tiles
