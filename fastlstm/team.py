@@ -11,9 +11,21 @@ import threading
 import numpy as np
 
 from fastlstm.kernels import calls
-from fastlstm.kernels.layout import CONTROL_WORDS
+from fastlstm.kernels.layout import (
+    ALONE,
+    BARRIER,
+    CONTROL_WORDS,
+    FROM,
+    PLACE,
+    SHARES,
+    SPENT,
+    TAKEN,
+    TO,
+    WORKER,
+    WORKERS,
+)
 
-_WORKER_WORDS = 8  # of each worker, alone and together, and of the barrier: a cache line
+_WORKER_WORDS = 16  # of each worker, alone and together, and of the barrier: whole cache lines
 
 
 def available_threads() -> int:
@@ -32,9 +44,14 @@ class Team:
         *members, barrier = (CONTROL_WORDS + place for place in places)
         address = lambda at: self._control + at * self._words.itemsize
         for worker, (together, alone) in enumerate(zip(members[:size], members[size:], strict=True)):
-            # in the order of kernels/team.py
-            self._words[together : together + 5] = worker, size, address(barrier), worker, address(alone)
-            self._words[alone : alone + 5] = 0, 1, 0, worker, address(alone)
+            for place, number, of in ((together, worker, size), (alone, 0, 1)):
+                self._words[place + WORKER], self._words[place + WORKERS] = number, of
+                self._words[place + BARRIER] = address(barrier) if of > 1 else 0
+                self._words[place + PLACE], self._words[place + ALONE] = worker, address(alone)
+                self._words[place + TO] = SHARES
+        self._speeds = [1 / size] * size
+        self._places = members[:size]
+        self._divide()
         self._members = [address(at) for at in members[:size]]
         # its function is compiled before it starts: it must not wait for the lock of a compilation
         serve = calls.serve
@@ -43,7 +60,37 @@ class Team:
 
     def run(self, program: int, first: int) -> int:
         """Run the program at this address together; return whether it refused an input."""
-        return calls.lead(program, first, self._control, self._members[0])
+        refused = calls.lead(program, first, self._control, self._members[0])
+        self._learn()
+        return refused
+
+    def _divide(self) -> None:
+        """Give each worker the share of rows that fits its speed."""
+        done = 0.0
+        for place, speed in zip(self._places, self._speeds, strict=True):
+            self._words[place + FROM] = round(done * SHARES)
+            done += speed
+            self._words[place + TO] = round(done * SHARES)
+
+    def _learn(self) -> None:
+        """Learn from a job that divided rows: who shares a core with others is slower than the rest, for a while."""
+        words = self._words
+        spent, taken = ([int(words[place + word]) for place in self._places] for word in (SPENT, TAKEN))
+        if not any(spent):
+            return
+        for place in self._places:
+            words[place + SPENT] = words[place + TAKEN] = 0
+        if not all(spent) or not all(taken):
+            return
+        rates = [rows / time for rows, time in zip(taken, spent, strict=True)]
+        # half of what is new, and within half of an equal share: a moment may mislead
+        least, most = 0.5 / self.size, 1.5 / self.size
+        speeds = [
+            min(max((speed + rate / sum(rates)) / 2, least), most)
+            for speed, rate in zip(self._speeds, rates, strict=True)
+        ]
+        self._speeds = [speed / sum(speeds) for speed in speeds]
+        self._divide()
 
     def stop(self) -> None:
         """Let the workers end."""

@@ -39,6 +39,7 @@ from fastlstm.kernels.codes import (
 )
 from fastlstm.kernels.exponential import exp, exp_bounded
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import (
     absolute,
     arguments,
@@ -56,7 +57,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @inline

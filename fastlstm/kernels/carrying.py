@@ -6,9 +6,9 @@ each state where the rows of all streams are, and their stride in bytes.
 
 from fastlstm.kernels.copy import copy_run
 from fastlstm.kernels.jit import kernel
-from fastlstm.kernels.layout import CARRIED, NUMBERS
+from fastlstm.kernels.layout import CARRIED, NUMBERS, WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, byte_pointer, words
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @kernel

@@ -1,8 +1,9 @@
 """Copies between strided places: what Transpose, Concat and the like come to where a consumer cannot read the view."""
 
 from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, byte_pointer, words
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @inline

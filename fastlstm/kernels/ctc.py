@@ -14,6 +14,7 @@ and the shifts of a summed in float64: so no number grows with the steps. Masked
 from fastlstm.kernels.entropy import softmax_row
 from fastlstm.kernels.exponential import exp
 from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.layout import PLACE, WORKER, WORKERS
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.rows import across_max, across_sum
 from fastlstm.kernels.simd import (
@@ -29,7 +30,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 NEVER = -float("inf")  # the logarithm of no probability
 AROUND = 2  # places before the symbols of a row of a, and behind those of z

@@ -11,11 +11,12 @@ import numpy as np
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.codes import IDENTITY
 from fastlstm.kernels.jit import kernel, routine
+from fastlstm.kernels.layout import PLACE, WORKER, WORKERS
 from fastlstm.kernels.quantised import QUANTISED, quantised_rows
 from fastlstm.kernels.recurrence import IN_PLACE, Reading
 from fastlstm.kernels.scaled import SCALED, no_tail, scaled_rows
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, load_part, pointers, words, write_units
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
+from fastlstm.kernels.team import row_share, share
 from fastlstm.kernels.tile import (
     BLOCK,
     ROWS,
@@ -51,7 +52,7 @@ def make_dense(rows, tail_rows, reading: Reading):
             blocks = share(O, worker, workers)
             to = blocks[0] * M * row_size(K, parts)
         elif 2 * ROWS * workers <= M:
-            part = share(M, worker, workers)
+            part = row_share(words(team), M)
         else:
             # every worker reads every row: each has copies of its own
             panels, to = share(panels[1], worker, workers), words(team)[PLACE] * copies_size

@@ -8,8 +8,9 @@ dims: x (B, H, W, C) with its own strides, W (K, L, C), y (B, P, Q, C); the sum 
 from fastlstm.kernels.activations import activate
 from fastlstm.kernels.codes import IDENTITY
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, fma, lanes, load_part, pointers, words, write_units
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @kernel

@@ -14,6 +14,7 @@ import numpy as np
 from fastlstm.kernels.activations import log1p_unit
 from fastlstm.kernels.exponential import exp
 from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.logarithm import log
 from fastlstm.kernels.rows import across_max, across_sum
 from fastlstm.kernels.simd import (
@@ -28,7 +29,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @inline

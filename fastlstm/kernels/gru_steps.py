@@ -18,6 +18,7 @@ from fastlstm.kernels.dropped import add_back, add_kept, drop_of, make_dropped_w
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
 from fastlstm.kernels.gru import after_rows, after_tail_rows
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import PLACE
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
 from fastlstm.kernels.steps import (
     activated,
@@ -33,7 +34,7 @@ from fastlstm.kernels.steps import (
     write_step,
     zero_rows,
 )
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
+from fastlstm.kernels.team import note_speed, row_share, ticks
 
 exp_zr, exp_n = exp_gates(SIGMOID, SIGMOID), exp_gates(TANH)
 
@@ -112,12 +113,14 @@ def gru_after_steps_forward(kind, narrow, team, args):
     team = words(team)
     tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, q, options_of(args, 33)
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part = share(B, team[WORKER], team[WORKERS])
+    part = row_share(team, B)
+    began = ticks()
     drop = drop_of(kind, args, 24)
     if drop[0]:
         dropped_walk(tape, about, part, hs, drop, T, B, H, S, reverse)
     else:
         after_walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
+    note_speed(team, began, (part[1] - part[0]) * T)
 
 
 @inline
@@ -177,7 +180,8 @@ def gru_before_steps_forward(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = hs, y, y_t, y_b, y_last, has_y
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 27), options_of(args, 36)
+    part, drop, options = row_share(team, B), drop_of(kind, args, 27), options_of(args, 36)
+    began = ticks()
     r_at = n_width if drop[0] else H
     for s in range(T):
         t = T - 1 - s if reverse else s
@@ -198,6 +202,7 @@ def gru_before_steps_forward(kind, narrow, team, args):
                     skip_step(place, about, s, t, row, unit, B, H, S)
             else:
                 candidates_before(options, place, gates, g_t, g_b, n_sums, n_width, about, s, t, row, B, H, S)
+    note_speed(team, began, (part[1] - part[0]) * T)
 
 
 @routine
@@ -254,7 +259,8 @@ def gru_after_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 24), options_of(args, 33)
+    part, drop, options = row_share(team, B), drop_of(kind, args, 24), options_of(args, 33)
+    began = ticks()
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
@@ -270,6 +276,7 @@ def gru_after_steps_adjoint(kind, narrow, team, args):
         else:
             add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)
             add_product(q, s * B * S, S, H, Un, H * 4 * L, dh, h_b, part, H, tail, s)
+    note_speed(team, began, (part[1] - part[0]) * T)
 
 
 @routine
@@ -322,7 +329,8 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 25), options_of(args, 34)
+    part, drop, options = row_share(team, B), drop_of(kind, args, 25), options_of(args, 34)
+    began = ticks()
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
@@ -341,3 +349,4 @@ def gru_before_steps_adjoint(kind, narrow, team, args):
                 add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
         else:
             add_product(gates, t * g_t, g_b, 2 * H, U, 2 * H * 4 * L, dh, h_b, part, H, tail, s)
+    note_speed(team, began, (part[1] - part[0]) * T)

@@ -25,8 +25,12 @@ STATE_GROUP = 4 if target.DOT or target.BYTE_PAIRS else 2
 HEADER = 16
 _LANES = target.lanes(4)
 
-_solo = np.array([0, 1, 0, 0, 0], np.int64)  # in the order of kernels/team.py
-SOLO = _solo[4] = _solo.ctypes.data  # the words of a worker alone
+# What a worker of a team knows: its words, explained in kernels/team.py
+WORKER, WORKERS, BARRIER, PLACE, ALONE, FROM, TO, SPENT, TAKEN = range(9)
+SHARES = 1 << 12  # of all rows: what FROM and TO count
+_solo = np.zeros(9, np.int64)
+SOLO = _solo[ALONE] = _solo.ctypes.data  # the words of a worker alone
+_solo[WORKERS], _solo[TO] = 1, SHARES
 
 
 def row_bytes(K: int, parts: int) -> int:

@@ -7,8 +7,9 @@
 
 from fastlstm.kernels.conversion import converted
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, lanes, load_part, pointers, splat, words, write_units
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @kernel

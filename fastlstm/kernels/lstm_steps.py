@@ -16,6 +16,7 @@ units by its four gates, U' (4H, H) as panels of four vectors of columns. A mask
 from fastlstm.kernels.dropped import add_back, drop_of, make_dropped_walk
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import PLACE
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
 from fastlstm.kernels.steps import (
     activated,
@@ -30,7 +31,7 @@ from fastlstm.kernels.steps import (
     skip_step,
     write_step,
 )
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
+from fastlstm.kernels.team import note_speed, row_share, ticks
 from fastlstm.kernels.tile import dense_rows, dense_tail_rows
 
 exp_ifg, exp_oc, exp_c = exp_gates(SIGMOID, SIGMOID, TANH), exp_gates(SIGMOID, TANH), exp_gates(TANH)
@@ -120,12 +121,14 @@ def lstm_steps_forward(kind, narrow, team, args):
     team = words(team)
     tape = (hs, y, y_t, y_b, y_last, has_y), gates, g_t, g_b, cs, options_of(kind, args, 33)
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part = share(B, team[WORKER], team[WORKERS])
+    part = row_share(team, B)
+    began = ticks()
     drop = drop_of(kind, args, 24)
     if drop[0]:
         dropped_walk(tape, about, part, hs, drop, T, B, H, S, reverse)
     else:
         walk(tape, about, part, hs, U, b, z, team[PLACE] * z_size, T, B, H, S, reverse, tail)
+    note_speed(team, began, (part[1] - part[0]) * T)
 
 
 @routine
@@ -216,7 +219,8 @@ def lstm_steps_adjoint(kind, narrow, team, args):
     team = words(team)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part = share(B, team[WORKER], team[WORKERS])
+    part = row_share(team, B)
+    began = ticks()
     drop, options = drop_of(kind, args, 23), options_of(kind, args, 32)
     for step in range(T):
         s = T - 1 - step
@@ -228,3 +232,4 @@ def lstm_steps_adjoint(kind, narrow, team, args):
                 add_back(gates, t * g_t + gate * H, g_b, drop, gate, dh, h_b, part, B, H)
         else:
             add_product(gates, t * g_t, g_b, 4 * H, U, 16 * lanes(dh) * H, dh, h_b, part, H, tail, s)
+    note_speed(team, began, (part[1] - part[0]) * T)

@@ -1,8 +1,8 @@
 """Masks of steps: from the lengths of rows, and which rows have had a valid step."""
 
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER
 from fastlstm.kernels.simd import arguments, byte_pointer, pointers, words
-from fastlstm.kernels.team import WORKER
 
 
 @kernel

@@ -7,9 +7,10 @@ Floats are compared through their bits: kernels run with denormals switched off,
 
 from fastlstm.kernels.codes import AND, EQUAL, LESS, NOT_EQUAL, OR
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, byte_pointer, pointers, words
 from fastlstm.kernels.strided import NUMBERS, make_map
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @inline

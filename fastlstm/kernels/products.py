@@ -10,8 +10,9 @@ kernels/dense.py: the same bits.
 
 from fastlstm.kernels import layout
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import PLACE, WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, lanes, load, load_part, pointers, store, words, write_units
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 from fastlstm.kernels.tile import ROWS, WIDTH
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_load, tile_store
 

@@ -8,8 +8,8 @@ one after its last, then for each step how many rows are active. Steps count in 
 """
 
 from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.layout import WORKER
 from fastlstm.kernels.simd import arguments, byte_pointer, words
-from fastlstm.kernels.team import WORKER
 
 WHOLE, NESTED, HOLES = 0, 1, 2
 KIND, PERMUTED, ORDER = 0, 1, 2

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.kernels.jit import inline, routine
+from fastlstm.kernels.layout import FROM, PLACE, SHARES, TO, WORKER, WORKERS
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.simd import (
     arguments,
@@ -31,7 +32,7 @@ from fastlstm.kernels.simd import (
     write_units,
 )
 from fastlstm.kernels.target import DEPTH
-from fastlstm.kernels.team import PLACE, WORKER, WORKERS, share, wait_for_all
+from fastlstm.kernels.team import note_speed, row_share, share, ticks, wait_for_all
 from fastlstm.kernels.tile import (
     BLOCK,
     BOTH_ROWS,
@@ -69,13 +70,14 @@ def masked_output(y, at, y_last, last_at, H, masked):
 
 
 @routine
-def row_share(ragged, sorted_rows, B, worker, workers):
-    """Return the rows [first, last) of a worker: as many valid steps for each as whole rows allow.
+def rows_of(ragged, sorted_rows, B, team):
+    """Return the rows [first, last) of a worker: of valid steps its share, as near as whole rows allow.
 
     Rows of like lengths stay together: a step costs more than its rows do, and workers of short rows have fewer steps.
     """
+    worker, workers = team[WORKER], team[WORKERS]
     if workers == 1 or not sorted_rows:
-        return share(B, worker, workers)
+        return row_share(team, B)
     total = 0
     for row in range(B):
         total += last_of(ragged, B, row) - first_of(ragged, B, row)
@@ -84,10 +86,10 @@ def row_share(ragged, sorted_rows, B, worker, workers):
         row = ragged[ORDER + position]
         length = last_of(ragged, B, row) - first_of(ragged, B, row)
         # a row belongs where the middle of its steps lies
-        middle = (2 * done + length) * workers
-        if first == B and middle >= 2 * total * worker:
+        middle = (2 * done + length) * SHARES
+        if first == B and middle >= 2 * total * team[FROM]:
             first = position
-        if last == B and middle >= 2 * total * (worker + 1):
+        if last == B and middle >= 2 * total * team[TO]:
             last = position
         done += length
     return (np.intp(0) if worker == 0 else first), (B if worker == workers - 1 else max(first, last))
@@ -427,7 +429,7 @@ def make_steps(
         holes = masked != UNMASKED and ragged[KIND] == HOLES
         part, panels, last_panels = (none, B), (none, (H + units * L - 1) // (units * L)), (none, S // (4 * L))
         if split == SPLIT_ROWS:
-            part = row_share(ragged, sorted_rows, B, worker, workers)
+            part = rows_of(ragged, sorted_rows, B, words(team))
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
             tail = tail if worker == workers - 1 else none
@@ -444,6 +446,7 @@ def make_steps(
         kept = run  # steps that `ahead` holds
         if overlapped:
             run, kept = BOTH_ROWS, 2 * BOTH_ROWS
+        began, taken = ticks(), none
         for step in range(T):
             t = T - 1 - step if reverse else step
             # beside the recurrence all is projected but the first steps, and the last ones that are fewer than a sweep takes
@@ -467,6 +470,7 @@ def make_steps(
                     masked_output(y, t * y_t + row * y_b, y_last, row * S, H, masked)
             before = active
             count = min(active, part[1]) - part[0]
+            taken += max(count, none)
             source, x0, x_stride = x, t * x_t, x_b
             if permuted and run == 0:
                 source, x0, x_stride = sorted_x, none, I
@@ -510,6 +514,8 @@ def make_steps(
             if split == SPLIT_PANELS:
                 wait_for_all(team)
             h, h_next = h_next, h
+        if split == SPLIT_ROWS:
+            note_speed(words(team), began, taken)
         if worker == 0:
             words(args)[TURN] = (turn + T) % 2
         if permuted:

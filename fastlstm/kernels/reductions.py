@@ -11,6 +11,7 @@ down a column eight at a time, for ROWS rows each. NaN wins.
 
 from fastlstm.kernels.codes import MAX_OF, MEAN, MIN_OF, PROD
 from fastlstm.kernels.jit import inline, kernel, routine
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import (
     arguments,
     lane,
@@ -24,7 +25,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 # what is joined before its total is, steps of four vectors along a row and rows down a column: so float32 loses less
 CHUNK, ROWS = 64, 512

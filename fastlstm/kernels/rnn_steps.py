@@ -20,7 +20,7 @@ from fastlstm.kernels.steps import (
     write_step,
     zero_rows,
 )
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import note_speed, row_share, ticks
 
 
 @inline
@@ -50,7 +50,8 @@ def rnn_steps_forward(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = hs, y, y_t, y_b, y_last, has_y
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 22), options_of(args, 31)
+    part, drop, options = row_share(team, B), drop_of(kind, args, 22), options_of(args, 31)
+    began = ticks()
     for s in range(T):
         t = T - 1 - s if reverse else s
         zero_rows(sums, width, part)
@@ -64,6 +65,7 @@ def rnn_steps_forward(kind, narrow, team, args):
                     skip_step(place, about, s, t, row, unit, B, H, S)
             else:
                 cells(options, place, gates, g_t, g_b, sums, width, about, s, t, row, B, H, S)
+    note_speed(team, began, (part[1] - part[0]) * T)
 
 
 @routine
@@ -93,7 +95,8 @@ def rnn_steps_adjoint(kind, narrow, team, args):
     team, L = words(team), lanes(gates)
     place = dy, y_t, y_b, dy_last, has_dy
     about = byte_pointer(mask), mask_t, mask_b, masked
-    part, drop, options = share(B, team[WORKER], team[WORKERS]), drop_of(kind, args, 21), options_of(args, 30)
+    part, drop, options = row_share(team, B), drop_of(kind, args, 21), options_of(args, 30)
+    began = ticks()
     for step in range(T):
         s = T - 1 - step
         t = T - 1 - s if reverse else s
@@ -103,3 +106,4 @@ def rnn_steps_adjoint(kind, narrow, team, args):
             add_back(gates, t * g_t, g_b, drop, 0, dh, h_b, part, B, H)
         else:
             add_product(gates, t * g_t, g_b, H, U, H * 4 * L, dh, h_b, part, H, tail, s)
+    note_speed(team, began, (part[1] - part[0]) * T)

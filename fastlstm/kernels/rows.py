@@ -11,6 +11,7 @@ The order of each sum depends on the row's length alone: lanes first, then acros
 
 from fastlstm.kernels.exponential import exp
 from fastlstm.kernels.jit import inline, kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import (
     arguments,
     fma,
@@ -24,7 +25,7 @@ from fastlstm.kernels.simd import (
     words,
     write_units,
 )
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @inline

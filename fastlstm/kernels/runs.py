@@ -1,8 +1,9 @@
 """Weights that are values of the run, packed as constant ones are: a table of runs says where each element goes."""
 
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, pointers, words
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 RUN = 4  # words of a run: its place in y, its start in x, its elements, the stride of x
 

@@ -6,10 +6,11 @@ The order of a sum depends on the length of a row alone.
 """
 
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.rows import across_sum
 from fastlstm.kernels.simd import arguments, fma, lanes, load_part, pointers, splat, words, write_units
 from fastlstm.kernels.steps import load_units
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @kernel

@@ -6,8 +6,9 @@ A stride of 0 repeats an operand along an axis: broadcasting.
 """
 
 from fastlstm.kernels.jit import routine
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import words
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 AXES = 4
 NUMBERS = 5 * AXES  # sizes of the axes, then the strides of y, a, b and c in elements

@@ -1,7 +1,8 @@
 """What a worker of a team knows, and how workers wait for each other.
 
 A worker's words: its number, how many work together, the address of the barrier they share, which part of a workspace is its own,
-and the address of the words by which it does a step alone. SOLO (kernels/layout.py) is a team of one.
+and the address of the words by which it does a step alone; the part FROM to TO of rows that are divided by the speed of the workers' cores, and
+how it went: the time SPENT on how many rows TAKEN through a step. SOLO (kernels/layout.py) is a team of one.
 The barrier's words: how many have arrived, and how often it has opened. Waiting spins for a bounded time, then yields.
 """
 
@@ -14,9 +15,9 @@ from numba.extending import intrinsic
 
 from fastlstm.kernels import target
 from fastlstm.kernels.jit import inline
+from fastlstm.kernels.layout import BARRIER, FROM, SHARES, SPENT, TAKEN, TO, WORKERS
 from fastlstm.kernels.simd import words
 
-WORKER, WORKERS, BARRIER, PLACE, ALONE = range(5)
 SPINS = 20_000  # pauses before a waiting worker gives its core away
 
 
@@ -133,6 +134,37 @@ def wake(typingctx, words, index):
 def share(count, worker, workers):
     """Return the part [first, last) of `count` things that a worker does."""
     return count * worker // workers, count * (worker + 1) // workers
+
+
+@inline
+def row_share(team, count):
+    """Return the part [first, last) of `count` rows that a worker does: more where its core is faster."""
+    half = SHARES // 2
+    return (count * team[FROM] + half) // SHARES, (count * team[TO] + half) // SHARES
+
+
+@intrinsic
+def ticks(typingctx):
+    """Return a clock that runs evenly on all cores; 0 where there is none that a program may read."""
+
+    def codegen(context, builder, sig, args):
+        word = ir.IntType(64)
+        if target.X86:
+            clock = cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, []), "llvm.readcyclecounter")
+            return builder.call(clock, [])
+        if target.ARM:
+            return builder.asm(ir.FunctionType(word, []), "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+        return ir.Constant(word, 0)
+
+    return types.int64(), codegen
+
+
+@inline
+def note_speed(team, start, taken):
+    """Count `taken` rows through a step since `start`."""
+    if team[WORKERS] > 1:
+        team[SPENT] += ticks() - start
+        team[TAKEN] += taken
 
 
 @inline

@@ -12,12 +12,22 @@ from numba.extending import intrinsic
 
 from fastlstm.kernels.floating_point_mode import flush_denormals, restore_mode
 from fastlstm.kernels.jit import entry, inline
-from fastlstm.kernels.layout import ARGS, CONTROL_WORDS, GATE, KERNEL, OWNER, REFUSED, SHARED, STEP, WAITS
-from fastlstm.kernels.simd import words
-from fastlstm.kernels.team import (
+from fastlstm.kernels.layout import (
     ALONE,
+    ARGS,
+    CONTROL_WORDS,
+    GATE,
+    KERNEL,
+    OWNER,
+    REFUSED,
+    SHARED,
+    STEP,
+    WAITS,
     WORKER,
     WORKERS,
+)
+from fastlstm.kernels.simd import words
+from fastlstm.kernels.team import (
     atomic_add,
     atomic_load,
     atomic_store,

@@ -6,8 +6,9 @@ dims: x (B, steps, size, C), y (B, T, C), both contiguous.
 """
 
 from fastlstm.kernels.jit import kernel
+from fastlstm.kernels.layout import WORKER, WORKERS
 from fastlstm.kernels.simd import arguments, lanes, load_part, pointers, splat, words, write_units
-from fastlstm.kernels.team import WORKER, WORKERS, share
+from fastlstm.kernels.team import share
 
 
 @kernel

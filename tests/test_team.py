@@ -1,0 +1,124 @@
+"""How a team divides rows: by the speed that its workers' cores have shown, to the same bits."""
+
+import numpy as np
+import pytest
+
+import fastlstm
+from fastlstm import layers, plan, team
+from fastlstm.kernels.layout import FROM, SHARES, SPENT, TAKEN, TO
+
+B, T, I, H = 33, 7, 5, 19
+CELLS = [layers.LSTM, layers.GRU, layers.SimpleRNN]
+
+
+@pytest.fixture
+def three():
+    one = team.Team(3)
+    yield one
+    one.stop()
+
+
+def parts(of: team.Team) -> list[tuple[int, int]]:
+    return [(int(of._words[place + FROM]), int(of._words[place + TO])) for place in of._places]
+
+
+def report(of: team.Team, spent, taken) -> None:
+    for place, time, rows in zip(of._places, spent, taken, strict=True):
+        of._words[place + SPENT], of._words[place + TAKEN] = time, rows
+    of._learn()
+
+
+def test_rows_are_divided_equally_at_first(three):
+    assert parts(three) == [
+        (0, round(SHARES / 3)),
+        (round(SHARES / 3), round(2 * SHARES / 3)),
+        (round(2 * SHARES / 3), SHARES),
+    ]
+
+
+def test_a_slow_core_gets_fewer_rows_until_all_take_as_long(three):
+    speed = np.array([4.0, 4.0, 2.0])
+    for _ in range(30):
+        rows = np.array([last - first for first, last in parts(three)])
+        report(three, (rows * 1000 / speed).astype(int), rows)
+    shares = [last - first for first, last in parts(three)]
+    np.testing.assert_allclose(shares, SHARES * np.array([0.4, 0.4, 0.2]), atol=3)
+    assert parts(three)[0][0] == 0 and parts(three)[-1][1] == SHARES
+
+
+def test_a_moment_does_not_starve_a_worker(three):
+    for _ in range(20):
+        report(three, [10, 10, 1_000_000_000], [100, 100, 100])
+    first, last = parts(three)[2]
+    assert (last - first) / SHARES > 0.14  # of an equal third
+    assert [int(three._words[place + SPENT]) for place in three._places] == [0, 0, 0]
+
+
+def test_jobs_without_rows_teach_nothing(three):
+    before = parts(three)
+    report(three, [0, 0, 0], [0, 0, 0])
+    report(three, [10, 0, 10], [5, 0, 5])
+    assert parts(three) == before
+
+
+@pytest.fixture
+def uneven(monkeypatch):
+    """Let every call be a team's, of which one worker has three quarters of the rows; return how often a team ran."""
+    runs = []
+
+    def run(self, program, first):
+        runs.append(program)
+        self._speeds = [0.75, 0.25]
+        self._divide()
+        return lead(self, program, first)
+
+    lead = team.Team.run
+    monkeypatch.setattr(plan.Pace, "note", lambda self, together, seconds: None)
+    monkeypatch.setattr(team.Team, "_learn", lambda self: None)
+    monkeypatch.setattr(team.Team, "run", run)
+    return runs
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_bits_do_not_depend_on_how_rows_are_divided(kind, uneven):
+    model = fastlstm.Sequential([fastlstm.Input((None, I)), kind(H, return_sequences=True), layers.Dense(3)])
+    x = np.random.default_rng(0).standard_normal((B, 40 * T, I), np.float32)
+    lengths = np.random.default_rng(1).integers(0, 40 * T + 1, B)
+    alone, together = (fastlstm.Session(model, threads=threads) for threads in (1, 2))
+    np.testing.assert_array_equal(together.run(x), alone.run(x))
+    assert len(uneven) == 1
+    ours, one = together.run(x, lengths=lengths), alone.run(x, lengths=lengths)
+    for row, length in enumerate(lengths):
+        np.testing.assert_array_equal(ours[row, :length], one[row, :length])
+    assert len(uneven) == 2
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_gradients_do_not_depend_on_how_rows_are_divided(kind, uneven):
+    model = fastlstm.Sequential([fastlstm.Input((40, I)), kind(H, return_sequences=True)])
+    rng = np.random.default_rng(0)
+    x, target = rng.standard_normal((B, 40, I), np.float32), rng.standard_normal((B, 40, H), np.float32)
+    found = [fastlstm.value_and_grad(model, "mse", threads=threads)(x, target) for threads in (1, 2)]
+    assert uneven and found[0][0] == found[1][0]
+    for name, gradient in found[0][1].items():
+        np.testing.assert_array_equal(gradient, found[1][1][name])
+
+
+def test_workers_tell_their_speed():
+    model = fastlstm.Sequential([fastlstm.Input((None, I)), layers.LSTM(H)])
+    session = fastlstm.Session(model, threads=2)
+    x = np.zeros((64, 400, I), np.float32)
+    seen, learn = [], team.Team._learn
+
+    def look(self):
+        seen.append([(int(self._words[place + SPENT]), int(self._words[place + TAKEN])) for place in self._places])
+        learn(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan.Pace, "note", lambda self, together, seconds: None)
+        session.run(x)  # what earlier calls left is counted here
+        patch.setattr(team.Team, "_learn", look)
+        session.run(x)
+    ((first, second),) = seen
+    assert first[0] > 0 and second[0] > 0
+    assert first[1] + second[1] == 64 * 400
