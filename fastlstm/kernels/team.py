@@ -153,7 +153,10 @@ def ticks(typingctx):
             clock = cgutils.get_or_insert_function(builder.module, ir.FunctionType(word, []), "llvm.readcyclecounter")
             return builder.call(clock, [])
         if target.ARM:
-            return builder.asm(ir.FunctionType(word, []), "mrs $0, cntvct_el0", "=r", [], side_effect=True)
+            kind = ir.FunctionType(word, [ir.MetaDataType()])
+            read = cgutils.get_or_insert_function(builder.module, kind, "llvm.read_volatile_register.i64")
+            name = ir.MetaDataString(builder.module, "cntvct_el0")
+            return builder.call(read, [builder.module.add_metadata([name])])
         return ir.Constant(word, 0)
 
     return types.int64(), codegen
