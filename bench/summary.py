@@ -8,6 +8,7 @@ Facts = Mapping[str, Any]
 COUNT = "rows of the table"
 DISTURBED = 0.1  # of a core
 MEAN = "best peer over ours, geometric mean"
+CEILINGS = "best peer over a kernel at the peak of multiply-adds"
 MEAN_TRAINING = "training: best peer over ours, geometric mean"
 MEANS = {MEAN: "table", MEAN_TRAINING: "training"}  # of which group of rows each is
 
@@ -33,6 +34,8 @@ def summarise(results: Facts) -> dict[str, Any]:
             name: geometric_mean(row["ratios"][name] for row in table if name in row["ratios"]) for name in peers
         },
     }
+    ceilings = {row["name"]: row["ratio"] / row["share"] for row in table if row.get("limit") == "FMA"}
+    facts[CEILINGS] = ceilings
     for name in ("large batch", "in L2", "large"):
         row = rows.get(name, {})
         if "share" in row:

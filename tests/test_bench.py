@@ -339,3 +339,9 @@ def test_networks_of_one_size_share_weights_and_differ_by_place():
     assert not np.array_equal(first.W, second.W)
     again = replace(Network(1, 1, 3, 5, bidirectional=True), B=4, T=9).weights()[0][0]
     assert np.array_equal(first.W, again.W)
+
+
+def test_what_a_kernel_at_the_peak_would_gain_is_told_of_rows_that_multiply_bound():
+    bound = facts("bound", {"fastlstm": 10, "onnxruntime": 12}, limit="FMA", share=0.8)
+    found = summary.summarise({"machine": {}, "rows": [bound, WON], "studies": {}})
+    assert found[summary.CEILINGS] == pytest.approx({"bound": 1.2 / 0.8})
