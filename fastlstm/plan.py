@@ -257,10 +257,11 @@ class Plan:
             inputs[spec.name] = Port(array)
             given[spec.name] = Value(array.dtype, shape, None, array)
         if self._branches:
-            return self._bind_branches(
-                given, Frame(inputs, scratch_bytes=binder.bytes, outermost=outermost), (), carries
-            )
-        return self._bind_from(0, self.weights | given, Frame(inputs, outermost=outermost), binder)
+            frame = self._bind_branches(given, Frame(inputs, scratch_bytes=binder.bytes), (), carries)
+        else:
+            frame = self._bind_from(0, self.weights | given, Frame(inputs), binder)
+        frame.outermost = outermost
+        return frame
 
     def _bind_branches(
         self, given: dict[str, Value], frame: Frame, decided: tuple[bool, ...], carries: bool = False

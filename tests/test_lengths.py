@@ -278,3 +278,20 @@ def test_inputs_with_batches_of_their_own_have_lengths_where_they_agree():
         for lengths in ([1, 2], [1, 2, 3], [1, 2, 5]):
             with pytest.raises(fastlstm.ShapeError, match=r"input .z. has \d (rows|steps) where another has"):
                 session.run({"x": x, "z": other}, lengths=lengths)
+
+
+def test_a_list_is_written_row_after_row_whatever_the_model_s_order_of_axes():
+    node, constants = rnn("r", "x", "y", batch_first=False)
+    model = models.model([node], [("x", "float32", ("time", "batch", 4))], ["y"], constants)
+    session = fastlstm.Session(model)
+    rows = [weights(steps, 4) for steps in (5, 2, 7)]
+    first, again = session.run(rows), session.run(rows)
+    for row, y, same in zip(rows, first, again, strict=True):
+        assert bits(y, session.run(row[:, None])[:, 0]) and bits(y, same)
+    ((frame,),) = session._lengths_plan._frames.values()  # the second call took it again
+    steps, batch, _ = frame.inputs["x"].buffer.strides
+    assert batch > steps
+    padded = np.zeros((7, 3, 4), "f4")
+    session.run(padded, lengths=[5, 2, 7])
+    ordinary = session._lengths_plan.borrow(((7, 3, 4), (7, 3)))
+    assert ordinary.inputs["x"].buffer.flags.c_contiguous

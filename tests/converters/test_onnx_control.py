@@ -81,6 +81,15 @@ def test_an_if_on_a_value_of_the_run_takes_the_branch_that_it_chooses(rate):
     np.testing.assert_array_equal(free["y"], bound["y"])
 
 
+def test_a_frame_of_a_graph_with_an_if_goes_back_to_where_it_came_from():
+    proto = choice([node("Equal", "rate wide", "is")], inputs=[value("rate", INT64, [])], wide=np.array(16000))
+    plan, shapes = session(proto)._plan, ((5, 4), ())
+    frame = plan.borrow(shapes, outermost=(1, 0))
+    plan.give_back(shapes, frame)
+    assert plan.borrow(shapes) is not frame
+    assert plan.borrow(shapes, outermost=(1, 0)) is frame
+
+
 def test_a_bound_condition_leaves_one_branch_and_its_weights():
     proto = choice([node("Equal", "rate wide", "is")], inputs=[value("rate", INT64, [])], wide=np.array(16000))
     made = from_onnx(proto.SerializeToString(), {"rate": 8000})
