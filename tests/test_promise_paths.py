@@ -72,12 +72,14 @@ class Watch:
                 paths["nothing to do"] += 1
                 continue
             kind = step.kernel.removesuffix("_forward")
-            how = "overlapped" if a[RUN] == -1 else "fused" if a[RUN] == 0 else "hoisted"
+            how = "fused" if a[RUN] == 0 else "hoisted"
+            how += ", one row" if a[B] == 1 and a[MASKED] == -1 else ""
             paths[f"{kind}, {step.kind.name}, {how}"] += 1
-            paths["blocked"] += how == "hoisted" and a[I] > 1024
+            paths["blocked"] += a[RUN] > 0 and a[I] > 1024
             paths["hoisted in several runs"] += 0 < a[RUN] < a[T]
-            paths["overlapped, with steps left over"] += how == "overlapped" and a[T] % 5 > 0
+            paths["hoisted in several runs, one row"] += 0 < a[RUN] < a[T] and how.endswith("one row")
             paths[f"{kind}, tail of {a[TAIL]}"] += 1
+            paths[f"{kind}, tail of {a[TAIL]}, one row"] += how.endswith("one row")
             panels = -(-a[H] // (target.lanes(step.kind.itemsize) * (4 if kind == "rnn" else 1)))
             paths[f"{kind}, several panels"] += panels > 1
             turn = frame.__dict__.get("turn", 0)
@@ -106,7 +108,9 @@ class Network:
         size_h = int(
             rng.integers(1, 20) if large else rng.choice([rng.integers(1, 49), rng.integers(49, 140)], p=(0.85, 0.15))
         )
-        self.steps = int(rng.integers(1, 7) if large else rng.integers(1, 27))
+        self.steps = int(
+            rng.integers(1, 7) if large else rng.integers(49, 60) if rng.random() < 0.03 else rng.integers(1, 27)
+        )
         dtype = "float64" if rng.random() < 0.2 else "float32"
         self.storage = "float32" if dtype == "float64" else str(rng.choice(["float32", "float16", "int8"]))
         self.case = models.draw_recurrence(
@@ -404,18 +408,17 @@ REACHED = [
         f"{kind}, {dtype}, {how}"
         for kind in ("lstm", "gru_after", "gru_before", "rnn")
         for dtype in ("float32", "float64")
-        for how in ("fused", "hoisted", "overlapped")
-        if (kind, how) != ("gru_before", "overlapped")
+        for how in ("fused", "hoisted", "fused, one row", "hoisted, one row")
     ),
     *(f"{kind}, several panels" for kind in ("lstm", "gru_after", "gru_before", "rnn")),
-    *(f"{kind}, tail of {tail}" for kind in ("lstm", "gru_after", "rnn") for tail in (0, 1, 2)),
+    *(f"{kind}, tail of {tail}{rows}" for kind in ("lstm", "gru_after", "rnn") for tail in (0, 1, 2) for rows in ("", ", one row")),
     *(f"masked {how}, {rows}, {at}" for how in ("zero", "carry") for rows in ("nested", "nested, permuted", "holes") for at in ("fused", "hoisted")),
-    "blocked", "hoisted in several runs", "overlapped, with steps left over", "panels backwards first", "reverse", "nothing to do",
+    "blocked", "hoisted in several runs", "hoisted in several runs, one row", "panels backwards first", "reverse", "nothing to do",
     "a run that is one compiled call", "a step that is one compiled call",
 ]  # fmt: skip
 BY_A_TEAM = [
     *(f"{kind}, split {what}" for kind in ("lstm", "gru_after", "gru_before", "rnn") for what in ("rows, fused", "panels, hoisted")),
-    "rnn, split panels, overlapped", "lstm, split panels, overlapped", "gru_after, split panels, overlapped",
+    *(f"{kind}, split panels, hoisted, one row" for kind in ("lstm", "gru_after", "gru_before", "rnn")),
     *(f"masked, {rows}, a team" for rows in ("nested", "nested, permuted", "holes")),
 ]  # fmt: skip
 

@@ -12,9 +12,9 @@ from fastlstm.kernels.activations import activate
 from fastlstm.kernels.codes import IDENTITY
 from fastlstm.kernels.jit import kernel, routine
 from fastlstm.kernels.layout import PLACE, WORKER, WORKERS
-from fastlstm.kernels.quantised import QUANTISED, quantised_rows
-from fastlstm.kernels.recurrence import IN_PLACE, Reading
-from fastlstm.kernels.scaled import SCALED, no_tail, scaled_rows
+from fastlstm.kernels.quantised import QUANTISED, quantised
+from fastlstm.kernels.reading import IN_PLACE, Reading
+from fastlstm.kernels.scaled import SCALED, scaled_rows
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, load_part, pointers, words, write_units
 from fastlstm.kernels.team import row_share, share
 from fastlstm.kernels.tile import (
@@ -26,6 +26,7 @@ from fastlstm.kernels.tile import (
     is_tail,
     next_panels,
     no_source,
+    no_tail,
     pace_of,
     panels_at_once,
 )
@@ -103,7 +104,7 @@ def make_dense(rows, tail_rows, reading: Reading):
 
 whole_dense = make_dense(dense_rows, dense_tail_rows, IN_PLACE)
 scaled_dense = make_dense(scaled_rows, no_tail, SCALED)
-quantised_dense = make_dense(quantised_rows, no_tail, QUANTISED)
+quantised_dense = make_dense(quantised.rows, no_tail, QUANTISED)
 
 
 @kernel

@@ -9,13 +9,14 @@ Reset before: U holds z r, Un (H, H) is packed as panels of 4 blocks of units, b
 """
 
 from fastlstm.kernels.activations import activate, sigmoid, tanh
+from fastlstm.kernels.cells import Cell
 from fastlstm.kernels.exponential import BOUNDED_SIGMOID, SIGMOID, TANH, exp_gates, times_one_plus
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.quantised import QUANTISED, make_quantised_rows, quantised_rows
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
-from fastlstm.kernels.scaled import no_tail
-from fastlstm.kernels.simd import arguments, clamp, fma, lanes, load, pointers, store
-from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both, make_rows, make_tail_rows
+from fastlstm.kernels.layout import ARGUMENTS
+from fastlstm.kernels.quantised import make_quantised, quantised
+from fastlstm.kernels.reading import dense, make_dense
+from fastlstm.kernels.recurrence import make_recurrence
+from fastlstm.kernels.simd import arguments, clamp, fma, load, pointers, store
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell of reset before computes
 
@@ -74,24 +75,16 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
     return update * load(h, s) + (1.0 - update) * candidate
 
 
-after_rows, after_tail_rows = make_rows((0, 1, 2), (0, 1, 3)), make_tail_rows(3, 2)
-after_finish = make_finish(after_units_general, after_units, is_usual, 1, after_begin)
-after_sweep = make_sweep(after_rows, after_tail_rows, 3, 3, 1, after_finish)
-after_both = make_sweep_both(after_rows, after_tail_rows, make_both((0, 1, 2), (0, 1, 3)), 3, 3, 1, after_finish)
-after_steps = make_steps(after_rows, after_tail_rows, 3, 3, 1, after_options, after_sweep, after_both)
+after = Cell(1, after_options, is_usual, after_units_general, after_units, after_begin)
+after_dense = make_dense((0, 1, 2), (0, 1, 3), 3, 2)
+after_steps = make_recurrence(after_dense, after)
+after_quantised_steps = make_recurrence(make_quantised((0, 1, 2), (0, 1, 3)), after)
 
 
 @kernel
 def gru_after_forward(kind, narrow, team, args):
-    """Run T steps, reset after the product; arguments: those of `recurrence.make_steps`, then those of `after_options`."""
+    """Run T steps, reset after the product; arguments: those of `make_recurrence`, then those of `after_options`."""
     after_steps(kind, narrow, team, args)
-
-
-after_quantised_rows = make_quantised_rows((0, 1, 2), (0, 1, 3))
-after_quantised_sweep = make_sweep(after_quantised_rows, no_tail, 3, 3, 1, after_finish)
-after_quantised_steps = make_steps(
-    after_quantised_rows, no_tail, 3, 3, 1, after_options, after_quantised_sweep, reading=QUANTISED
-)
 
 
 @kernel
@@ -102,7 +95,7 @@ def gru_after_quantised_forward(kind, narrow, team, args):
 
 @inline
 def before_options(kind, narrow, args):
-    """Return r h, Un and n_x for the second sweep, then z, and what the cell computes as in `after_options`."""
+    """Return r h, Un and n_x for the second product, then z, and what the cell computes as in `after_options`."""
     (reset_h, Un, n_x, update), _ = arguments(args, ARGUMENTS, 4, 0)
     reset_h, n_x, update = pointers(kind, (reset_h, n_x, update))
     (Un,) = pointers(narrow, (Un,))
@@ -115,26 +108,22 @@ def before_is_usual(options):
     return plain != 0
 
 
-@routine
-def before_gates(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
-    """The first sweep of reset before ends with z, r h and x W_n + b_n of every row and vector of units of a tile."""
+@inline
+def before_begin(options, z, k, stride, h, s, at, unit):
+    """The first half of one vector of units of one row, reset before the product: z, r h, and x W_n + b_n, which the second product adds to."""
     reset_h, _, n_x, update, ((plain, code_f, _, clipped), (alpha_f, beta_f, _, _, bound)) = options
-    h, L = place[0], lanes(z)
-    for position in range(m, m + n):
-        for k in range(p):
-            s, at = position * S + first + k * L, z0 + ((position - m) * p + k) * 4 * L
-            if plain:
-                store(update, s, sigmoid(load(z, at)))
-                store(reset_h, s, sigmoid(load(z, at + L)) * load(h, s))
-            else:
-                store(update, s, gate(load(z, at), code_f, alpha_f, beta_f, clipped, bound))
-                store(reset_h, s, gate(load(z, at + L), code_f, alpha_f, beta_f, clipped, bound) * load(h, s))
-            store(n_x, s, load(z, at + 2 * L))
+    if plain:
+        store(update, s, sigmoid(load(z, k)))
+        store(reset_h, s, sigmoid(load(z, k + stride)) * load(h, s))
+    else:
+        store(update, s, gate(load(z, k), code_f, alpha_f, beta_f, clipped, bound))
+        store(reset_h, s, gate(load(z, k + stride), code_f, alpha_f, beta_f, clipped, bound) * load(h, s))
+    store(n_x, s, load(z, k + 2 * stride))
 
 
 @inline
 def before_units(options, z, k, stride, h, s, at, unit):
-    """The second sweep of reset before: h' of one vector of units of one row, tanh."""
+    """The second half: h' of one vector of units of one row, tanh."""
     update = load(options[3], s)
     return update * load(h, s) + (1.0 - update) * tanh(load(z, k))
 
@@ -147,27 +136,15 @@ def before_units_general(options, z, k, stride, h, s, at, unit):
     return load(update, s) * load(h, s) + (1.0 - load(update, s)) * candidate
 
 
-before_rows = make_rows((0, 1, 2), (0, 1))
-before_finish = make_finish(before_units_general, before_units, before_is_usual, 4)
-before_sweep, last_sweep = (
-    make_sweep(before_rows, dense_tail_rows, 3, 2, 1, before_gates),
-    make_sweep(dense_rows, dense_tail_rows, 4, 4, 4, before_finish),
-)
-before_steps = make_steps(before_rows, dense_tail_rows, 3, 2, 1, before_options, before_sweep, None, last_sweep)
+before = Cell(4, before_options, before_is_usual, before_units_general, before_units, before_begin)
+before_steps = make_recurrence(make_dense((0, 1, 2), (0, 1)), before, dense)
+before_quantised_steps = make_recurrence(make_quantised((0, 1, 2), (0, 1)), before, quantised)
 
 
 @kernel
 def gru_before_forward(kind, narrow, team, args):
     """Run T steps, reset before the product: z and r of all units first, then n from r h; arguments as `before_options`."""
     before_steps(kind, narrow, team, args)
-
-
-before_quantised_rows = make_quantised_rows((0, 1, 2), (0, 1))
-before_quantised_steps = make_steps(
-    before_quantised_rows, no_tail, 3, 2, 1, before_options,
-    make_sweep(before_quantised_rows, no_tail, 3, 2, 1, before_gates), None,
-    make_sweep(quantised_rows, no_tail, 4, 4, 4, before_finish), QUANTISED,
-)  # fmt: skip
 
 
 @kernel

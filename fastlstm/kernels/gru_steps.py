@@ -16,7 +16,7 @@ With recurrent dropout h meets U as in dropped.py, and before a reset q = r (h *
 
 from fastlstm.kernels.dropped import add_back, add_kept, drop_of, make_dropped_walk
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates
-from fastlstm.kernels.gru import after_rows, after_tail_rows
+from fastlstm.kernels.gru import after_dense
 from fastlstm.kernels.jit import inline, kernel, routine
 from fastlstm.kernels.layout import PLACE
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, load, pointers, splat, store, words, write_units
@@ -98,7 +98,7 @@ def after_cells(tape, about, s, t, z, z0, z_b, stride, m, n, unit, B, H, S):
         write_step(place, about, s, t, row, unit, update * load(hs, at) + (1.0 - update) * candidate, B, H, S)
 
 
-after_walk = make_walk(after_rows, after_tail_rows, 3, after_cells)
+after_walk = make_walk(after_dense.rows, after_dense.tail_rows, 3, after_cells)
 dropped_walk = make_dropped_walk((0, 1, 3), after_cells)
 
 

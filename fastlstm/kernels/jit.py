@@ -82,10 +82,15 @@ def _enabled() -> Iterator[None]:
         config.DISABLE_JIT = disabled
 
 
-def _compiled(function: Callable, pipeline: type = _PartCompiler, **options: Any) -> Any:
+def _compiled(function: Callable, pipeline: type = _PartCompiler, forceinline: bool = False) -> Any:
+    # told always: else a part that is compiled on behalf of an inline one would be inline, too
     with _enabled():
         return njit(
-            error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=pipeline, **options
+            error_model="numpy",
+            no_cpython_wrapper=True,
+            no_cfunc_wrapper=True,
+            pipeline_class=pipeline,
+            forceinline=forceinline,
         )(function)
 
 

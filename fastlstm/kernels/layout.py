@@ -25,6 +25,12 @@ STATE_GROUP = 4 if target.DOT or target.BYTE_PAIRS else 2
 HEADER = 16
 _LANES = target.lanes(4)
 
+# A recurrence: ARGUMENTS integers, then the cell's own; TURN says which way the first step takes the panels: each run leaves it for the next
+ARGUMENTS = 37
+BATCH, MASKED, TURN = 24, 31, ARGUMENTS - 1  # words that are read alone
+UNMASKED, ZERO, CARRY = -1, 0, 1  # outputs of masked steps: none are masked, zeros (ONNX), or the output before (Keras)
+SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
+
 # What a worker of a team knows: its words, explained in kernels/team.py
 WORKER, WORKERS, BARRIER, PLACE, ALONE, FROM, TO, SPENT, TAKEN = range(9)
 SHARES = 1 << 12  # of all rows: what FROM and TO count

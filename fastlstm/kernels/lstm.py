@@ -9,13 +9,14 @@ its four gates i f g o, b (S/L, 4, L), P (3, S) for i f o, h and c (B, S), y (T,
 """
 
 from fastlstm.kernels.activations import activate
+from fastlstm.kernels.cells import Cell
 from fastlstm.kernels.exponential import SIGMOID, TANH, exp_gates, times_one_plus
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.quantised import QUANTISED, quantised_rows
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
-from fastlstm.kernels.scaled import no_tail
+from fastlstm.kernels.layout import ARGUMENTS
+from fastlstm.kernels.quantised import quantised
+from fastlstm.kernels.reading import dense
+from fastlstm.kernels.recurrence import make_recurrence
 from fastlstm.kernels.simd import arguments, clamp, fma, load, one_nan, pointers, store
-from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 CODES = ARGUMENTS + 4  # where the words begin that say what the cell computes
 
@@ -97,23 +98,17 @@ def lstm_units_general(options, z, k, stride, h, s, at, unit):
     return value
 
 
-finish = make_finish(lstm_units_general, lstm_units, is_usual, 1, lstm_begin)
-sweep = make_sweep(dense_rows, dense_tail_rows, 4, 4, 1, finish)
-sweep_both = make_sweep_both(dense_rows, dense_tail_rows, make_both(), 4, 4, 1, finish)
-steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 1, lstm_options, sweep, sweep_both)
+cell = Cell(1, lstm_options, is_usual, lstm_units_general, lstm_units, lstm_begin)
+steps, quantised_steps = make_recurrence(dense, cell), make_recurrence(quantised, cell)
 
 
 @kernel
 def lstm_forward(kind, narrow, team, args):
-    """Run T steps; arguments: those of `recurrence.make_steps`, then c, P, S, plain, codes of f g h, clipped, coupled, peepholes.
+    """Run T steps; arguments: those of `make_recurrence`, then c, P, S, plain, codes of f g h, clipped, coupled, peepholes.
 
     Numbers: alpha and beta of f g h, and the bound.
     """
     steps(kind, narrow, team, args)
-
-
-quantised_sweep = make_sweep(quantised_rows, no_tail, 4, 4, 1, finish)
-quantised_steps = make_steps(quantised_rows, no_tail, 4, 4, 1, lstm_options, quantised_sweep, reading=QUANTISED)
 
 
 @kernel

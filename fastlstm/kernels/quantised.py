@@ -33,9 +33,9 @@ from fastlstm.kernels.integer_intrinsics import (
 )
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.layout import GROUP, HEADER, STATE_GROUP, row_bytes
-from fastlstm.kernels.recurrence import Reading
+from fastlstm.kernels.reading import Product, Reading
 from fastlstm.kernels.simd import fma, lanes, larger, load, load_part, splat
-from fastlstm.kernels.tile import ROWS, WIDTH, make_rows
+from fastlstm.kernels.tile import ROWS, WIDTH, make_row, make_rows, no_row_with_tail, no_tail
 
 LEVELS, FINE_LEVELS, STATE_LEVELS = 253, 65533, 125  # of one part, of two, of a state
 SUMS = 24 if ROWS == 6 else 8  # that the registers hold beside codes and weights
@@ -178,14 +178,6 @@ def _make_tile(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tu
     return accumulate
 
 
-def make_quantised_rows(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
-    """Return rows(n, p, init, x, h, z) as `tile.make_rows` does, for sources that are quantised rows."""
-    return make_rows(x_columns, h_columns, _make_tile)
-
-
-quantised_rows = make_quantised_rows()
-
-
 @inline
 def take(x, at, stride, first, count, K, parts, copies, to):
     """Quantise `count` rows of x[at] from row `first` on; return the pointer, start and stride of quantised rows."""
@@ -215,3 +207,13 @@ def take_ahead(x, x_t, x_b, t, turn, steps, part, B, K, parts, copies, to):
 
 
 QUANTISED = Reading(panel_bytes, row_size, take, take_state, take_ahead, 1 << 30)
+
+
+def make_quantised(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)) -> Product:
+    """Return the product of quantised rows and panels of so many vectors; `columns` as in `tile.make_rows`."""
+    rows = make_rows(x_columns, h_columns, _make_tile)
+    row = make_row(x_columns, h_columns, no_row_with_tail, _make_tile)
+    return Product(rows, no_tail, row, len(x_columns), len(h_columns), QUANTISED)
+
+
+quantised = make_quantised()

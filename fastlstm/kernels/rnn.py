@@ -6,12 +6,13 @@ dims as in lstm.py; W (I, H) and U (H, H) packed as panels of 4 vectors of units
 """
 
 from fastlstm.kernels.activations import TANH, activate, tanh
+from fastlstm.kernels.cells import Cell
 from fastlstm.kernels.jit import inline, kernel, routine
-from fastlstm.kernels.quantised import QUANTISED, quantised_rows
-from fastlstm.kernels.recurrence import ARGUMENTS, make_finish, make_steps, make_sweep, make_sweep_both
-from fastlstm.kernels.scaled import no_tail
+from fastlstm.kernels.layout import ARGUMENTS
+from fastlstm.kernels.quantised import quantised
+from fastlstm.kernels.reading import dense
+from fastlstm.kernels.recurrence import make_recurrence
 from fastlstm.kernels.simd import arguments, clamp, load
-from fastlstm.kernels.tile import dense_rows, dense_tail_rows, make_both
 
 
 @inline
@@ -40,22 +41,14 @@ def rnn_units_general(options, z, k, stride, h, s, at, unit):
     return activate(code, alpha, beta, clamp(value, -bound, bound) if clipped else value)
 
 
-finish = make_finish(rnn_units_general, rnn_units, is_usual, 4)
-sweep, sweep_both = (
-    make_sweep(dense_rows, dense_tail_rows, 4, 4, 4, finish),
-    make_sweep_both(dense_rows, dense_tail_rows, make_both(), 4, 4, 4, finish),
-)
-steps = make_steps(dense_rows, dense_tail_rows, 4, 4, 4, rnn_options, sweep, sweep_both)
+cell = Cell(4, rnn_options, is_usual, rnn_units_general, rnn_units)
+steps, quantised_steps = make_recurrence(dense, cell), make_recurrence(quantised, cell)
 
 
 @kernel
 def rnn_forward(kind, narrow, team, args):
-    """Run T steps; arguments: those of `recurrence.make_steps`, then code and clipped; numbers: alpha, beta, bound."""
+    """Run T steps; arguments: those of `make_recurrence`, then code and clipped; numbers: alpha, beta, bound."""
     steps(kind, narrow, team, args)
-
-
-quantised_sweep = make_sweep(quantised_rows, no_tail, 4, 4, 4, finish)
-quantised_steps = make_steps(quantised_rows, no_tail, 4, 4, 4, rnn_options, quantised_sweep, reading=QUANTISED)
 
 
 @kernel

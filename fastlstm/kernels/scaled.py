@@ -6,7 +6,7 @@ Each sum is one chain of fused multiply-adds in the order of k. Weights are pack
 """
 
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.recurrence import Reading, no_copy, take_ahead_in_place, take_in_place, take_state_in_place
+from fastlstm.kernels.reading import Reading, no_copy, take_ahead_in_place, take_in_place, take_state_in_place
 from fastlstm.kernels.simd import lanes
 from fastlstm.kernels.tile import WIDTH, make_rows
 from fastlstm.kernels.tile_intrinsics import tile_fma, tile_scale, tile_store, tile_zero
@@ -34,11 +34,6 @@ def _make_tile(rows: int, panels: int, columns: tuple[int, ...], _: tuple[int, .
         tile_store(tile, z[0], z[1], z[2], vectors)
 
     return accumulate
-
-
-@inline
-def no_tail(n, width, init, x, h, z):
-    """Stand for the product of a tail: panels of int8 weights are whole."""
 
 
 scaled_rows = make_rows(make_tile=_make_tile)

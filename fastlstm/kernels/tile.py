@@ -11,6 +11,9 @@ The last panel may be narrower, a `tail` of one or two vectors in which the colu
 A tile is several rows of one panel, or one row of two panels, whose chains are as independent as rows are.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
 from fastlstm.kernels import target
@@ -21,7 +24,6 @@ from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, til
 WIDTH, ROWS, PANELS, BLOCK = target.WIDTH, target.ROWS, target.PANELS, target.BLOCK
 TAIL_COLUMNS = (0, 1)
 APART = 4  # k between two lines that a tile fetches: more often costs what it gains
-BOTH_ROWS = ROWS - 1  # of a projection beside a recurrent row
 
 
 def _make_product(rows: int, panels: int, columns: tuple[int, ...]):
@@ -142,6 +144,79 @@ def make_rows(
     return rows
 
 
+class Row(NamedTuple):
+    """The product of one row: those of `make_rows` and `make_tail_rows`, with few arguments."""
+
+    one: Callable  # by one panel
+    two: Callable  # by two
+    with_tail: Callable  # (one or two panels, width of the tail, args): also by the tail, whose chains alone leave the multipliers idle
+
+
+def _make_row_with_tail(panels: int, width: int, x_columns, h_columns, x_leaves: int, h_leaves: int):
+    vectors, x_own, h_own = panels * WIDTH, len(x_columns), len(h_columns)
+
+    @routine
+    def row(init, i0, x, x0, K, W, w0, W_size, w_tail, h, h0, H, U, u0, U_size, u_tail, z, z0, behind):
+        L, none, columns = lanes(z), np.intp(0), TAIL_COLUMNS[:width]
+        tile, tail = tile_load(init, i0, none, 1, vectors), tile_load(init, i0 + behind, none, 1, width)
+        start = tail
+        for k in range(K):
+            tile = tile_fma(tile, x, x0 + k, none, W, w0 + k * (x_own * L), W_size, panels, WIDTH, x_columns)
+            tail = tile_fma(tail, x, x0 + k, none, W, w_tail + k * (width * L), none, 1, width, columns)
+        tail = before = tile_keep(tail, start, width, x_leaves)
+        for k in range(H):
+            tile = tile_fma(tile, h, h0 + k, none, U, u0 + k * (h_own * L), U_size, panels, WIDTH, h_columns)
+            tail = tile_fma(tail, h, h0 + k, none, U, u_tail + k * (width * L), none, 1, width, columns)
+        tile_store(tile, z, z0, none, vectors)
+        tile_store(tile_keep(tail, before, width, h_leaves), z, z0 + behind, none, width)
+
+    return row
+
+
+def make_row_with_tail(x_columns: tuple[int, ...], h_columns: tuple[int, ...], x_leaves: int, h_leaves: int):
+    """Return `Row.with_tail`; `leaves` as in `make_tail_rows`."""
+    tile = lambda panels, width: _make_row_with_tail(panels, width, x_columns, h_columns, x_leaves, h_leaves)
+    one_and_one, one_and_two, two_and_one, two_and_two = tile(1, 1), tile(1, 2), tile(2, 1), tile(2, 2)
+
+    @inline
+    def with_tail(p, width, args):
+        if p == 2:
+            if width == 1:
+                two_and_one(*args)
+            else:
+                two_and_two(*args)
+        elif width == 1:
+            one_and_one(*args)
+        else:
+            one_and_two(*args)
+
+    return with_tail
+
+
+@inline
+def no_row_with_tail(p, width, args):
+    """Stand for the product with a tail, where all panels are whole."""
+
+
+def make_row(
+    x_columns: tuple[int, ...], h_columns: tuple[int, ...], with_tail: Callable, make_tile: Callable = _make_accumulate
+) -> Row:
+    """Return the product of one row; `columns` as in `make_rows`."""
+
+    def by(panels):
+        tile = make_tile(1, panels, x_columns, h_columns)
+
+        @routine
+        def row(init, i0, x, x0, K, W, w0, W_size, h, h0, H, U, u0, U_size, z, z0):
+            none = np.intp(0)
+            source, state = (x, x0, none, K, W, w0, W_size, none, none), (h, h0, none, H, U, u0, U_size, none, none)
+            tile((init, i0, none), source, state, (z, z0, none))
+
+        return row
+
+    return Row(by(1), by(2), with_tail)
+
+
 def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
     @routine
     def accumulate(init, x, h, z):
@@ -202,34 +277,9 @@ def make_tail_rows(x_leaves: int = -1, h_leaves: int = -1):
     return tail_rows
 
 
-def make_both(x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3)):
-    """Return the function that runs one row's recurrent product and the projection of BOTH_ROWS later steps in one loop.
-
-    One row is bound by the bytes of U, which leaves the multipliers idle: the projection fills them. Each output has the chain that it
-    has alone. both(init of the row, x, h, z, init of the projection, where it goes), the tuples as in `make_rows`.
-    """
-    width, x_width, h_width = WIDTH, len(x_columns), len(h_columns)
-    rows = BOTH_ROWS
-
-    @routine
-    def both(init, x, h, z, b, ahead):
-        x, x0, x_stride, I, W, w0, w_size, _ = x
-        h, h0, h_stride, H, U, u0, u_size, _ = h
-        L = lanes(x)
-        later = tile_load(b[0], b[1], b[2], rows, width)
-        now = tile_load(init[0], init[1], init[2], 1, width)
-        together = min(I, H)
-        for k in range(together):
-            later = tile_fma(later, x, x0 + k, x_stride, W, w0 + k * (x_width * L), w_size, 1, width, x_columns)
-            now = tile_fma(now, h, h0 + k, h_stride, U, u0 + k * (h_width * L), u_size, 1, width, h_columns)
-        for k in range(together, I):
-            later = tile_fma(later, x, x0 + k, x_stride, W, w0 + k * (x_width * L), w_size, 1, width, x_columns)
-        for k in range(together, H):
-            now = tile_fma(now, h, h0 + k, h_stride, U, u0 + k * (h_width * L), u_size, 1, width, h_columns)
-        tile_store(later, ahead[0], ahead[1], ahead[2], width)
-        tile_store(now, z[0], z[1], z[2], width)
-
-    return both
+@inline
+def no_tail(n, width, init, x, h, z):
+    """Stand for the product of a tail, where all panels are whole."""
 
 
 @inline

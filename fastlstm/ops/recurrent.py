@@ -30,11 +30,8 @@ from fastlstm.ops.packing import (
 
 ROWS_AT_ONCE = 16384  # elements of projections that are looked up at once: they stay in the second-level cache
 ROWS_TOGETHER = 512  # of a table, projected together
+STEPS_AHEAD = 48  # at most: W is read once for so many, and more of them gain nothing
 UNMASKED, ZERO, CARRY = -1, 0, 1
-OVERLAPPED, BOTH_ROWS = (
-    -1,
-    5,
-)  # instead of a number of steps projected at once; how many of them are projected beside a step, at most
 
 
 def _steps_ahead(T: int, B: int, I: int, size: int, near_bytes: int) -> int:
@@ -46,7 +43,7 @@ def _steps_ahead(T: int, B: int, I: int, size: int, near_bytes: int) -> int:
     if T == 1 or I == 0 or (B >= 12 and I < 1024):
         return 0
     elements = min(65536, near_bytes // 12) if I < 1024 and 4 * I * size <= near_bytes else 196608
-    return max(1, min(T, elements // max(1, B * size)))
+    return max(1, min(T, STEPS_AHEAD, elements // max(1, B * size)))
 
 
 class Form(NamedTuple):
@@ -180,11 +177,8 @@ class Recurrent(Activated):
         about = (nothing, 0, 0, nothing, nothing, nothing)
         kept = run = self.steps_ahead(T, B, I, S, emit)
         form = self.form(node, args, emit)
-        overlaps = form.weights != QUANTISED and self.overlaps(node, I, H, dtype, emit)
         if known is not None:
             kept = run = max(1, min(T, ROWS_AT_ONCE // max(1, B * columns)))
-        elif B == 1 and run and mask is None and overlaps and T >= 2 * BOTH_ROWS:
-            run, kept = OVERLAPPED, 2 * BOTH_ROWS
         if mask is not None:
             assert mask.array is not None
             valid = mask.array.view(np.uint8)
@@ -315,10 +309,6 @@ class Recurrent(Activated):
 
         key = "panels", self.gates, L, form, tuple(columns), tuple(places), part, state
         return emit.packed(key, [weight], pack, narrow=form.weights != FLOAT32)
-
-    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
-        """Tell whether x W is projected beside the recurrence of a single row: where W leaves U its place in the cache."""
-        return (I + H) * self.gates * H * dtype.itemsize <= emit.near_bytes
 
     def tail(self, node: Node, H: int, L: int) -> int:
         """Return the width of the last panel in vectors, 0 where it is a whole one."""
@@ -454,9 +444,6 @@ class GRU(Recurrent):
 
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
-
-    def overlaps(self, node: Node, I: int, H: int, dtype: np.dtype, emit: Emit) -> bool:
-        return self.get(node, "reset") == "after" and super().overlaps(node, I, H, dtype, emit)
 
     def tail(self, node: Node, H: int, L: int) -> int:
         return 0 if self.get(node, "reset") == "before" else super().tail(node, H, L)
