@@ -80,24 +80,29 @@ def schedule(
 class Pace:
     """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time.
 
-    A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4 calls, then every 8;
-    one thread every 64.
+    A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4, 8 calls, then every 16;
+    one thread every 64. A try is two calls: the first, whose weights lie in other cores' caches and whose workers are asleep, does not count.
     """
 
-    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 8, 64
+    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 16, 64
 
     def __init__(self) -> None:
         self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
         self._team_is_faster = True
         self._patience = self._left = 1  # calls from one try of the slower one to the next, and those that are left
+        self._last: bool | None = None  # how the last call ran
         self.together = True
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
+        changed, self._last = together != self._last, together
+        self.together = together
+        if changed:
+            return
         self._seconds[together].append(seconds)
         alone, team = self._seconds[False], self._seconds[True]
         if len(alone) < self.SAMPLES or len(team) < self.SAMPLES:
-            self.together = not together
+            self.together = together == (len(self._seconds[together]) < self.SAMPLES)
             return
         before, self._team_is_faster = self._team_is_faster, min(team) < min(alone)
         if self._team_is_faster:

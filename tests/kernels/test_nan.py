@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fastlstm
+from fastlstm import layers
 from fastlstm.ops.activations import ACTIVATIONS
 
 CASES = max(10, int(1000 * float(os.environ.get("FASTLSTM_CASES_SCALE", "1"))))
@@ -190,3 +191,23 @@ def test_layers_around_recurrences_keep_nan_in_its_row(name):
         if np.isnan(value):  # at its step every unit is NaN, later at least those of forward nodes
             nans = np.isnan(dirty[net.graph.outputs[0].name][4])
             assert nans[3].all() and nans[4:].any(axis=1).all()
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "gru_before", "rnn"])
+@pytest.mark.parametrize("H", [1, 2, 3, 5, 8, 9, 10, 12, 17, 20, 36, 50])
+def test_infinities_do_to_a_row_alone_what_they_do_among_others(name, H):
+    """A single row has a loop and tiles of its own, a last panel of one or two vectors among them; more steps than are projected at once."""
+    make = {"lstm": layers.LSTM, "gru": layers.GRU, "gru_before": layers.GRU, "rnn": layers.SimpleRNN}[name]
+    options = {"reset_after": name == "gru"} if "gru" in name else {}
+    rng, build = np.random.default_rng(H), layers.Build()
+    layer = make(H, return_sequences=True, go_backwards=H % 2 == 0, **options)
+    x = build.input("x", "float32", ("batch", 60, 3))
+    y = layer(x)
+    layer.set_weights([rng.standard_normal(w.shape).astype("f4") for w in layer.get_weights()])
+    session = fastlstm.Session(build.model([y]))
+    rows = rng.standard_normal((4, 60, 3)).astype("f4")
+    rows[1, 5, 2], rows[2, 50, 0], rows[3, 0, 1] = np.inf, -np.inf, np.nan
+    together = session.run(rows)
+    assert np.isfinite(together[0]).all() and np.isnan(together[3]).any()
+    for k in range(4):
+        assert models.same_bits(session.run(rows[k : k + 1]), together[k : k + 1]), (name, H, k)
