@@ -1,4 +1,4 @@
-"""The loop over time that every recurrent kernel runs, around its own cell.
+"""The loop over time that every recurrent kernel runs around its own product and cell, for any number of rows; a single one has its own (one_row.py).
 
 A step computes z = b + x W + h U on the register tile, panel by panel, and hands every row and vector of units to the cell. What
 the loop decides changes no bit: whether x W is projected ahead for several steps; in which order panels are taken
@@ -101,27 +101,8 @@ def make_sweep(product: Product, units: int, finish):
 
     @routine
     def sweep(
-        kind,
-        narrow,
-        args,
-        place,
-        part,
-        panels,
-        tail,
-        backwards,
-        init,
-        x,
-        h,
-        z,
-        z0,
-        S,
-        H,
-        ragged,
-        permuted,
-        holes,
-        mask,
-        mask_b,
-    ):
+        kind, narrow, args, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b,
+    ):  # fmt: skip
         init, i0, i_stride = init
         x, x0, x_stride, K, W, W_size = x
         h, h0, h_stride, depth, U, U_size = h
@@ -150,25 +131,8 @@ def make_sweep(product: Product, units: int, finish):
                 else:
                     rows(n, p, ((m - part[0]) // ROWS, pace), start, source, state, target)
                 finish(
-                    kind,
-                    narrow,
-                    args,
-                    place,
-                    z,
-                    z0,
-                    stride,
-                    m,
-                    n,
-                    first,
-                    p,
-                    S,
-                    H,
-                    ragged,
-                    permuted,
-                    holes,
-                    mask,
-                    mask_b,
-                )
+                    kind, narrow, args, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b,
+                )  # fmt: skip
 
     return sweep
 
