@@ -81,10 +81,12 @@ class Pace:
     """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time.
 
     A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4, 8 calls, then every 16;
-    one thread every 64. A try is two calls: the first, whose weights lie in other cores' caches and whose workers are asleep, does not count.
+    one thread every 64. A try of a short call is two calls: the first, whose weights lie in other cores' caches and whose workers are asleep,
+    does not count.
     """
 
     SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 16, 64
+    SHORT = 1e-3  # seconds
 
     def __init__(self) -> None:
         self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
@@ -95,14 +97,15 @@ class Pace:
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
-        changed, self._last = together != self._last, together
+        cold, self._last = together != self._last and seconds < self.SHORT, together
         self.together = together
-        if changed:
+        if cold:
             return
         self._seconds[together].append(seconds)
         alone, team = self._seconds[False], self._seconds[True]
         if len(alone) < self.SAMPLES or len(team) < self.SAMPLES:
-            self.together = together == (len(self._seconds[together]) < self.SAMPLES)
+            stays = seconds < self.SHORT and len(self._seconds[together]) < self.SAMPLES
+            self.together = together if stays else not together
             return
         before, self._team_is_faster = self._team_is_faster, min(team) < min(alone)
         if self._team_is_faster:

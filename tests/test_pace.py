@@ -1,5 +1,7 @@
 """Which calls a team runs, by the seconds that calls take."""
 
+import pytest
+
 from fastlstm.program import Pace
 
 
@@ -19,39 +21,44 @@ def calls(pace: Pace, count: int, team, alone=1.0, changed=1.0) -> list[bool]:
 
 
 def test_both_are_tried_first():
-    first = calls(Pace(), 8, 0.5)
-    assert sum(first) == 4
+    """Long calls in turn; short ones one way after the other, each with a first call that does not count."""
+    assert calls(Pace(), 6, 0.5) == [True, False] * 3
+    assert calls(Pace(), 8, 5e-6, 1e-5) == [True] * 4 + [False] * 4
 
 
-def test_a_fast_team_runs_nearly_all_calls():
+@pytest.mark.parametrize(("second", "few"), [(1.0, 10), (1e-5, 20)])
+def test_a_fast_team_runs_nearly_all_calls(second, few):
     pace = Pace()
-    calls(pace, 8, 0.5)
-    assert 628 <= sum(calls(pace, 650, 0.5)) <= 632
+    calls(pace, 8, 0.5 * second, second)
+    assert few - 2 <= 650 - sum(calls(pace, 650, 0.5 * second, second)) <= few
 
 
-def test_a_slow_team_runs_few_calls():
+@pytest.mark.parametrize(("second", "few"), [(1.0, 44), (1e-5, 80)])
+def test_a_slow_team_runs_few_calls(second, few):
     pace = Pace()
-    calls(pace, 8, 2.0)
-    assert 76 <= sum(calls(pace, 720, 2.0)) <= 86
+    calls(pace, 8, 2 * second, second)
+    assert few - 4 <= sum(calls(pace, 720, 2 * second, second)) <= few + 4
 
 
-def test_a_burst_costs_few_calls():
+@pytest.mark.parametrize("second", [1.0, 1e-5])
+def test_a_burst_costs_few_calls(second):
     pace = Pace()
-    calls(pace, 100, 0.5)
-    assert not all(calls(pace, 5, 2.0))  # three slow calls are enough to leave the team
-    after = calls(pace, 30, 0.5)
+    calls(pace, 100, 0.5 * second, second)
+    assert not all(calls(pace, 5, 2 * second, second))  # three slow calls are enough to leave the team
+    after = calls(pace, 30, 0.5 * second, second)
     assert all(after[5:])
 
 
-def test_a_team_that_becomes_fast_is_found():
+@pytest.mark.parametrize("second", [1.0, 1e-5])
+def test_a_team_that_becomes_fast_is_found(second):
     pace = Pace()
-    calls(pace, 200, 2.0)
-    assert all(calls(pace, 40, 0.5)[18:])
+    calls(pace, 200, 2 * second, second)
+    assert all(calls(pace, 40, 0.5 * second, second)[18:])
 
 
 def test_what_a_change_costs_decides_nothing():
     """One thread that finds half of its weights in another core's cache is slow once; so is a team that sleeps."""
-    for team, often in ((1.2, False), (0.8, True)):
+    for team, often in ((1.2e-5, False), (0.8e-5, True)):
         pace = Pace()
-        calls(pace, 8, team, changed=3.0)
-        assert (sum(calls(pace, 500, team, changed=3.0)) > 400) == often
+        calls(pace, 8, team, 1e-5, changed=3.0)
+        assert (sum(calls(pace, 500, team, 1e-5, changed=3.0)) > 400) == often
