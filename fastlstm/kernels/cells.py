@@ -28,14 +28,8 @@ class Cell(NamedTuple):
     is_usual: Callable  # tells of options whether `usual` is enough
     general: Callable  # the cell with any options
     usual: Callable
-    begin: Callable | None = (
-        None  # the first half of `usual`: done for all first, it leaves the CPU shorter chains, of which more run at once
-    )
-
-
-@inline
-def nothing(options, z, k, stride, h, s, at, unit):
-    """Stand for the first half of a cell that has none."""
+    # the first half of `usual`: done for all first, it leaves the CPU shorter chains, of which more run at once
+    begin: Callable | None = None
 
 
 def make_finish(cell: Cell):

@@ -71,7 +71,7 @@ def _dense(columns: tuple[tuple[int, ...], tuple[int, ...]], leaves: tuple[int, 
     return Product(rows, tail_rows, row, *map(len, columns))
 
 
-def make_dense(
+def make_product(
     x_columns: tuple[int, ...], h_columns: tuple[int, ...], x_leaves: int = -1, h_leaves: int = -1
 ) -> Product:
     """Return the product of rows of floats; `columns` as in `tile.make_rows`, `leaves` as in `tile.make_tail_rows`."""
