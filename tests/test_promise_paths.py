@@ -75,7 +75,10 @@ class Watch:
             how = "fused" if a[RUN] == 0 else "hoisted"
             how += ", one row" if a[B] == 1 and a[MASKED] == -1 else ""
             paths[f"{kind}, {step.kind.name}, {how}"] += 1
-            paths["blocked"] += a[RUN] > 0 and a[I] > 1024
+            inputs = a[H] + (0 if a[RUN] else a[I])
+            paths["hoisted in pieces"] += a[RUN] > 0 and a[I] >= 2 * target.DEPTH
+            paths["fused in pieces"] += a[RUN] == 0 and inputs >= 2 * target.DEPTH
+            paths["several blocks of rows"] += a[B] > target.BLOCK
             paths["hoisted in several runs"] += 0 < a[RUN] < a[T]
             paths["hoisted in several runs, one row"] += 0 < a[RUN] < a[T] and how.endswith("one row")
             paths[f"{kind}, tail of {a[TAIL]}"] += 1
@@ -392,6 +395,8 @@ def ways_of(net: Network) -> list[str]:
 
 def draw_rows(rng: np.random.Generator, steps: int) -> Rows:
     count = int(rng.choice([1, 1, 2, 3, 6, 7, 11, 12, 13]))
+    if rng.random() < 0.03:
+        count = int(rng.choice([1, 2, 3])) * target.BLOCK + int(rng.integers(-1, 2))
     rows = rng.integers(0, POOL, count)
     if rng.random() < 0.5:
         return [(int(row), steps) for row in rows]
@@ -413,7 +418,7 @@ REACHED = [
     *(f"{kind}, several panels" for kind in ("lstm", "gru_after", "gru_before", "rnn")),
     *(f"{kind}, tail of {tail}{rows}" for kind in ("lstm", "gru_after", "rnn") for tail in (0, 1, 2) for rows in ("", ", one row")),
     *(f"masked {how}, {rows}, {at}" for how in ("zero", "carry") for rows in ("nested", "nested, permuted", "holes") for at in ("fused", "hoisted")),
-    "blocked", "hoisted in several runs", "hoisted in several runs, one row", "panels backwards first", "reverse", "nothing to do",
+    "hoisted in pieces", "fused in pieces", "several blocks of rows", "hoisted in several runs", "hoisted in several runs, one row", "panels backwards first", "reverse", "nothing to do",
     "a run that is one compiled call", "a step that is one compiled call",
 ]  # fmt: skip
 BY_A_TEAM = [

@@ -1,4 +1,4 @@
-"""Cells, and what ends a step around them: the next h, the output, and masked steps.
+"""Cells, and what ends a step around them: the next h, and masked steps.
 
 dims as in kernels/recurrence.py.
 """
@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.layout import CARRY
 from fastlstm.kernels.ragged import ORDER
-from fastlstm.kernels.simd import lanes, load, one_nan, splat, store, write_units
+from fastlstm.kernels.simd import lanes, load, one_nan, store
 
 
 class Cell(NamedTuple):
@@ -33,7 +32,7 @@ class Cell(NamedTuple):
 
 
 def make_finish(cell: Cell):
-    """Return the `finish` that ends a step of some rows and panels: the cell, the next h, the output."""
+    """Return the `finish` that ends a step of some rows and panels: the cell, the next h."""
     general, usual = _make_second(cell.general, cell.units, routine), _make_second(cell.usual, cell.units, inline)
     first_half = inline(_nothing) if cell.begin is None else _make_first(cell.begin)
     read_options, is_usual = cell.read_options, cell.is_usual
@@ -90,31 +89,23 @@ def _make_first(begin):
 
 
 def _make_second(cell, units: int, compiled):
-    """Return the loop that ends with the next h and the output."""
+    """Return the loop that ends with the next h."""
 
     @compiled
     def second_half(options, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b):
-        h, h_next, y, y_0, y_b, y_last, has_y, masked = place
+        h, h_next = place
         L = lanes(z)
         vectors = min(p * units, (H - first + L - 1) // L)
         position, k = m, np.intp(0)
         for _ in range(n * vectors):
             row = ragged[ORDER + position] if permuted else position
             unit = first + k * L
-            s, at, y_at = position * S + unit, row * S + unit, y_0 + row * y_b + unit
+            s, at = position * S + unit, row * S + unit
             if holes and mask[row * mask_b] == 0:
-                kept = load(h, s)
-                store(h_next, s, kept)
-                if has_y:
-                    write_units(y, y_at, load(y_last, at) if masked == CARRY else splat(kept, 0.0), H - unit)
+                store(h_next, s, load(h, s))
             else:
                 z_at = z0 + (position - m) * p * 4 * L + k * (4 // units) * L
-                value = one_nan(cell(options, z, z_at, stride, h, s, at, unit))
-                store(h_next, s, value)
-                if has_y:
-                    write_units(y, y_at, value, H - unit)
-                if masked == CARRY:
-                    store(y_last, at, value)
+                store(h_next, s, one_nan(cell(options, z, z_at, stride, h, s, at, unit)))
             k += 1
             if k == vectors:
                 k = np.intp(0)

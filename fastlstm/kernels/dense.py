@@ -88,7 +88,7 @@ def make_dense(rows, tail_rows, reading: Reading):
                     if is_tail(panels, tail, panel):
                         tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
                     else:
-                        rows(n, p, turn, init, source, no_source(x, none, none, W), target)
+                        rows(n, p, turn, 1, init, source, no_source(x, none, none, W), target)
                     for row in range(n):
                         for k in range(p * WIDTH):
                             left = N - first - k * L

@@ -13,7 +13,7 @@ import numpy as np
 from fastlstm.kernels.cells import Cell
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.layout import ARGUMENTS, PLACE, TURN, WORKER, WORKERS
-from fastlstm.kernels.projections import copy_vectors, look_up
+from fastlstm.kernels.projections import copy_vectors, look_up, strides_ahead
 from fastlstm.kernels.reading import Product
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, one_nan, pointers, store, words, write_units
 from fastlstm.kernels.team import share, wait_for_all
@@ -196,6 +196,7 @@ def make_row_steps(product: Product, cell: Cell, project: Callable, between: Pro
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
         C = S // units * 4 + L
+        strides = strides_ahead(B, run, C, L)
         x_copies = words(team)[PLACE] * copies_size + row_size(H, 1)
         part, panels = (none, B), share((H + units * L - 1) // (units * L), worker, workers)
         last_panels = share(S // (4 * L), worker, workers)
@@ -204,10 +205,12 @@ def make_row_steps(product: Product, cell: Cell, project: Callable, between: Pro
         while done < T:
             steps = min(run, T - done) if run > 0 else T
             if looks_up:
-                look_up(numbers, x_t, x_b, b, ahead, ragged, False, done, steps, T, B, C, reverse, part, panels)
+                look_up(
+                    numbers, x_t, x_b, b, ahead, strides, ragged, False, done, steps, T, B, C, reverse, part, panels
+                )
             elif run > 0:
                 project(
-                    x, x_t, x_b, W, b, ahead, none, ragged, False, done, steps, T, B, I, C, reverse, part, panels, tail,
+                    x, x_t, x_b, W, b, ahead, strides, ragged, False, done, steps, T, B, I, reverse, part, panels, tail,
                     parts, copies, x_copies,
                 )  # fmt: skip
             run_steps(kind, narrow, team, args, panels, last_panels, tail, done, steps, h, h_next)

@@ -30,40 +30,61 @@ from fastlstm.kernels.layout import (
     WORKERS,
 )
 from fastlstm.kernels.one_row import make_row_steps
-from fastlstm.kernels.projections import copy_vectors, look_up, make_project
+from fastlstm.kernels.projections import copy_vectors, look_up, make_project, strides_ahead
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.reading import Product
 from fastlstm.kernels.simd import (
     arguments,
     byte_pointer,
-    fetch_to_write,
+    fetch_ahead,
     lanes,
+    line_of,
     load,
     load_part,
     pointers,
     splat,
+    store,
     words,
     write_units,
 )
 from fastlstm.kernels.team import note_speed, row_share, share, ticks, wait_for_all
 from fastlstm.kernels.tile import (
-    BLOCK,
     ROWS,
+    block_of,
     is_tail,
     next_panels,
     pace_of,
     panels_at_once,
+    pieces_of,
     tail_stride,
 )
 
 
 @routine
-def masked_output(y, at, y_last, last_at, H, masked):
+def masked_output(y, at, y_last, last_at, units, masked):
     """Write the output of a masked step of one row: zeros, or the last output."""
     L = lanes(y)
-    for unit in range(0, H, L):
+    for unit in range(units[0], units[1], L):
         last = load(y_last, last_at + unit) if masked == CARRY else splat(load(y_last, 0), 0.0)
-        write_units(y, at + unit, last, H - unit)
+        write_units(y, at + unit, last, units[1] - unit)
+
+
+@routine
+def write_outputs(h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, permuted, holes, mask, mask_b):
+    """Write the outputs of one step of some rows and units, row after row as they lie in memory."""
+    L = lanes(y)
+    for position in range(part[0], part[1]):
+        row = ragged[ORDER + position] if permuted else position
+        if holes and mask[row * mask_b] == 0:
+            if has_y:
+                masked_output(y, y0 + row * y_b, y_last, row * S, units, masked)
+            continue
+        for unit in range(units[0], units[1], L):
+            value = load(h, position * S + unit)
+            if has_y:
+                write_units(y, y0 + row * y_b + unit, value, units[1] - unit)
+            if masked == CARRY:
+                store(y_last, row * S + unit, value)
 
 
 @routine
@@ -97,39 +118,40 @@ def make_sweep(product: Product, units: int, finish):
 
     A panel holds `units` vectors of units; `tail` is the width of the last of `panels` in vectors, 0 where it is a full one.
     """
-    rows, tail_rows = product.rows, product.tail_rows
+    rows, tail_rows, depth = product.rows, product.tail_rows, product.reading.depth
 
     @routine
     def sweep(
-        kind, narrow, args, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b,
+        kind, narrow, args, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b, following,
     ):  # fmt: skip
-        init, i0, i_stride = init
+        init, i0, i_stride, i_panel = init
         x, x0, x_stride, K, W, W_size = x
-        h, h0, h_stride, depth, U, U_size = h
+        h, h0, h_stride, H_read, U, U_size = h
         L = lanes(z)
         count = part[1] - part[0]
-        at_once = panels_at_once(count)
-        pace = pace_of(L, count)
+        at_once = panels_at_once(count) if i_panel == 4 * L else 1
+        pace, block = pace_of(L, count), block_of(count)
+        pieces = pieces_of(K + H_read, depth)
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
             panel, p = next_panels(panels, tail, backwards, done, at_once)
+            fetch_rows(following, count, done, p, many)
             done += p
             after = panel
             if done < many:
                 after = panel - p if backwards else panel + p
-            for m in range(part[0], part[1], BLOCK):
-                n = min(part[1] - m, BLOCK)
-                start = init, i0 + m * i_stride + panel * 4 * L, i_stride
+            narrow_panel = is_tail(panels, tail, panel)
+            first, stride = panel * units * L, tail_stride(tail, L, units) if narrow_panel else L
+            for m in range(part[0], part[1], block):
+                n = min(part[1] - m, block)
+                start = init, i0 + m * i_stride + panel * i_panel, i_stride
                 source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, after * W_size
-                state = h, h0 + m * h_stride, h_stride, depth, U, panel * U_size, U_size, after * U_size
+                state = h, h0 + m * h_stride, h_stride, H_read, U, panel * U_size, U_size, after * U_size
                 target = z, z0, p * 4 * L
-                first, stride = panel * units * L, L
-                fetch_outputs(place, ragged, permuted, m, n, first, S)
-                if is_tail(panels, tail, panel):
+                if narrow_panel:
                     tail_rows(n, tail, start, source, state, target)
-                    stride = tail_stride(tail, L, units)
                 else:
-                    rows(n, p, ((m - part[0]) // ROWS, pace), start, source, state, target)
+                    rows(n, p, ((m - part[0]) // ROWS, pace), pieces, start, source, state, target)
                 finish(
                     kind, narrow, args, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b,
                 )  # fmt: skip
@@ -138,14 +160,12 @@ def make_sweep(product: Product, units: int, finish):
 
 
 @inline
-def fetch_outputs(place, ragged, permuted, m, n, first, S):
-    """Ask for the lines that the cells will write: each row's lies far from the others', and a store would wait for it."""
-    _, h_next, y, y_0, y_b, _, has_y, _ = place
-    for position in range(m, m + n):
-        fetch_to_write(h_next, position * S + first)
-        if has_y:
-            row = ragged[ORDER + position] if permuted else position
-            fetch_to_write(y, y_0 + row * y_b + first)
+def fetch_rows(following, count, done, some, many):
+    """Ask for the rows of x that the next step reads, with `some` panels of `many` their share: a product would wait for them."""
+    x, start, stride, I = following
+    for row in range(count * done // many, count * (done + some) // many):
+        for k in range(0, I, line_of(x)):
+            fetch_ahead(x, start + row * stride + k)
 
 
 def make_recurrence(product: Product, cell: Cell, between: Product | None = None):
@@ -183,7 +203,7 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
         product.recurrent_gates,
         product.reading[:4],
     )
-    units, read_options = 1 if between is not None else cell.units, cell.read_options
+    units, cell_units, read_options = 1 if between is not None else cell.units, cell.units, cell.read_options
     if between is None:
         sweep, last_sweep = make_sweep(product, units, make_finish(cell)), None
     else:
@@ -205,6 +225,7 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
         C = S // units * 4 + L
+        strides = strides_ahead(B, run, C, L)
         W_size, U_size = panel_size(I, gates * L), panel_size(H, recurrent_gates * L)
         sorted_rows = masked != UNMASKED and ragged[KIND] == NESTED
         permuted = sorted_rows and ragged[PERMUTED] != 0
@@ -215,6 +236,8 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
         else:
             panels, last_panels = share(panels[1], worker, workers), share(last_panels[1], worker, workers)
             tail = tail if worker == workers - 1 else none
+        ends, ending = (panels, units) if last_sweep is None else (last_panels, cell_units)
+        units_done = ends[0] * ending * L, min(H, ends[1] * ending * L)
         z0, h_copies = words(team)[PLACE] * z_size, words(team)[PLACE] * copies_size
         x_copies = h_copies + B * row_size(H, 1)
         if permuted:
@@ -229,11 +252,11 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
             t = T - 1 - step if reverse else step
             if looks_up and step % run == 0:
                 look_up(
-                    numbers, x_t, x_b, b, ahead, ragged, sorted_rows, step, min(run, T - step), T, B, C, reverse, part, panels
+                    numbers, x_t, x_b, b, ahead, strides, ragged, sorted_rows, step, min(run, T - step), T, B, C, reverse, part, panels
                 )  # fmt: skip
             elif run > 0 and step % run == 0:
                 project(
-                    x, x_t, x_b, W, b, ahead, none, ragged, sorted_rows, step, min(run, T - step), T, B, I, C, reverse,
+                    x, x_t, x_b, W, b, ahead, strides, ragged, sorted_rows, step, min(run, T - step), T, B, I, reverse,
                     part, panels, tail, parts, copies, x_copies,
                 )  # fmt: skip
             active = active_rows(ragged, B, step) if sorted_rows else B
@@ -244,10 +267,10 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                 if position < before:
                     copy_vectors(h, position * S, h_next, position * S, S)  # from now on it stays in both
                 if has_y:
-                    masked_output(y, t * y_t + row * y_b, y_last, row * S, H, masked)
+                    masked_output(y, t * y_t + row * y_b, y_last, row * S, (none, H), masked)
             before = active
-            count = min(active, part[1]) - part[0]
-            taken += max(count, none)
+            count = max(min(active, part[1]) - part[0], none)
+            taken += count
             source, x0, x_stride = x, t * x_t, x_b
             if permuted and run == 0:
                 source, x0, x_stride = sorted_x, none, I
@@ -256,18 +279,20 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                     for k in range(0, I, L):
                         write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
             here = none if run > 0 else count
+            x_ahead = none if permuted or run > 0 or step + 1 == T else I
+            following = x, x0 + (-x_t if reverse else x_t), x_stride, x_ahead
             taken_x, x0, x_stride = take(source, x0, x_stride, part[0], here, I, parts, copies, x_copies)
             taken_h, h0, h_stride = take_state(h, none, S, part[0], count, H, copies, h_copies)
-            init, i0, i_stride, K = b, none, none, I
+            init, i0, i_stride, i_panel, K = b, none, none, 4 * L, I
             if run > 0:
-                init, i0, i_stride, K = ahead, step % run * B * C, C, none
+                init, i0, i_stride, i_panel, K = ahead, step % run * B * strides[0], strides[0], strides[1], none
             now = part[0], part[0] + count
-            place = h, h_next, y, t * y_t, y_b, y_last, has_y, masked
+            place = h, h_next
             row_mask = byte_pointer(mask + t * mask_t)
             sweep(
-                kind, narrow, args, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride),
+                kind, narrow, args, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride, i_panel),
                 (taken_x, x0, x_stride, K, W, W_size), (taken_h, h0, h_stride, H, U, U_size),
-                z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, following,
             )  # fmt: skip
             if last_sweep is not None:
                 if split == SPLIT_PANELS:
@@ -275,10 +300,13 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                 gated, weights, n_x = read_options(kind, narrow, args)[:3]
                 taken_h, h0, h_stride = take_state(gated, none, S, part[0], count, H, copies, h_copies)
                 last_sweep(
-                    kind, narrow, args, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S),
+                    kind, narrow, args, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S, 4 * L),
                     (taken_h, none, none, none, weights, none), (taken_h, h0, h_stride, H, weights, panel_size(H, 4 * L)),
-                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b,
+                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, (x, none, none, none),
                 )  # fmt: skip
+            write_outputs(
+                h_next, now, units_done, S, y, t * y_t, y_b, has_y, y_last, masked, ragged, permuted, holes, row_mask, mask_b,
+            )  # fmt: skip
             if split == SPLIT_PANELS:
                 wait_for_all(team)
             h, h_next = h_next, h

@@ -247,25 +247,20 @@ def lanes(typingctx, array):
     return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, vector.lanes)
 
 
-def _fetch(for_writing: int, near: int):
-    def fetch(typingctx, array, offset):
-        def codegen(context, builder, sig, args):
-            pointer = builder.bitcast(address(builder, *args), ir.IntType(8).as_pointer())
-            number = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-            builder.call(function, [pointer, *(ir.Constant(number, value) for value in (for_writing, near, 1))])
-            return context.get_dummy_value()
+@intrinsic
+def fetch_ahead(typingctx, array, offset):
+    """Ask for the cache line at array[offset], to the second-level cache."""
 
-        return types.void(array, types.intp), codegen
+    def codegen(context, builder, sig, args):
+        pointer = builder.bitcast(address(builder, *args), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        reading, second_level, data = (ir.Constant(number, value) for value in (0, 2, 1))
+        builder.call(function, [pointer, reading, second_level, data])
+        return context.get_dummy_value()
 
-    return fetch
-
-
-fetch_ahead = intrinsic(
-    _fetch(0, 2)
-)  # (array, offset): ask for the cache line at array[offset], to the second-level cache
-fetch_to_write = intrinsic(_fetch(1, 3))  # likewise, to the first-level cache, of a line that will be written
+    return types.void(array, types.intp), codegen
 
 
 @intrinsic

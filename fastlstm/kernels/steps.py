@@ -91,6 +91,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
                             n,
                             1,
                             ((m - part[0]) // ROWS, pace),
+                            1,
                             init,
                             no_source(hs, none, none, U),
                             source,
@@ -193,7 +194,7 @@ def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N,
         if is_tail(panels, tail, panel):
             dense_tail_rows(count, tail, at, source, no_source(x, x0, x_stride, W), at)
         else:
-            dense_rows(count, p, (none, pace_of(L, count)), at, source, no_source(x, x0, x_stride, W), at)
+            dense_rows(count, p, (none, pace_of(L, count)), 1, at, source, no_source(x, x0, x_stride, W), at)
 
 
 @inline

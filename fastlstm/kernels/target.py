@@ -64,9 +64,9 @@ HALF = ARM or not {"+f16c", "+avx512f"}.isdisjoint(FEATURES.split(","))
 ROWS = 6 if BYTES == 64 or ARM else 3
 WIDTH = 4  # vectors across a panel: four gates, or four blocks of units
 PANELS = 2  # at most, for one row
-BLOCK = 8 * ROWS  # rows whose sums lie side by side before they are finished
+BLOCK = 8 * ROWS if BYTES == 64 else 24 * ROWS  # rows whose sums lie side by side before they are finished
 DEPTH = (
-    1024 if BYTES == 64 else 256
+    1024 if BYTES == 64 else 128
 )  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
 
 

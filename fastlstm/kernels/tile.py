@@ -71,6 +71,19 @@ def pace_of(L, rows):
 
 
 @inline
+def block_of(rows):
+    """Return how many rows to finish together: blocks of whole tiles, as equal as those are."""
+    blocks = max((rows + BLOCK - 1) // BLOCK, 1)
+    return max(((rows + blocks - 1) // blocks + ROWS - 1) // ROWS, 1) * ROWS
+
+
+@inline
+def pieces_of(inputs, depth):
+    """Return in how many pieces of about `depth` inputs rows meet a panel: so each stays in the nearest cache while they do."""
+    return max(inputs // depth, 1)
+
+
+@inline
 def panels_at_once(n):
     """Return how many panels a tile of n rows takes: one row alone has too few chains to keep the multipliers busy."""
     return PANELS if n == 1 else 1
@@ -81,10 +94,10 @@ def make_rows(
 ):
     """Return the function that runs any number of rows by one panel, or one row by `panels_at_once` panels.
 
-    rows(n, p, turn, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size, start of the panel
+    rows(n, p, turn, pieces, init (pointer, start, row stride), x (pointer, start, row stride, K, weights, start, panel size, start of the panel
     that comes next), h (likewise), z (pointer, start, row stride)). `columns` place the vectors of a panel's weights in the tile. `turn` says how
     many tiles have met this panel before, and their `pace_of`: they fetch the panel that comes next together, evenly, since lines asked for all
-    at once would wait for each other.
+    at once would wait for each other. All tiles meet one of the `pieces` (`pieces_of`) of a panel before the next.
     """
     x_width, h_width = len(x_columns), len(h_columns)
     tile = lambda rows, panels: make_tile(rows, panels, x_columns, h_columns)
@@ -123,23 +136,41 @@ def make_rows(
                 one(init, x, h, z)
 
     @routine
-    def rows(n, p, turn, init, x, h, z):
+    def rows(n, p, turn, pieces, init, x, h, z):
+        L = lanes(z[0])
+        x_row, h_row = x_width * L, h_width * L
         tiles = (n + ROWS - 1) // ROWS
         least = n // tiles if tiles > 1 else n
         longer = n - least * tiles
-        m, (done, pace) = np.intp(0), turn
-        x_share, h_share = x_width * pace * (x[3] // APART), h_width * pace * (h[3] // APART)
-        for tile in range(tiles):
-            count = least + (1 if tile < longer else 0)
-            one_tile(
-                count,
-                p,
-                (init[0], init[1] + m * init[2], init[2]),
-                (x[0], x[1] + m * x[2], x[2], x[3], x[4], x[5], x[6], x[7] + (done + tile) * x_share, x_width * pace),
-                (h[0], h[1] + m * h[2], h[2], h[3], h[4], h[5], h[6], h[7] + (done + tile) * h_share, h_width * pace),
-                (z[0], z[1] + m * z[2], z[2]),
-            )
-            m += count
+        done, pace = turn
+        x_pace, h_pace = x_width * pace, h_width * pace
+        K, H, first = x[3], h[3], np.intp(0)
+        length = ((K + H) // pieces + APART - 1) // APART * APART
+        for piece in range(pieces):
+            last = K + H if piece == pieces - 1 else first + length
+            k, k_end, j, j_end = min(first, K), min(last, K), max(first - K, 0), max(last - K, 0)
+            first = last
+            w, u = x[5] + k * x_row, h[5] + j * h_row
+            w_next = (x[7] if k_end == K else w + (k_end - k) * x_row) + done * x_pace * ((k_end - k) // APART)
+            u_next = (h[7] if j_end == H else u + (j_end - j) * h_row) + done * h_pace * ((j_end - j) // APART)
+            start, at, stride = (init[0], init[1], init[2]) if piece == 0 else (z[0], z[1], z[2])
+            x0, h0, z0 = x[1] + k, h[1] + j, z[1]
+            for tile in range(tiles):
+                count = least + (1 if tile < longer else 0)
+                one_tile(
+                    count,
+                    p,
+                    (start, at, stride),
+                    (x[0], x0, x[2], k_end - k, x[4], w, x[6], w_next, x_pace),
+                    (h[0], h0, h[2], j_end - j, h[4], u, h[6], u_next, h_pace),
+                    (z[0], z0, z[2]),
+                )
+                at += count * stride
+                x0 += count * x[2]
+                h0 += count * h[2]
+                z0 += count * z[2]
+                w_next += x_pace * ((k_end - k) // APART)
+                u_next += h_pace * ((j_end - j) // APART)
 
     return rows
 

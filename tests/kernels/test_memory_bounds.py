@@ -23,6 +23,7 @@ from math import prod
 import numpy as np
 import models, fastlstm
 from fastlstm import buffers, plan, program
+from fastlstm.kernels import target
 faulthandler.enable()
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -66,6 +67,10 @@ def recurrences(kind, seeds):
         sizes = {k: int(rng.choice([1, 1, 2, 3, 7, 15, 16, 17, 33, 65])) for k in "BIH"} | {"T": int(rng.choice([0, 1, 2, 5, 6]))}
         if seed % 10 == 0:
             sizes["B"] = 0
+        if seed % 7 == 0:
+            sizes["B"] = int(rng.choice([1, 2])) * target.BLOCK + int(rng.integers(2))
+        if seed % 5 == 0:
+            sizes["I"] = 2 * target.DEPTH + int(rng.integers(2))
         case = models.draw_recurrence(
             rng, kind, 5, dtype=str(rng.choice(["float32", "float64"])), activations=(), outputs=models.OUTPUTS[kind], **sizes,
             runtime_weights=bool(rng.random() < 0.3),
