@@ -31,6 +31,7 @@ from fastlstm.ops.packing import (
 ROWS_AT_ONCE = 16384  # elements of projections that are looked up at once: they stay in the second-level cache
 ROWS_TOGETHER = 512  # of a table, projected together
 STEPS_AHEAD = 48  # about: W is read once for so many, and more of them gain nothing
+MOST_AHEAD = 196608  # elements of projections
 UNMASKED, ZERO, CARRY = -1, 0, 1
 
 
@@ -38,11 +39,12 @@ def _steps_ahead(T: int, B: int, I: int, size: int, near_bytes: int) -> int:
     """Return how many steps to project at once, 0 to project in place.
 
     Small batches fill tiles with steps instead of rows; where I is large, W is read once for many steps. The bits are the same
-    either way. The buffer stays within a share of the second-level cache, unless W outgrows that: then reading W seldom counts for more.
+    either way. The buffer stays within a share of the second-level cache, unless W outgrows that: then reading W seldom counts for
+    more, but for many rows only where that cache holds the buffer.
     """
-    if T == 1 or I == 0 or B >= 12:
+    if T == 1 or I == 0 or (B >= 12 and (I < 1024 or 4 * MOST_AHEAD > near_bytes)):
         return 0
-    elements = min(65536, near_bytes // 12) if I < 1024 and 4 * I * size <= near_bytes else 196608
+    elements = min(65536, near_bytes // 12) if I < 1024 and 4 * I * size <= near_bytes else MOST_AHEAD
     most = max(1, min(STEPS_AHEAD, elements // max(1, B * size)))
     return -(-T // max(1, round(T / most)))  # equal runs: a short one would read W for few steps
 
