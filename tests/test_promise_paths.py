@@ -112,7 +112,7 @@ class Network:
             rng.integers(1, 20) if large else rng.choice([rng.integers(1, 49), rng.integers(49, 140)], p=(0.85, 0.15))
         )
         self.steps = int(
-            rng.integers(1, 7) if large else rng.integers(49, 60) if rng.random() < 0.03 else rng.integers(1, 27)
+            rng.integers(1, 7) if large else rng.integers(73, 85) if rng.random() < 0.03 else rng.integers(1, 27)
         )
         dtype = "float64" if rng.random() < 0.2 else "float32"
         self.storage = "float32" if dtype == "float64" else str(rng.choice(["float32", "float16", "int8"]))

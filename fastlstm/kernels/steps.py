@@ -22,7 +22,7 @@ from fastlstm.kernels.simd import (
     where_less,
     write_units,
 )
-from fastlstm.kernels.target import BLOCK
+from fastlstm.kernels.target import BLOCK, DEPTH
 from fastlstm.kernels.tile import (
     ROWS,
     dense_rows,
@@ -32,6 +32,7 @@ from fastlstm.kernels.tile import (
     no_source,
     pace_of,
     panels_at_once,
+    pieces_of,
 )
 
 UNMASKED, ZERO, CARRY = (
@@ -71,13 +72,14 @@ def make_walk(rows, tail_rows, gates: int, cells):
     @routine
     def walk(tape, about, part, hs, U, b, z, z0, T, B, H, S, reverse, tail):
         L, none = lanes(z), np.intp(0)
-        panels, size, pace = (none, (H + L - 1) // L), H * gates * L, pace_of(L, part[1] - part[0])
+        panels, size = (none, (H + L - 1) // L), H * gates * L
+        pace, pieces = pace_of(L, part[1] - part[0]), pieces_of(H, DEPTH)
         for s in range(T):
             t = T - 1 - s if reverse else s
             for place in range(panels[1]):
                 # backwards every other step, so that what the cache still holds of U is used first
-                panel, turn = (panels[1] - 1 - place, -1) if s % 2 else (place, 1)
-                following = max(0, min(panel + turn, panels[1] - 1))
+                panel, onward = (panels[1] - 1 - place, -1) if s % 2 else (place, 1)
+                following = max(0, min(panel + onward, panels[1] - 1))
                 for m in range(part[0], part[1], BLOCK):
                     n = min(part[1] - m, BLOCK)
                     init = b, panel * 4 * L, none
@@ -87,16 +89,8 @@ def make_walk(rows, tail_rows, gates: int, cells):
                         tail_rows(n, tail, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                         stride = tail * L // 4
                     else:
-                        rows(
-                            n,
-                            1,
-                            ((m - part[0]) // ROWS, pace),
-                            1,
-                            init,
-                            no_source(hs, none, none, U),
-                            source,
-                            (z, z0, 4 * L),
-                        )
+                        turn = (m - part[0]) // ROWS, pace
+                        rows(n, 1, turn, pieces, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                     cells(tape, about, s, t, z, z0, 4 * L, stride, m, n, panel * L, B, H, S)
 
     return walk
@@ -194,7 +188,8 @@ def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N,
         if is_tail(panels, tail, panel):
             dense_tail_rows(count, tail, at, source, no_source(x, x0, x_stride, W), at)
         else:
-            dense_rows(count, p, (none, pace_of(L, count)), 1, at, source, no_source(x, x0, x_stride, W), at)
+            turn = none, pace_of(L, count)
+            dense_rows(count, p, turn, pieces_of(K, DEPTH), at, source, no_source(x, x0, x_stride, W), at)
 
 
 @inline

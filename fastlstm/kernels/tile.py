@@ -147,7 +147,7 @@ def make_rows(
         K, H, first = x[3], h[3], np.intp(0)
         length = ((K + H) // pieces + APART - 1) // APART * APART
         for piece in range(pieces):
-            last = K + H if piece == pieces - 1 else first + length
+            last = K + H if piece == pieces - 1 else min(first + length, K + H)
             k, k_end, j, j_end = min(first, K), min(last, K), max(first - K, 0), max(last - K, 0)
             first = last
             w, u = x[5] + k * x_row, h[5] + j * h_row

@@ -42,7 +42,7 @@ def _steps_ahead(T: int, B: int, I: int, size: int, near_bytes: int) -> int:
     either way. The buffer stays within a share of the second-level cache, unless W outgrows that: then reading W seldom counts for
     more, but for many rows only where that cache holds the buffer.
     """
-    if T == 1 or I == 0 or (B >= 12 and (I < 1024 or 4 * MOST_AHEAD > near_bytes)):
+    if T == 1 or I == 0 or (B >= 12 and (I < 1024 or near_bytes < 4 * MOST_AHEAD)):
         return 0
     elements = min(65536, near_bytes // 12) if I < 1024 and 4 * I * size <= near_bytes else MOST_AHEAD
     most = max(1, min(STEPS_AHEAD, elements // max(1, B * size)))

@@ -71,6 +71,8 @@ def recurrences(kind, seeds):
             sizes["B"] = int(rng.choice([1, 2])) * target.BLOCK + int(rng.integers(2))
         if seed % 5 == 0:
             sizes["I"] = 2 * target.DEPTH + int(rng.integers(2))
+        if seed % 20 == 3:
+            sizes["I"], sizes["B"] = 50 * target.DEPTH + 50, 13  # so many pieces that their lengths, rounded up, are more than it has
         case = models.draw_recurrence(
             rng, kind, 5, dtype=str(rng.choice(["float32", "float64"])), activations=(), outputs=models.OUTPUTS[kind], **sizes,
             runtime_weights=bool(rng.random() < 0.3),
