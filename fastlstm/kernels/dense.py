@@ -29,13 +29,12 @@ from fastlstm.kernels.tile import (
     no_tail,
     pace_of,
     panels_at_once,
-    pieces_of,
 )
 
 
 def make_dense(rows, tail_rows, reading: Reading):
     """Return the function that computes y = activation(x W + b); with `accumulate`, y holds what the sums start from."""
-    panel_size, row_size, _, _, take_ahead, depth = reading
+    panel_size, row_size, _, _, take_ahead, _ = reading
 
     @routine
     def dense(kind, narrow, team, args):
@@ -63,7 +62,7 @@ def make_dense(rows, tail_rows, reading: Reading):
             x, x_outer, x_row, blocks[0], 1, blocks[1] - blocks[0], part, M, K, parts, copies, to
         )
         at_once = panels_at_once(count)
-        pace, pieces = pace_of(L, (blocks[1] - blocks[0]) * count), pieces_of(K, depth)
+        pace = pace_of(L, (blocks[1] - blocks[0]) * count)
         tail = tail if panels[1] * width >= N else none
         done = none
         while done < panels[1] - panels[0]:
@@ -89,7 +88,7 @@ def make_dense(rows, tail_rows, reading: Reading):
                     if is_tail(panels, tail, panel):
                         tail_rows(n, tail, init, source, no_source(x, none, none, W), target)
                     else:
-                        rows(n, p, turn, pieces, init, source, no_source(x, none, none, W), target)
+                        rows(n, p, turn, 1, init, source, no_source(x, none, none, W), target)
                     for row in range(n):
                         for k in range(p * WIDTH):
                             left = N - first - k * L

@@ -22,7 +22,7 @@ from fastlstm.kernels.simd import (
     where_less,
     write_units,
 )
-from fastlstm.kernels.target import BLOCK, DEPTH
+from fastlstm.kernels.target import BLOCK
 from fastlstm.kernels.tile import (
     ROWS,
     dense_rows,
@@ -32,7 +32,6 @@ from fastlstm.kernels.tile import (
     no_source,
     pace_of,
     panels_at_once,
-    pieces_of,
 )
 
 UNMASKED, ZERO, CARRY = (
@@ -72,8 +71,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
     @routine
     def walk(tape, about, part, hs, U, b, z, z0, T, B, H, S, reverse, tail):
         L, none = lanes(z), np.intp(0)
-        panels, size = (none, (H + L - 1) // L), H * gates * L
-        pace, pieces = pace_of(L, part[1] - part[0]), pieces_of(H, DEPTH)
+        panels, size, pace = (none, (H + L - 1) // L), H * gates * L, pace_of(L, part[1] - part[0])
         for s in range(T):
             t = T - 1 - s if reverse else s
             for place in range(panels[1]):
@@ -90,7 +88,7 @@ def make_walk(rows, tail_rows, gates: int, cells):
                         stride = tail * L // 4
                     else:
                         turn = (m - part[0]) // ROWS, pace
-                        rows(n, 1, turn, pieces, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
+                        rows(n, 1, turn, 1, init, no_source(hs, none, none, U), source, (z, z0, 4 * L))
                     cells(tape, about, s, t, z, z0, 4 * L, stride, m, n, panel * L, B, H, S)
 
     return walk
@@ -188,8 +186,7 @@ def add_product_at(x, x0, x_stride, K, weights, size, target, y_stride, part, N,
         if is_tail(panels, tail, panel):
             dense_tail_rows(count, tail, at, source, no_source(x, x0, x_stride, W), at)
         else:
-            turn = none, pace_of(L, count)
-            dense_rows(count, p, turn, pieces_of(K, DEPTH), at, source, no_source(x, x0, x_stride, W), at)
+            dense_rows(count, p, (none, pace_of(L, count)), 1, at, source, no_source(x, x0, x_stride, W), at)
 
 
 @inline
