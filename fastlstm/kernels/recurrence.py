@@ -135,7 +135,7 @@ def make_sweep(product: Product, units: int, finish):
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
             panel, p = next_panels(panels, tail, backwards, done, at_once)
-            fetch_rows(following, count, done, p, many)
+            fetch_rows(following, part, done, p, many, ragged, permuted)
             done += p
             after = panel
             if done < many:
@@ -160,10 +160,12 @@ def make_sweep(product: Product, units: int, finish):
 
 
 @inline
-def fetch_rows(following, count, done, some, many):
+def fetch_rows(following, part, done, some, many, ragged, permuted):
     """Ask for the rows of x that the next step reads, with `some` panels of `many` their share: a product would wait for them."""
     x, start, stride, I = following
-    for row in range(count * done // many, count * (done + some) // many):
+    first, count = part[0], part[1] - part[0]
+    for position in range(first + count * done // many, first + count * (done + some) // many):
+        row = ragged[ORDER + position] if permuted else position
         for k in range(0, I, line_of(x)):
             fetch_ahead(x, start + row * stride + k)
 
@@ -279,8 +281,8 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                     for k in range(0, I, L):
                         write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
             here = none if run > 0 else count
-            x_ahead = none if permuted or run > 0 or step + 1 == T else I
-            following = x, x0 + (-x_t if reverse else x_t), x_stride, x_ahead
+            onward = (t - 1 if reverse else t + 1) * x_t
+            following = x, onward, x_b, (none if run > 0 or step + 1 == T else I)
             taken_x, x0, x_stride = take(source, x0, x_stride, part[0], here, I, parts, copies, x_copies)
             taken_h, h0, h_stride = take_state(h, none, S, part[0], count, H, copies, h_copies)
             init, i0, i_stride, i_panel, K = b, none, none, 4 * L, I
