@@ -16,7 +16,6 @@ from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.layout import (
     ARGUMENTS,
     BATCH,
-    CARRY,
     FROM,
     MASKED,
     PLACE,
@@ -30,6 +29,7 @@ from fastlstm.kernels.layout import (
     WORKERS,
 )
 from fastlstm.kernels.one_row import make_row_steps
+from fastlstm.kernels.outputs import masked_output, write_outputs
 from fastlstm.kernels.projections import copy_vectors, look_up, make_project, strides_ahead
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.reading import Product
@@ -39,11 +39,8 @@ from fastlstm.kernels.simd import (
     fetch_ahead,
     lanes,
     line_of,
-    load,
     load_part,
     pointers,
-    splat,
-    store,
     words,
     write_units,
 )
@@ -58,33 +55,6 @@ from fastlstm.kernels.tile import (
     pieces_of,
     tail_stride,
 )
-
-
-@routine
-def masked_output(y, at, y_last, last_at, units, masked):
-    """Write the output of a masked step of one row: zeros, or the last output."""
-    L = lanes(y)
-    for unit in range(units[0], units[1], L):
-        last = load(y_last, last_at + unit) if masked == CARRY else splat(load(y_last, 0), 0.0)
-        write_units(y, at + unit, last, units[1] - unit)
-
-
-@routine
-def write_outputs(h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, permuted, holes, mask, mask_b):
-    """Write the outputs of one step of some rows and units, row after row as they lie in memory."""
-    L = lanes(y)
-    for position in range(part[0], part[1]):
-        row = ragged[ORDER + position] if permuted else position
-        if holes and mask[row * mask_b] == 0:
-            if has_y:
-                masked_output(y, y0 + row * y_b, y_last, row * S, units, masked)
-            continue
-        for unit in range(units[0], units[1], L):
-            value = load(h, position * S + unit)
-            if has_y:
-                write_units(y, y0 + row * y_b + unit, value, units[1] - unit)
-            if masked == CARRY:
-                store(y_last, row * S + unit, value)
 
 
 @routine
