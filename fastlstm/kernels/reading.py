@@ -24,7 +24,7 @@ class Reading(NamedTuple):
     take: Callable  # where the product reads rows of x: the pointer, start and stride of x or of copies
     take_state: Callable  # likewise rows of h
     take_ahead: Callable  # likewise for some steps: the pointer, and the strides of time and rows
-    depth: int  # inputs projected at once
+    depth: int  # inputs of a piece of a panel, which all rows meet before the next
 
 
 @inline

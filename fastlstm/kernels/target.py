@@ -67,7 +67,7 @@ PANELS = 2  # at most, for one row
 BLOCK = 8 * ROWS if BYTES == 64 else 24 * ROWS  # rows whose sums lie side by side before they are finished
 DEPTH = (
     1024 if BYTES == 64 else 128
-)  # inputs projected at once: their part of a panel stays in a near cache for all rows and steps
+)  # inputs of a piece of a panel, which all rows meet before the next: it stays in the nearest cache meanwhile
 
 
 def lanes(itemsize: int) -> int:
