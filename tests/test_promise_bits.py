@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastlstm
+from fastlstm.kernels import target
 
 CASES = max(50, int(2000 * float(os.environ.get("FASTLSTM_CASES_SCALE", "1"))))
 STEPS, POOL = 11, 64
@@ -247,3 +248,13 @@ def test_layout_of_the_input_array_does_not_matter():
         for view in (x[::-2], np.asfortranarray(x[::-2]), np.repeat(x, 2, axis=2)[::-2, :, ::2]):
             got = session.run({"x": view})
             assert all(models.same_bits(got[k], want[k]) for k in want)
+
+
+@pytest.mark.parametrize("units", [8, 16])
+def test_a_row_of_very_many_inputs_has_the_bits_it_has_alone(units):
+    """So many pieces that their lengths, rounded up, are more than all inputs: a piece must not pass the end of W and U."""
+    model = fastlstm.Sequential(
+        [fastlstm.Input((2, 50 * target.DEPTH + 50)), fastlstm.layers.LSTM(units, return_sequences=True)]
+    )
+    x = np.random.default_rng(0).standard_normal((13, 2, 50 * target.DEPTH + 50)).astype(np.float32) / 16
+    assert differing(model.predict(x), np.concatenate([model.predict(row[None]) for row in x])) == 0
