@@ -38,7 +38,7 @@ UNTRACKED = (
     "dist",
     "demo-output",
 )
-SUBSET = ("test_format.py", "test_verify.py", "test_cli.py")
+SUBSET = ("test_format.py", "test_verify.py")
 
 
 def done(*command: object, cwd: Path | None = None, **options) -> str:
