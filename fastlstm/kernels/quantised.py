@@ -14,6 +14,8 @@ Weights are packed as panels of bytes [P][c, d: 2 x columns x L float32][K / gro
 weights that add nothing. How a group stands, kernels/integer_intrinsics.py says; states and inputs may have groups of different sizes.
 """
 
+from functools import cache
+
 import numpy as np
 
 from fastlstm.kernels.integer_intrinsics import (
@@ -160,6 +162,7 @@ def _make_phase(rows: int, panels: int, columns: tuple[int, ...], group: int):
     return phase
 
 
+@cache
 def _make_tile(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
     x_phase = routine(_make_phase(rows, panels, x_columns, GROUP))
     h_phase = inline(_make_phase(rows, panels, h_columns, STATE_GROUP))

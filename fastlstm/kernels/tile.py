@@ -12,6 +12,7 @@ A tile is several rows of one panel, or one row of two panels, whose chains are 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ TAIL_COLUMNS = (0, 1)
 APART = 4  # k between two lines that a tile fetches: more often costs what it gains
 
 
+@cache
 def _make_product(rows: int, panels: int, columns: tuple[int, ...]):
     """Return the loop over k of a tile. On its way it fetches a line of the panel that comes next, every so many k."""
     width, own = WIDTH, len(columns)
@@ -52,6 +54,7 @@ def _make_product(rows: int, panels: int, columns: tuple[int, ...]):
     return product
 
 
+@cache
 def _make_accumulate(rows: int, panels: int, x_columns: tuple[int, ...], h_columns: tuple[int, ...]):
     vectors = panels * WIDTH
     x_product, h_product = _make_product(rows, panels, x_columns), _make_product(rows, panels, h_columns)
@@ -183,21 +186,35 @@ class Row(NamedTuple):
     with_tail: Callable  # (one or two panels, width of the tail, args): also by the tail, whose chains alone leave the multipliers idle
 
 
+@cache
+def _make_joint_product(panels: int, width: int, columns: tuple[int, ...]):
+    """Return the loop over k of one row, its panels and a tail of them, whose weights begin at `behind`."""
+    own, tail_columns = len(columns), TAIL_COLUMNS[:width]
+
+    @inline
+    def product(tiles, x):
+        tile, tail = tiles
+        source, start, K, W, at, size, behind = x
+        L, none = lanes(source), np.intp(0)
+        for k in range(K):
+            tile = tile_fma(tile, source, start + k, none, W, at + k * (own * L), size, panels, WIDTH, columns)
+            tail = tile_fma(tail, source, start + k, none, W, behind + k * (width * L), none, 1, width, tail_columns)
+        return tile, tail
+
+    return product
+
+
 def _make_row_with_tail(panels: int, width: int, x_columns, h_columns, x_leaves: int, h_leaves: int):
-    vectors, x_own, h_own = panels * WIDTH, len(x_columns), len(h_columns)
+    vectors = panels * WIDTH
+    x_product, h_product = (_make_joint_product(panels, width, columns) for columns in (x_columns, h_columns))
 
     @routine
     def row(init, i0, x, x0, K, W, w0, W_size, w_tail, h, h0, H, U, u0, U_size, u_tail, z, z0, behind):
-        L, none, columns = lanes(z), np.intp(0), TAIL_COLUMNS[:width]
-        tile, tail = tile_load(init, i0, none, 1, vectors), tile_load(init, i0 + behind, none, 1, width)
-        start = tail
-        for k in range(K):
-            tile = tile_fma(tile, x, x0 + k, none, W, w0 + k * (x_own * L), W_size, panels, WIDTH, x_columns)
-            tail = tile_fma(tail, x, x0 + k, none, W, w_tail + k * (width * L), none, 1, width, columns)
-        tail = before = tile_keep(tail, start, width, x_leaves)
-        for k in range(H):
-            tile = tile_fma(tile, h, h0 + k, none, U, u0 + k * (h_own * L), U_size, panels, WIDTH, h_columns)
-            tail = tile_fma(tail, h, h0 + k, none, U, u_tail + k * (width * L), none, 1, width, columns)
+        none = np.intp(0)
+        start = tile_load(init, i0 + behind, none, 1, width)
+        tile, tail = x_product((tile_load(init, i0, none, 1, vectors), start), (x, x0, K, W, w0, W_size, w_tail))
+        before = tile_keep(tail, start, width, x_leaves)
+        tile, tail = h_product((tile, before), (h, h0, H, U, u0, U_size, u_tail))
         tile_store(tile, z, z0, none, vectors)
         tile_store(tile_keep(tail, before, width, h_leaves), z, z0 + behind, none, width)
 
@@ -248,20 +265,29 @@ def make_row(
     return Row(by(1), by(2), with_tail)
 
 
+@cache
+def _make_tail_product(rows: int, width: int):
+    columns = TAIL_COLUMNS[:width]
+
+    @inline
+    def product(tile, x):
+        source, start, stride, K, W, at, _, _ = x
+        L = lanes(source)
+        for k in range(K):
+            tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
+        return tile
+
+    return product
+
+
 def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
+    product = _make_tail_product(rows, width)
+
     @routine
     def accumulate(init, x, h, z):
-        L = lanes(x[0])
-        columns = TAIL_COLUMNS[:width]
-        tile = start_tile = tile_load(init[0], init[1], init[2], rows, width)
-        source, start, stride, K, W, at, _, _ = x
-        for k in range(K):
-            tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
-        tile = before = tile_keep(tile, start_tile, width, x_leaves)
-        source, start, stride, K, W, at, _, _ = h
-        for k in range(K):
-            tile = tile_fma(tile, source, start + k, stride, W, at + k * (width * L), 0, 1, width, columns)
-        tile_store(tile_keep(tile, before, width, h_leaves), z[0], z[1], z[2], width)
+        start = tile_load(init[0], init[1], init[2], rows, width)
+        before = tile_keep(product(start, x), start, width, x_leaves)
+        tile_store(tile_keep(product(before, h), before, width, h_leaves), z[0], z[1], z[2], width)
 
     return accumulate
 
