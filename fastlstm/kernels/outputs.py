@@ -1,4 +1,4 @@
-"""The outputs of one step of some rows, written row after row when all panels are done: 32 bytes of each row in turn would make stores wait.
+"""The outputs of one step, written row after row when all panels are done: 32 bytes of each row in turn would make stores wait.
 
 dims as in kernels/recurrence.py.
 """
@@ -19,8 +19,10 @@ def masked_output(y, at, y_last, last_at, units, masked):
 
 
 @routine
-def write_outputs(h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, permuted, holes, mask, mask_b):
-    """Write the outputs of one step of some rows and units, row after row as they lie in memory."""
+def write_outputs(
+    h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, permuted, holes, mask, mask_b, resting, width
+):
+    """Write the outputs of one step of some rows and units, and those of the `resting` rows, which are past their end, of that width."""
     L = lanes(y)
     for position in range(part[0], part[1]):
         row = ragged[ORDER + position] if permuted else position
@@ -34,3 +36,7 @@ def write_outputs(h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, 
                 write_units(y, y0 + row * y_b + unit, value, units[1] - unit)
             if masked == CARRY:
                 store(y_last, row * S + unit, value)
+    if has_y:
+        for position in range(resting[0], resting[1]):
+            row = ragged[ORDER + position]
+            masked_output(y, y0 + row * y_b, y_last, row * S, (0, width), masked)

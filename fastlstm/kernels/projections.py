@@ -8,7 +8,7 @@ import numpy as np
 from fastlstm.kernels.jit import inline, routine
 from fastlstm.kernels.ragged import ORDER, first_of, last_of
 from fastlstm.kernels.reading import Product
-from fastlstm.kernels.simd import lanes, load, store
+from fastlstm.kernels.simd import lanes, load, load_part, store, write_units
 from fastlstm.kernels.tile import ROWS, is_tail, next_panels, no_source, pace_of, panels_at_once, pieces_of
 
 
@@ -17,6 +17,15 @@ def copy_vectors(source, at, target, to, n):
     """Copy n elements, whole vectors."""
     for s in range(0, n, lanes(source)):
         store(target, to + s, load(source, at + s))
+
+
+@inline
+def copy_elements(source, at, target, to, n):
+    """Copy n elements."""
+    whole = n // lanes(source) * lanes(source)
+    copy_vectors(source, at, target, to, whole)
+    if whole < n:
+        write_units(target, to + whole, load_part(source, at + whole, n - whole, 0.0), n - whole)
 
 
 @inline

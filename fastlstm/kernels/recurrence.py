@@ -29,20 +29,19 @@ from fastlstm.kernels.layout import (
     WORKERS,
 )
 from fastlstm.kernels.one_row import make_row_steps
-from fastlstm.kernels.outputs import masked_output, write_outputs
-from fastlstm.kernels.projections import copy_vectors, look_up, make_project, strides_ahead
+from fastlstm.kernels.outputs import write_outputs
+from fastlstm.kernels.projections import copy_elements, copy_vectors, look_up, make_project, strides_ahead
 from fastlstm.kernels.ragged import HOLES, KIND, NESTED, ORDER, PERMUTED, active_rows, first_of, last_of
 from fastlstm.kernels.reading import Product
 from fastlstm.kernels.simd import (
     arguments,
     byte_pointer,
     fetch_ahead,
+    fetch_to_write,
     lanes,
     line_of,
-    load_part,
     pointers,
     words,
-    write_units,
 )
 from fastlstm.kernels.team import note_speed, row_share, share, ticks, wait_for_all
 from fastlstm.kernels.tile import (
@@ -92,7 +91,7 @@ def make_sweep(product: Product, units: int, finish):
 
     @routine
     def sweep(
-        kind, narrow, args, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b, following,
+        kind, narrow, args, place, part, panels, tail, backwards, init, x, h, z, z0, S, H, ragged, permuted, holes, mask, mask_b, following, outputs,
     ):  # fmt: skip
         init, i0, i_stride, i_panel = init
         x, x0, x_stride, K, W, W_size = x
@@ -105,7 +104,7 @@ def make_sweep(product: Product, units: int, finish):
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
             panel, p = next_panels(panels, tail, backwards, done, at_once)
-            fetch_rows(following, part, done, p, many, ragged, permuted)
+            fetch_rows(following, outputs, part, done, p, many, ragged, permuted)
             done += p
             after = panel
             if done < many:
@@ -130,14 +129,23 @@ def make_sweep(product: Product, units: int, finish):
 
 
 @inline
-def fetch_rows(following, part, done, some, many, ragged, permuted):
-    """Ask for the rows of x that the next step reads, with `some` panels of `many` their share: a product would wait for them."""
+def fetch_rows(following, outputs, part, done, some, many, ragged, permuted):
+    """Ask for the rows of x that the next step reads, and of the outputs that this one writes, with `some` panels of `many` their share.
+
+    A product would wait for them, and so would stores.
+    """
     x, start, stride, I = following
     first, count = part[0], part[1] - part[0]
     for position in range(first + count * done // many, first + count * (done + some) // many):
         row = ragged[ORDER + position] if permuted else position
         for k in range(0, I, line_of(x)):
             fetch_ahead(x, start + row * stride + k)
+    y, start, stride, width, last = outputs
+    count = last - first
+    for position in range(first + count * done // many, first + count * (done + some) // many):
+        row = ragged[ORDER + position] if permuted else position
+        for k in range(0, width, line_of(y)):
+            fetch_to_write(y, start + row * stride + k)
 
 
 def make_recurrence(product: Product, cell: Cell, between: Product | None = None):
@@ -232,14 +240,9 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                     part, panels, tail, parts, copies, x_copies,
                 )  # fmt: skip
             active = active_rows(ragged, B, step) if sorted_rows else B
-            for position in range(max(part[0], active), part[1]):
-                if split == SPLIT_PANELS and worker > 0:
-                    break
-                row = ragged[ORDER + position]
-                if position < before:
-                    copy_vectors(h, position * S, h_next, position * S, S)  # from now on it stays in both
-                if has_y:
-                    masked_output(y, t * y_t + row * y_b, y_last, row * S, (none, H), masked)
+            resting = (max(part[0], active), part[1]) if split == SPLIT_ROWS or worker == 0 else (none, none)
+            for position in range(resting[0], min(before, resting[1])):
+                copy_vectors(h, position * S, h_next, position * S, S)  # from now on it stays in both
             before = active
             count = max(min(active, part[1]) - part[0], none)
             taken += count
@@ -248,11 +251,12 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                 source, x0, x_stride = sorted_x, none, I
                 for position in range(part[0], part[0] + count):
                     row_at = t * x_t + ragged[ORDER + position] * x_b
-                    for k in range(0, I, L):
-                        write_units(sorted_x, position * I + k, load_part(x, row_at + k, min(L, I - k), 0.0), I - k)
+                    copy_elements(x, row_at, sorted_x, position * I, I)
             here = none if run > 0 else count
             onward = (t - 1 if reverse else t + 1) * x_t
             following = x, onward, x_b, (none if run > 0 or step + 1 == T else I)
+            written, last = (units_done[1] - units_done[0] if has_y else none), max(part[0] + count, resting[1])
+            outputs = y, t * y_t + units_done[0], y_b, written, last
             taken_x, x0, x_stride = take(source, x0, x_stride, part[0], here, I, parts, copies, x_copies)
             taken_h, h0, h_stride = take_state(h, none, S, part[0], count, H, copies, h_copies)
             init, i0, i_stride, i_panel, K = b, none, none, 4 * L, I
@@ -264,7 +268,7 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
             sweep(
                 kind, narrow, args, place, now, panels, tail, (turn + step) % 2, (init, i0, i_stride, i_panel),
                 (taken_x, x0, x_stride, K, W, W_size), (taken_h, h0, h_stride, H, U, U_size),
-                z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, following,
+                z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, following, outputs,
             )  # fmt: skip
             if last_sweep is not None:
                 if split == SPLIT_PANELS:
@@ -274,10 +278,11 @@ def _make_steps(product: Product, cell: Cell, project, between: Product | None):
                 last_sweep(
                     kind, narrow, args, place, now, last_panels, none, (turn + step) % 2, (n_x, none, S, 4 * L),
                     (taken_h, none, none, none, weights, none), (taken_h, h0, h_stride, H, weights, panel_size(H, 4 * L)),
-                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, (x, none, none, none),
+                    z, z0, S, H, ragged, permuted, holes, row_mask, mask_b, (x, none, none, none), (y, none, none, none, none),
                 )  # fmt: skip
             write_outputs(
                 h_next, now, units_done, S, y, t * y_t, y_b, has_y, y_last, masked, ragged, permuted, holes, row_mask, mask_b,
+                resting, H,
             )  # fmt: skip
             if split == SPLIT_PANELS:
                 wait_for_all(team)

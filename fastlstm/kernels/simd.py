@@ -247,19 +247,27 @@ def lanes(typingctx, array):
     return types.intp(array), lambda context, builder, sig, args: context.get_constant(types.intp, vector.lanes)
 
 
+def emit_fetch(context, builder, args, writing: int, near: int):
+    pointer = builder.bitcast(address(builder, *args), ir.IntType(8).as_pointer())
+    number = ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    data = 1
+    builder.call(function, [pointer, *(ir.Constant(number, value) for value in (writing, near, data))])
+    return context.get_dummy_value()
+
+
 @intrinsic
 def fetch_ahead(typingctx, array, offset):
     """Ask for the cache line at array[offset], to the second-level cache."""
+    codegen = lambda context, builder, sig, args: emit_fetch(context, builder, args, 0, 2)
+    return types.void(array, types.intp), codegen
 
-    def codegen(context, builder, sig, args):
-        pointer = builder.bitcast(address(builder, *args), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        reading, second_level, data = (ir.Constant(number, value) for value in (0, 2, 1))
-        builder.call(function, [pointer, reading, second_level, data])
-        return context.get_dummy_value()
 
+@intrinsic
+def fetch_to_write(typingctx, array, offset):
+    """Ask for the cache line at array[offset], to be written."""
+    codegen = lambda context, builder, sig, args: emit_fetch(context, builder, args, 1, 3)
     return types.void(array, types.intp), codegen
 
 
