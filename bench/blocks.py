@@ -2,7 +2,7 @@
 
 The engines take turns in blocks of calls, in a random order each round. A call after another engine's would find that one's weights in
 the caches and its workers still spinning for a next call (onnxruntime's do so for 35 ms), as it never does in use; so a block
-settles before it counts. A drift of the machine's speed still meets all engines alike, since a round is short beside it; probes of
+waits until all workers sleep, and settles before it counts. A drift of the machine's speed still meets all engines alike, since a round is short beside it; probes of
 the machine's limits run in every round.
 """
 
@@ -15,7 +15,7 @@ from statistics import median
 ROUNDS = 5  # at least
 BLOCK = 0.03  # seconds that count in a block
 SETTLING = 0.004  # seconds that do not, and at least one call
-SPINNING = 0.045  # the same where engines have workers: longer than any of them spins
+SPINNING = 0.045  # seconds to wait where engines have workers: longer than any of them spins
 
 
 @dataclass
@@ -43,7 +43,7 @@ def interleaved(
 
     `threads` is how many the engines have.
     """
-    settling = SETTLING if threads == 1 else SPINNING
+    waiting = 0 if threads == 1 else SPINNING
     probes = probes or {}
     times, turns, order = Times(), [*calls, *probes], random.Random(0)
     stop = time.perf_counter() + seconds
@@ -51,21 +51,20 @@ def interleaved(
         order.shuffle(turns)
         found, rates = {}, {}
         for name in turns:
+            time.sleep(waiting)
             if name in calls:
-                found[name] = block(calls[name], settling)
-                continue
-            if threads > 1:
-                time.sleep(settling)
-            rates[name] = probes[name]()
+                found[name] = block(calls[name])
+            else:
+                rates[name] = probes[name]()
         times.rounds.append(found)
         times.rates.append(rates)
     return times
 
 
-def block(call: Callable[[], object], settling: float = SETTLING, seconds: float = BLOCK) -> list[float]:
+def block(call: Callable[[], object], seconds: float = BLOCK) -> list[float]:
     """Return the seconds of each call of one block."""
     clock = time.perf_counter
-    settled = clock() + settling
+    settled = clock() + SETTLING
     call()
     while clock() < settled:
         call()

@@ -61,7 +61,7 @@ class _Ready:
                 frame.program.refuse()
             finally:
                 self.frames.append(frame)
-        result = frame.output.copy()
+        result = frame.copy_output()
         self.frames.append(frame)
         return result
 

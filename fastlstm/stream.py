@@ -5,8 +5,9 @@ not depend on how time is cut, and the states are handed on whole.
 """
 
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import overload
 
@@ -19,7 +20,7 @@ from fastlstm.axes import BATCH, TIME, Axes, check_streams
 from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
-from fastlstm.plan import Frame, Plan
+from fastlstm.plan import Frame, Plan, copier
 from fastlstm.program import SOLO, calls
 from fastlstm.row_numbers import RowNumbers
 
@@ -100,13 +101,15 @@ class _Call:
 
 @dataclass(frozen=True)
 class _Own:
-    """The frame whose state buffers are a stream's states; for the short way of a step, its views by the input's shape."""
+    """The frame whose state buffers are a stream's states; for the short way of a step, by the input's shape: where it goes, and
+    what copies the output."""
 
     frame: Frame
     shapes: tuple[tuple[int, ...], ...]
-    views: dict[tuple[int, ...], tuple[np.ndarray, np.ndarray]]
+    views: dict[tuple[int, ...], tuple[np.ndarray, Callable[[], np.ndarray]]]
     dtype: np.dtype
-    call: tuple[int, int]
+    program: int
+    first: int
 
 
 class Stream:
@@ -123,7 +126,6 @@ class Stream:
             )
         self.batch = batch
         self._plan, self._axes, self._inputs, self._outputs = plan, axes, tuple(inputs), tuple(outputs)
-        self._busy = threading.Lock()
         self._calls: dict[tuple, _Call] = {}
         self._by_rows = all(axes.axis(spec.name, BATCH) is not None for spec in self._outputs)
         # bind one step to learn which states there are, and their starts
@@ -148,6 +150,7 @@ class Stream:
                 self._arrays[state.key] = np.repeat(start, batch, axis=0)
             else:
                 self._arrays[state.key][...] = start
+        self._turn: deque[_Own | None] = deque([self._own])  # whoever has it may go on: quicker than a lock
         plan.give_back(self._shapes(1, 1), frame)
         places = [(array.ctypes.data, array.strides[0]) for array in self._arrays.values()]
         # of all rows, and of the rows that a call names
@@ -166,15 +169,15 @@ class Stream:
         if frame.is_ready:
             (given,), (made,) = self._inputs, self._outputs
             time, time_out = self._axes.time[given.name], self._axes.axis(made.name, TIME)
-            views = {frame.input.shape: (frame.input, frame.output)}
+            views = {frame.input.shape: (frame.input, copier(frame.output))}
             if time is not None:
                 single = frame.input[_part({time: 0})]
-                views[single.shape] = single, frame.output[_part({time_out: 0})]
+                views[single.shape] = single, copier(frame.output[_part({time_out: 0})])
             call = frame.program.only_call
             assert call is not None
-            self._own = _Own(frame, shapes, views, frame.input.dtype, call)
+            self._own = _Own(frame, shapes, views, frame.input.dtype, *call)
         else:
-            self._own = _Own(frame, shapes, {}, np.dtype(bool), (0, 0))
+            self._own = _Own(frame, shapes, {}, np.dtype(bool), 0, 0)
 
     def _shapes(self, rows: int, steps: int) -> tuple[tuple[int, ...], ...]:
         shapes = []
@@ -199,24 +202,33 @@ class Stream:
         `inputs` is an array (or a dict by name) of `run`'s shape: a chunk, or without the time axis: one step; then outputs have
         no time axis either. `rows` are the streams that the input's rows belong to, in order (default: all).
         """
-        if not self._busy.acquire(blocking=False):
-            raise StreamError(IN_USE)
         try:
-            own = self._own
+            own = self._turn.pop()
+        except IndexError:
+            raise StreamError(IN_USE) from None
+        try:
             if own is not None and rows is None and type(inputs) is np.ndarray and inputs.dtype is own.dtype:
                 views = own.views.get(inputs.shape)
                 if views is not None:
-                    views[0][...] = inputs
-                    if calls.walk(*own.call, SOLO):
+                    given, copy = views
+                    given[...] = inputs
+                    if calls.walk(own.program, own.first, SOLO):
                         own.frame.program.refuse()
-                    return views[1].copy()
+                    return copy()
             return self._step(inputs, rows)
         finally:
-            self._busy.release()
+            self._turn.append(own)
 
-    def _begin(self) -> None:
-        if not self._busy.acquire(blocking=False):
-            raise StreamError(IN_USE)
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        try:
+            own = self._turn.pop()
+        except IndexError:
+            raise StreamError(IN_USE) from None
+        try:
+            yield
+        finally:
+            self._turn.append(own)
 
     def _step(self, inputs, rows: Sequence[int] | None):
         by_name = isinstance(inputs, Mapping)
@@ -322,22 +334,16 @@ class Stream:
             value = np.asarray(state[key])
             if value.shape != mine.shape or value.dtype != mine.dtype:
                 raise StreamError(f"state {key!r} is {value.dtype} {value.shape}, expected {mine.dtype} {mine.shape}")
-        self._begin()
-        try:
+        with self._alone():
             for key, mine in self._arrays.items():
                 mine[...] = state[key]
-        finally:
-            self._busy.release()
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
         """Put the states of these rows (default: all) back to their start."""
-        self._begin()
-        try:
+        with self._alone():
             index = slice(None) if rows is None else self._rows.take(rows)
             for key, array in self._arrays.items():
                 array[index] = self._starts[key]
-        finally:
-            self._busy.release()
 
 
 def _part(places: Mapping[int | None, int | slice]) -> tuple:

@@ -20,7 +20,7 @@ class OnnxRuntime(Peer):
 
     def session(self, file: bytes) -> Any:
         options = onnxruntime.SessionOptions()
-        # workers spin after a call, as they do by default; the settling time of a block lets them end
+        # workers spin after a call, as they do by default; a block waits until they sleep
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
