@@ -8,6 +8,7 @@ Facts = Mapping[str, Any]
 COUNT = "rows of the table"
 DISTURBED = 0.1  # of a core
 MEAN = "best peer over ours, geometric mean"
+MEAN_USUAL = "the same by its usual call, without IO binding or a cell by itself"
 CEILINGS = "best peer over a kernel at the peak of multiply-adds"
 MEAN_TRAINING = "training: best peer over ours, geometric mean"
 MEANS = {MEAN: "table", MEAN_TRAINING: "training"}  # of which group of rows each is
@@ -29,6 +30,7 @@ def summarise(results: Facts) -> dict[str, Any]:
         COUNT: len(table),
         "rows where a peer is faster": [row["name"] for row in results["rows"] if row.get("ratio", 1) < 1],
         MEAN: geometric_mean(row["ratio"] for row in table),
+        MEAN_USUAL: geometric_mean(min(usual) for usual in map(usual_calls, table) if usual),
         MEAN_TRAINING: geometric_mean(row["ratio"] for row in training),
         "each peer over ours, geometric mean": {
             name: geometric_mean(row["ratios"][name] for row in table if name in row["ratios"]) for name in peers
@@ -67,6 +69,11 @@ def summarise(results: Facts) -> dict[str, Any]:
 def compared(rows: Iterable[Facts], group: str) -> list[Facts]:
     """Return the rows of a group that a peer ran too."""
     return [row for row in rows if row["group"] == group and "ratio" in row]
+
+
+def usual_calls(row: Facts) -> list[float]:
+    """Return every peer's time over ours by the call that its documentation shows; a way of its own follows a peer's name."""
+    return [ratio for name, ratio in row["ratios"].items() if " " not in name]
 
 
 def peaks(results: Facts) -> dict[str, float]:

@@ -234,6 +234,7 @@ def test_the_summary_says_where_peers_are_faster(results):
     found = results["threads"]["1"]["summary"]
     assert found[summary.COUNT] == 2
     assert found[summary.MEAN] == pytest.approx(1.0)
+    assert found[summary.MEAN_USUAL] == pytest.approx((2.5 * 0.5) ** 0.5)
     assert found["rows where a peer is faster"] == ["lost"]
     assert found["each peer over ours, geometric mean"]["onnxruntime"] == pytest.approx((2.5 * 0.5) ** 0.5)
     assert found["ragged batch over its share of the full batch"] == 1.5
