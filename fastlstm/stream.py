@@ -27,6 +27,7 @@ from fastlstm.row_numbers import RowNumbers
 VERSION = 1
 KNOWN_CALLS = 256  # kinds of calls that are checked once
 WAITS = "the model cannot stream: a shape depends on the contents of a value"
+NO_COPY = "a stream is not copied or pickled: make another with Session.stream, and give it the state (stream.state.copy(), or its to_bytes())"
 IN_USE = "this stream is in use by another thread: give each thread its own, or take turns"
 
 
@@ -158,6 +159,10 @@ class Stream:
             np.array([numbers, *(word for place in places for word in place)], np.int64)
             for numbers in (0, self._rows.address)
         )
+
+    def __reduce__(self):
+        # compiled code holds the addresses of the states: a copy would change those of this stream
+        raise StreamError(NO_COPY)
 
     def _own_states(self, frame: Frame) -> None:
         """Where a step is one call into compiled code, let the states be the buffers of a frame that only this stream uses."""

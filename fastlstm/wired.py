@@ -13,7 +13,7 @@ from fastlstm.axes import BATCH, Axes
 from fastlstm.errors import InputError, LimitError, StreamError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.row_numbers import RowNumbers
-from fastlstm.stream import IN_USE, State
+from fastlstm.stream import IN_USE, NO_COPY, State
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 MARKS = ("N", "n", "_n", "_out", "_new", "_next", ".out", "Out")  # what names a state's next value beside its own name
@@ -52,6 +52,9 @@ class WiredStream:
         if size > max_bytes:
             raise LimitError(f"batch={batch}: the states take {size >> 20} MiB, more than {max_bytes >> 20} MiB; pass fewer, or a larger max_scratch to Session")  # fmt: skip
         self._arrays = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in states}
+
+    def __reduce__(self):
+        raise StreamError(NO_COPY)
 
     def _check_rows(self, axes: Axes) -> None:
         mixing = axes.mixing(BATCH) if axes.batch else None

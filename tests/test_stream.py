@@ -1,7 +1,9 @@
 """Stream: after any steps it has given what `run` gives on the prefix, to the bit; states; what cannot stream, by name."""
 
+import copy
 import itertools
 import json
+import pickle
 import struct
 import threading
 import tracemalloc
@@ -315,6 +317,18 @@ def test_few_frames_serve_any_number_of_rows(monkeypatch):
     for count in np.random.default_rng(1).permutation(np.arange(65, 128)).tolist():
         stream.step(weights(count, I), rows=range(count))
     assert len(bound) <= 16
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("wired", [False, True])
+def test_a_stream_is_not_copied_since_a_copy_would_change_its_state(duplicate, wired):
+    if wired:
+        case = models.Recurrence("RNN", 1, 1, 2, 3, 0, states=("input", ""), outputs=("Y", "h"))
+        stream = fastlstm.Session(case.model()).stream(wiring={"h0": "h"})
+    else:
+        stream = fastlstm.Session(models.network("lstm")).stream()
+    with pytest.raises(fastlstm.StreamError, match="a stream is not copied or pickled: make another"):
+        duplicate(stream)
 
 
 def test_streams_of_one_session_keep_their_states_apart():
