@@ -123,7 +123,7 @@ class Frame:
     input: np.ndarray = field(default_factory=lambda: np.empty(0))
     copy_output: Callable[[], np.ndarray] = field(default_factory=lambda: np.empty(0).copy)
     output: np.ndarray = field(default_factory=lambda: np.empty(0))
-    program_address: int = 0
+    walk: Callable[[], int] = int
 
     def run(self, resume: bool = False) -> "Frame":
         """Run the steps; return the frame in which the outputs and states are (this one, or its continuation).
@@ -147,11 +147,11 @@ class Frame:
         ports = [*self.inputs.values(), *self.outputs.values()]
         call = self.program.only_call
         small = all(port.buffer.nbytes < DIRECT_BYTES for port in ports)
-        self.is_ready = len(ports) == 2 and len(self.outputs) == 1 and call is not None and small and self.pace is None
+        self.is_ready = len(ports) == 2 and len(self.outputs) == 1 and call is not None and small
         if self.is_ready:
             self.input, self.output = (port.buffer for port in ports)
             self.copy_output = copier(self.output)
-            self.program_address = call[0]  # type: ignore[index]
+            self.walk = self.program.only_walk(False, self.pace)
 
     def _run(self, resume: bool) -> None:
         if self.pace is None:

@@ -4,6 +4,8 @@ import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
 from typing import Any, NoReturn
 
 import numpy as np
@@ -81,12 +83,12 @@ class Pace:
     """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time.
 
     A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4, 8 calls, then every 16;
-    one thread every 64. A try of a short call is two calls: the first, whose weights lie in other cores' caches and whose workers are asleep,
-    does not count.
+    one thread every 64; either, of calls of microseconds, not before a PERIOD is over. A try of a short call is two calls: the first, whose
+    weights lie in other cores' caches and whose workers are asleep, does not count.
     """
 
     SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 16, 64
-    SHORT = 1e-3  # seconds
+    SHORT, PERIOD = 1e-3, 4e-3  # seconds
 
     def __init__(self) -> None:
         self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
@@ -108,12 +110,13 @@ class Pace:
             self.together = together if stays else not together
             return
         before, self._team_is_faster = self._team_is_faster, min(team) < min(alone)
+        period = int(self.PERIOD / max(min(seconds, self.SHORT), 1e-6))  # calls
         if self._team_is_faster:
-            self._patience = self.ALONE_AGAIN
+            self._patience = max(self.ALONE_AGAIN, period)
         elif before:
             self._patience = 1
         elif together:
-            self._patience = min(2 * self._patience, self.TEAM_AGAIN)
+            self._patience = min(2 * self._patience, max(self.TEAM_AGAIN, period))
         tried = together != self._team_is_faster
         self._left = self._patience if tried or before != self._team_is_faster else self._left - 1
         self.together = self._team_is_faster == (self._left > 0)
@@ -272,12 +275,29 @@ class Program:
             if isinstance(call, HostStep):
                 call.function(*call.args)
                 continue
-            first = call[1] if resume else 0
-            refused = run_together(self.threads, call[0], first) if together else None
-            if refused is None:
-                refused = calls.walk(call[0], first, SOLO)
-            if refused:
+            if self._walk(call[0], call[1] if resume else 0, together):
                 self.refuse()
+
+    def _walk(self, address: int, first: int, together: bool) -> int:
+        """Run a table from step `first` on and return whether it refused an input."""
+        refused = run_together(self.threads, address, first) if together else None
+        return calls.walk(address, first, SOLO) if refused is None else refused
+
+    def only_walk(self, resume: bool, pace: Pace | None) -> Callable[[], int]:
+        """Return what runs a program that is one call into compiled code, and returns whether that refused an input."""
+        assert self.only_call is not None
+        address, states = self.only_call
+        first = states if resume else 0
+        return (
+            partial(calls.walk, address, first, SOLO) if pace is None else partial(self._walk_at, pace, address, first)
+        )
+
+    def _walk_at(self, pace: Pace, address: int, first: int) -> int:
+        """Run a table alone or with a team, as `pace` decides."""
+        together, start = pace.together, perf_counter()
+        refused = self._walk(address, first, together)
+        pace.note(together, perf_counter() - start)
+        return refused
 
     def refuse(self) -> NoReturn:
         """Raise the error of the first step that refuses its input, after a run that was refused."""

@@ -18,7 +18,6 @@ from fastlstm.model import Model
 from fastlstm.ops import inference
 from fastlstm.ops.op import find
 from fastlstm.plan import MAX_SCRATCH, Frame, Plan
-from fastlstm.program import SOLO, calls
 from fastlstm.stream import Stream
 from fastlstm.team import available_threads
 from fastlstm.wired import WiredStream, find_wiring
@@ -56,7 +55,7 @@ class _Ready:
         except IndexError:
             return None
         frame.input[...] = array
-        if calls.walk(frame.program_address, 0, SOLO):
+        if frame.walk():
             try:
                 frame.program.refuse()
             finally:

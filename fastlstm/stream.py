@@ -21,7 +21,6 @@ from fastlstm.edge import as_input, check_shape
 from fastlstm.errors import InputError, LimitError, ShapeError, StreamError, one_of
 from fastlstm.graph import TensorSpec
 from fastlstm.plan import Frame, Plan, copier
-from fastlstm.program import SOLO, calls
 from fastlstm.row_numbers import RowNumbers
 
 VERSION = 1
@@ -109,8 +108,7 @@ class _Own:
     shapes: tuple[tuple[int, ...], ...]
     views: dict[tuple[int, ...], tuple[np.ndarray, Callable[[], np.ndarray]]]
     dtype: np.dtype
-    program: int
-    first: int
+    walk: Callable[[], int]
 
 
 class Stream:
@@ -178,11 +176,10 @@ class Stream:
             if time is not None:
                 single = frame.input[_part({time: 0})]
                 views[single.shape] = single, copier(frame.output[_part({time_out: 0})])
-            call = frame.program.only_call
-            assert call is not None
-            self._own = _Own(frame, shapes, views, frame.input.dtype, *call)
+            walk = frame.program.only_walk(True, frame.pace)
+            self._own = _Own(frame, shapes, views, frame.input.dtype, walk)
         else:
-            self._own = _Own(frame, shapes, {}, np.dtype(bool), 0, 0)
+            self._own = _Own(frame, shapes, {}, np.dtype(bool), frame.walk)
 
     def _shapes(self, rows: int, steps: int) -> tuple[tuple[int, ...], ...]:
         shapes = []
@@ -217,7 +214,7 @@ class Stream:
                 if views is not None:
                     given, copy = views
                     given[...] = inputs
-                    if calls.walk(own.program, own.first, SOLO):
+                    if own.walk():
                         own.frame.program.refuse()
                     return copy()
             return self._step(inputs, rows)

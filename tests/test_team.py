@@ -122,3 +122,33 @@ def test_workers_tell_their_speed():
     ((first, second),) = seen
     assert first[0] > 0 and second[0] > 0
     assert first[1] + second[1] == 64 * 400
+
+
+def test_a_team_takes_the_short_way_of_small_calls(monkeypatch):
+    """A call that was made before goes past the checks, whoever runs it: the bits and the states are those of one thread."""
+    ran, lead = [], team.Team.run
+    monkeypatch.setattr(team.Team, "run", lambda *args: ran.append(args) or lead(*args))
+    monkeypatch.setattr(fastlstm.Session, "_run_once", _refuse_again(fastlstm.Session._run_once))
+    monkeypatch.setattr(fastlstm.stream.Stream, "_step", _refuse_again(fastlstm.stream.Stream._step, allowed=0))
+    model = fastlstm.Sequential([fastlstm.Input((None, 40)), layers.LSTM(400, return_sequences=True)])
+    rng = np.random.default_rng(0)
+    xs, steps = rng.standard_normal((9, 1, 4, 40), np.float32), rng.standard_normal((9, 1, 40), np.float32)
+    one, two = (fastlstm.Session(model, threads=threads) for threads in (1, 2))
+    kept = [session.stream(batch=1) for session in (one, two)]
+    for x, step in zip(xs, steps, strict=True):
+        np.testing.assert_array_equal(two.run(x), one.run(x))
+        np.testing.assert_array_equal(kept[1].step(step), kept[0].step(step))
+    assert len(ran) > 4
+    assert kept[0].state == kept[1].state
+
+
+def _refuse_again(way, allowed: int = 1):
+    """Return the long way of a call, which each caller may go `allowed` times."""
+    gone: dict[int, int] = {}
+
+    def once(self, *args, **kwargs):
+        gone[id(self)] = gone.get(id(self), 0) + 1
+        assert gone[id(self)] <= allowed
+        return way(self, *args, **kwargs)
+
+    return once
