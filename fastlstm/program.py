@@ -91,25 +91,37 @@ class Pace:
     SHORT, PERIOD = 1e-3, 4e-3  # seconds
 
     def __init__(self) -> None:
-        self._seconds = {together: deque(maxlen=self.SAMPLES) for together in (False, True)}
+        self._team, self._alone = deque[float](maxlen=self.SAMPLES), deque[float](maxlen=self.SAMPLES)
         self._team_is_faster = True
+        self._slower_best = 0.0  # seconds, of the slower way's samples
         self._patience = self._left = 1  # calls from one try of the slower one to the next, and those that are left
         self._last: bool | None = None  # how the last call ran
         self.together = True
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
-        cold, self._last = together != self._last and seconds < self.SHORT, together
+        own = self._team if together else self._alone
+        if (
+            seconds < self._slower_best
+            and self._left > 1
+            and together is self._team_is_faster
+            and together is self._last
+        ):
+            own.append(seconds)  # as expected
+            self._left -= 1
+            return
+        cold, self._last = together is not self._last and seconds < self.SHORT, together
         self.together = together
         if cold:
             return
-        self._seconds[together].append(seconds)
-        alone, team = self._seconds[False], self._seconds[True]
-        if len(alone) < self.SAMPLES or len(team) < self.SAMPLES:
-            stays = seconds < self.SHORT and len(self._seconds[together]) < self.SAMPLES
+        own.append(seconds)
+        if len(self._alone) < self.SAMPLES or len(self._team) < self.SAMPLES:
+            stays = seconds < self.SHORT and len(own) < self.SAMPLES
             self.together = together if stays else not together
             return
-        before, self._team_is_faster = self._team_is_faster, min(team) < min(alone)
+        alone, team = min(self._alone), min(self._team)
+        before, self._team_is_faster = self._team_is_faster, team < alone
+        self._slower_best = max(alone, team)
         period = int(self.PERIOD / max(min(seconds, self.SHORT), 1e-6))  # calls
         if self._team_is_faster:
             self._patience = max(self.ALONE_AGAIN, period)
