@@ -48,9 +48,11 @@ from fastlstm.kernels.tile import (
     ROWS,
     block_of,
     is_tail,
+    next_group,
     next_panels,
     pace_of,
     panels_at_once,
+    panels_together,
     pieces_of,
     tail_stride,
 )
@@ -100,29 +102,33 @@ def make_sweep(product: Product, units: int, finish):
         count = part[1] - part[0]
         at_once = panels_at_once(count) if i_panel == 4 * L else 1
         pace, block = pace_of(L, count), block_of(count)
-        pieces = pieces_of(K + H_read, depth)
+        pieces, together = pieces_of(K + H_read, depth), panels_together(count)
         done, many = np.intp(0), panels[1] - panels[0]
         while done < many:
-            panel, p = next_panels(panels, tail, backwards, done, at_once)
-            fetch_rows(following, outputs, part, done, p, many, ragged, permuted)
-            done += p
-            after = panel
-            if done < many:
-                after = panel - p if backwards else panel + p
-            narrow_panel = is_tail(panels, tail, panel)
-            first, stride = panel * units * L, tail_stride(tail, L, units) if narrow_panel else L
+            begin, end = next_group(panels, tail, backwards, done, together)
+            group = end - begin
+            narrow_panel = is_tail(panels, tail, begin)
+            stride = tail_stride(tail, L, units) if narrow_panel else L
+            fetch_rows(following, outputs, part, done, group, many, ragged, permuted)
+            done += group
             for m in range(part[0], part[1], block):
-                n = min(part[1] - m, block)
-                start = init, i0 + m * i_stride + panel * i_panel, i_stride
-                source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, after * W_size
-                state = h, h0 + m * h_stride, h_stride, H_read, U, panel * U_size, U_size, after * U_size
-                target = z, z0, p * 4 * L
-                if narrow_panel:
-                    tail_rows(n, tail, start, source, state, target)
-                else:
-                    rows(n, p, ((m - part[0]) // ROWS, pace), pieces, start, source, state, target)
+                n, taken = min(part[1] - m, block), np.intp(0)
+                while taken < group:
+                    panel, p = next_panels((begin, end), 0, backwards, taken, at_once)
+                    taken += p
+                    after = panel
+                    if taken < group or done < many:
+                        after = panel - p if backwards else panel + p
+                    start = init, i0 + m * i_stride + panel * i_panel, i_stride
+                    source = x, x0 + m * x_stride, x_stride, K, W, panel * W_size, W_size, after * W_size
+                    state = h, h0 + m * h_stride, h_stride, H_read, U, panel * U_size, U_size, after * U_size
+                    target = z, z0 + (panel - begin) * 4 * L, group * 4 * L
+                    if narrow_panel:
+                        tail_rows(n, tail, start, source, state, target)
+                    else:
+                        rows(n, p, ((m - part[0]) // ROWS, pace), pieces, start, source, state, target)
                 finish(
-                    kind, narrow, args, place, z, z0, stride, m, n, first, p, S, H, ragged, permuted, holes, mask, mask_b,
+                    kind, narrow, args, place, z, z0, stride, m, n, begin * units * L, group, S, H, ragged, permuted, holes, mask, mask_b,
                 )  # fmt: skip
 
     return sweep

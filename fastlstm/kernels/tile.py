@@ -24,6 +24,7 @@ from fastlstm.kernels.tile_intrinsics import tile_fma, tile_keep, tile_load, til
 
 WIDTH, ROWS, PANELS, BLOCK = target.WIDTH, target.ROWS, target.PANELS, target.BLOCK
 TAIL_COLUMNS = (0, 1)
+TAIL_ROWS = 6
 APART = 4  # k between two lines that a tile fetches: more often costs what it gains
 
 
@@ -293,32 +294,39 @@ def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
 
 
 def make_tail_rows(x_leaves: int = -1, h_leaves: int = -1):
-    """Return the function that runs 1 to ROWS rows of a last panel of one or two vectors.
+    """Return the function that runs any number of rows of a last panel of one or two vectors: up to six at once, so that there are chains enough.
 
     The columns of a full panel's four vectors lie close together in it. `x_leaves` and `h_leaves` are the places, of four, that a
     product has no weights for (-1: it has all).
     """
 
     def of_width(width):
-        one, two, three = (_make_tail(rows, width, x_leaves, h_leaves) for rows in (1, 2, 3))
+        one, two, three, four, five, six = (_make_tail(rows, width, x_leaves, h_leaves) for rows in range(1, 7))
 
         @routine
         def rows(n, init, x, h, z):
-            done = 0
-            while done < n:
+            tiles = (n + TAIL_ROWS - 1) // TAIL_ROWS
+            least, done = n // max(tiles, 1), 0
+            longer = n - least * tiles
+            for tile in range(tiles):
                 some = init[0], init[1] + done * init[2], init[2]
                 source = x[0], x[1] + done * x[2], x[2], x[3], x[4], x[5], x[6], x[7]
                 other = h[0], h[1] + done * h[2], h[2], h[3], h[4], h[5], h[6], h[7]
                 target = z[0], z[1] + done * z[2], z[2]
-                if n - done >= 3:
+                count = least + (1 if tile < longer else 0)
+                done += count
+                if count == 6:
+                    six(some, source, other, target)
+                elif count == 5:
+                    five(some, source, other, target)
+                elif count == 4:
+                    four(some, source, other, target)
+                elif count == 3:
                     three(some, source, other, target)
-                    done += 3
-                elif n - done == 2:
+                elif count == 2:
                     two(some, source, other, target)
-                    done += 2
                 else:
                     one(some, source, other, target)
-                    done += 1
 
         return rows
 
@@ -364,6 +372,23 @@ def next_panels(panels, tail, backwards, done, at_once):
     while p > max(full, 1):
         p //= 2
     return panels[0] + done, p
+
+
+@inline
+def panels_together(rows):
+    """Return of how many panels the sums of so many rows may lie side by side before they are finished."""
+    return max(BLOCK // max(rows, 1), 1)
+
+
+@inline
+def next_group(panels, tail, backwards, done, together):
+    """Return the panels [first, last) that are finished together next: at most so many, a last one of another width alone."""
+    narrow = 1 if tail > 0 else 0
+    if backwards:
+        last = panels[1] - done
+        return (last - 1 if narrow > done else max(last - together, panels[0])), last
+    first = panels[0] + done
+    return first, max(min(first + together, panels[1] - narrow), first + 1)
 
 
 @inline

@@ -106,10 +106,11 @@ C_LIBRARY = {"memcpy", "memmove", "memset", "sched_yield", "syscall", "usleep"}
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict:
     """What the processes found; they run at once."""
+    folders = {name: tmp_path_factory.mktemp("target") for name in PROCESSES}
 
     def run(name: str):
         code, variables, arguments = PROCESSES[name]
-        folder = tmp_path_factory.mktemp("target")
+        folder = folders[name]
         words = [sys.executable, "-c", code, str(folder / "found.json"), *arguments]
         env = command.environment(FASTLSTM_CACHE_DIR=str(folder / "cache"), **variables)
         done = command.run(words, HERE.parent, env=env, timeout=900)
