@@ -76,7 +76,7 @@ def after_units_general(options, z, k, stride, h, s, at, unit):
 
 
 after = Cell(1, after_options, is_usual, after_units_general, after_units, after_begin)
-after_dense = make_product((0, 1, 2), (0, 1, 3), 3, 2)
+after_dense = make_product((0, 1, 2), (0, 1, 3), (3,), (2,))
 after_steps = make_recurrence(after_dense, after)
 after_quantised_steps = make_recurrence(make_quantised((0, 1, 2), (0, 1, 3)), after)
 
@@ -137,7 +137,7 @@ def before_units_general(options, z, k, stride, h, s, at, unit):
 
 
 before = Cell(4, before_options, before_is_usual, before_units_general, before_units, before_begin)
-before_steps = make_recurrence(make_product((0, 1, 2), (0, 1)), before, dense)
+before_steps = make_recurrence(make_product((0, 1, 2), (0, 1), (3,), (2, 3)), before, dense)
 before_quantised_steps = make_recurrence(make_quantised((0, 1, 2), (0, 1)), before, quantised)
 
 

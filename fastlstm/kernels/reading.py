@@ -66,17 +66,22 @@ class Product(NamedTuple):
     reading: Reading = IN_PLACE
 
 
-def _dense(columns: tuple[tuple[int, ...], tuple[int, ...]], leaves: tuple[int, int], rows, tail_rows) -> Product:
+def _dense(
+    columns: tuple[tuple[int, ...], tuple[int, ...]], leaves: tuple[tuple[int, ...], tuple[int, ...]], rows, tail_rows
+) -> Product:
     row = make_row(*columns, make_row_with_tail(*columns, *leaves))
     return Product(rows, tail_rows, row, *map(len, columns))
 
 
 def make_product(
-    x_columns: tuple[int, ...], h_columns: tuple[int, ...], x_leaves: int = -1, h_leaves: int = -1
+    x_columns: tuple[int, ...],
+    h_columns: tuple[int, ...],
+    x_leaves: tuple[int, ...] = (),
+    h_leaves: tuple[int, ...] = (),
 ) -> Product:
     """Return the product of rows of floats; `columns` as in `tile.make_rows`, `leaves` as in `tile.make_tail_rows`."""
     columns, leaves = (x_columns, h_columns), (x_leaves, h_leaves)
     return _dense(columns, leaves, make_rows(*columns), make_tail_rows(*leaves))
 
 
-dense = _dense(((0, 1, 2, 3), (0, 1, 2, 3)), (-1, -1), dense_rows, dense_tail_rows)
+dense = _dense(((0, 1, 2, 3), (0, 1, 2, 3)), ((), ()), dense_rows, dense_tail_rows)

@@ -205,7 +205,9 @@ def _make_joint_product(panels: int, width: int, columns: tuple[int, ...]):
     return product
 
 
-def _make_row_with_tail(panels: int, width: int, x_columns, h_columns, x_leaves: int, h_leaves: int):
+def _make_row_with_tail(
+    panels: int, width: int, x_columns, h_columns, x_leaves: tuple[int, ...], h_leaves: tuple[int, ...]
+):
     vectors = panels * WIDTH
     x_product, h_product = (_make_joint_product(panels, width, columns) for columns in (x_columns, h_columns))
 
@@ -222,7 +224,9 @@ def _make_row_with_tail(panels: int, width: int, x_columns, h_columns, x_leaves:
     return row
 
 
-def make_row_with_tail(x_columns: tuple[int, ...], h_columns: tuple[int, ...], x_leaves: int, h_leaves: int):
+def make_row_with_tail(
+    x_columns: tuple[int, ...], h_columns: tuple[int, ...], x_leaves: tuple[int, ...], h_leaves: tuple[int, ...]
+):
     """Return `Row.with_tail`; `leaves` as in `make_tail_rows`."""
     tile = lambda panels, width: _make_row_with_tail(panels, width, x_columns, h_columns, x_leaves, h_leaves)
     one_and_one, one_and_two, two_and_one, two_and_two = tile(1, 1), tile(1, 2), tile(2, 1), tile(2, 2)
@@ -281,7 +285,7 @@ def _make_tail_product(rows: int, width: int):
     return product
 
 
-def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
+def _make_tail(rows: int, width: int, x_leaves: tuple[int, ...], h_leaves: tuple[int, ...]):
     product = _make_tail_product(rows, width)
 
     @routine
@@ -293,11 +297,11 @@ def _make_tail(rows: int, width: int, x_leaves: int, h_leaves: int):
     return accumulate
 
 
-def make_tail_rows(x_leaves: int = -1, h_leaves: int = -1):
+def make_tail_rows(x_leaves: tuple[int, ...] = (), h_leaves: tuple[int, ...] = ()):
     """Return the function that runs any number of rows of a last panel of one or two vectors: up to six at once, so that there are chains enough.
 
     The columns of a full panel's four vectors lie close together in it. `x_leaves` and `h_leaves` are the places, of four, that a
-    product has no weights for (-1: it has all).
+    product has no weights for.
     """
 
     def of_width(width):

@@ -98,28 +98,28 @@ def tile_store(typingctx, tile, array, offset, stride, width):
 
 
 @intrinsic(prefer_literal=True)
-def tile_keep(typingctx, tile, before, width, place):
-    """Return the tile with the lanes of one of four equal parts of each row as they were `before`; place -1: none.
+def tile_keep(typingctx, tile, before, width, places):
+    """Return the tile with the lanes of some of four equal parts of each row, at these `places`, as they were `before`.
 
     A product with zeros in those lanes would leave NaN there where its other factor is infinite.
     """
-    if not isinstance(width, types.IntegerLiteral) or not isinstance(place, types.IntegerLiteral):
+    if not isinstance(width, types.IntegerLiteral) or not isinstance(places, types.BaseTuple):
         return None
-    vector, across, part = tile.dtype, width.literal_value, place.literal_value
+    vector, across, parts = tile.dtype, width.literal_value, [kind.literal_value for kind in places.types]
 
     def codegen(context, builder, sig, args):
-        if part < 0:
+        if not parts:
             return args[0]
         values = []
         for n in range(len(tile)):
             lanes = range(n % across * vector.lanes, (n % across + 1) * vector.lanes)
-            kept = [4 * lane // (across * vector.lanes) == part for lane in lanes]
+            kept = [4 * lane // (across * vector.lanes) in parts for lane in lanes]
             mask = ir.Constant(ir.VectorType(ir.IntType(1), vector.lanes), kept)
             after, old = (builder.extract_value(arg, n) for arg in args[:2])
             values.append(builder.select(mask, old, after))
         return context.make_tuple(builder, tile, values)
 
-    return tile(tile, before, width, place), codegen
+    return tile(tile, before, width, places), codegen
 
 
 @intrinsic(prefer_literal=True)

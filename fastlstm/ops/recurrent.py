@@ -448,9 +448,6 @@ class GRU(Recurrent):
     def state_stride(self, node: Node, H: int, L: int) -> int:
         return -(-H // L) * L if self.get(node, "reset") == "after" else -(-H // (4 * L)) * 4 * L
 
-    def tail(self, node: Node, H: int, L: int) -> int:
-        return 0 if self.get(node, "reset") == "before" else super().tail(node, H, L)
-
     def kernel(self, node: Node, quantised: bool) -> str:
         return f"gru_{self.get(node, 'reset')}{'_quantised' if quantised else ''}_forward"
 
@@ -473,7 +470,7 @@ class GRU(Recurrent):
         if not before:
             return W, self.panels(emit, args[2], form, every, (0, 1, 3), state=True), b, [cell], (*numbers, bound)
         U = self.panels(emit, args[2], form, two, state=True)
-        Un = self.panels(emit, args[2], form, part=2, state=True)
+        Un = self.panels(emit, args[2], form._replace(tail=0), part=2, state=True)
         B = args[0].shape[1 - self.time_axis(node)]
         reset_h, n_x, update = (emit.scratch((B, S), dtype) for _ in range(3))
         return W, U, b, [(reset_h, Un, n_x, update), cell], (*numbers, bound)
