@@ -27,7 +27,7 @@ _LANES = target.lanes(4)
 
 # A recurrence: ARGUMENTS integers, then the cell's own; TURN says which way the first step takes the panels: each run leaves it for the next
 ARGUMENTS = 37
-BATCH, MASKED, TURN = 24, 31, ARGUMENTS - 1  # words that are read alone
+RAGGED, BATCH, MASKED, TURN = 17, 24, 31, ARGUMENTS - 1  # words that are read alone
 UNMASKED, ZERO, CARRY = -1, 0, 1  # outputs of masked steps: none are masked, zeros (ONNX), or the output before (Keras)
 SPLIT_ROWS, SPLIT_PANELS = 0, 1  # what the workers of a team divide
 

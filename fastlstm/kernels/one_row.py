@@ -1,4 +1,6 @@
-"""The loop over time of a single row without a mask, as streams and most sequences are: panels of weights, cells, and nothing between.
+"""The loop over time of a single row, as streams and most sequences are: panels of weights, cells, and nothing between.
+
+Its valid steps have no hole between them; steps before and after those are masked.
 
 Its steps take a microsecond or less, of which each argument of a call costs a nanosecond: a product of one row has few, and one loop
 holds all steps that are projected together. The bits are those of the loop for any number of rows.
@@ -12,8 +14,10 @@ import numpy as np
 
 from fastlstm.kernels.cells import Cell
 from fastlstm.kernels.jit import inline, routine
-from fastlstm.kernels.layout import ARGUMENTS, PLACE, TURN, WORKER, WORKERS
+from fastlstm.kernels.layout import ARGUMENTS, CARRY, PLACE, TURN, UNMASKED, WORKER, WORKERS
+from fastlstm.kernels.outputs import masked_outputs
 from fastlstm.kernels.projections import copy_vectors, look_up, strides_ahead
+from fastlstm.kernels.ragged import first_of, last_of
 from fastlstm.kernels.reading import Product
 from fastlstm.kernels.simd import arguments, byte_pointer, lanes, one_nan, pointers, store, words, write_units
 from fastlstm.kernels.team import share, wait_for_all
@@ -187,11 +191,11 @@ def make_row_steps(product: Product, cell: Cell, project: Callable, between: Pro
     @routine
     def row_steps(kind, narrow, team, args):
         (
-            x, x_t, x_b, W, _, b, h, h_next, _, _, _, _, _, ahead, _, _, _, ragged, _, _,
-            copies, copies_size, parts, T, B, I, H, S, run, reverse, _, _, _, _, tail, looks_up, turn,
+            x, x_t, x_b, W, _, b, h, h_next, y, y_t, _, y_last, _, ahead, _, _, _, ragged, _, _,
+            copies, copies_size, parts, T, B, I, H, S, run, reverse, has_y, masked, _, _, tail, looks_up, turn,
         ), _ = arguments(args, 0, ARGUMENTS, 0)  # fmt: skip
         numbers, ragged, copies = words(x), words(ragged), byte_pointer(copies)
-        x, b, h, h_next, ahead = pointers(kind, (x, b, h, h_next, ahead))
+        x, b, h, h_next, y, y_last, ahead = pointers(kind, (x, b, h, h_next, y, y_last, ahead))
         (W,) = pointers(narrow, (W,))
         worker, workers = words(team)[WORKER], words(team)[WORKERS]
         L, none = lanes(x), np.intp(0)
@@ -201,9 +205,14 @@ def make_row_steps(product: Product, cell: Cell, project: Callable, between: Pro
         part, panels = (none, B), share((H + units * L - 1) // (units * L), worker, workers)
         last_panels = share(S // (4 * L), worker, workers)
         tail = tail if worker == workers - 1 else none
-        final, done = h, none
-        while done < T:
-            steps = min(run, T - done) if run > 0 else T
+        first, last = none, T
+        if masked != UNMASKED:
+            first, last = first_of(ragged, B, none), last_of(ragged, B, none)
+        if has_y and worker == 0:
+            masked_outputs(y, y_t, y_last, none, first, T, reverse, H, masked)
+        final, done = h, first
+        while done < last:
+            steps = min(run, last - done) if run > 0 else last - done
             if looks_up:
                 look_up(
                     numbers, x_t, x_b, b, ahead, strides, ragged, False, done, steps, T, B, C, reverse, part, panels
@@ -218,8 +227,12 @@ def make_row_steps(product: Product, cell: Cell, project: Callable, between: Pro
                 h, h_next = h_next, h
             done += steps
         if worker == 0:
-            words(args)[TURN] = (turn + T) % 2
-            if T % 2:
+            words(args)[TURN] = (turn + last - first) % 2
+            if (last - first) % 2:
                 copy_vectors(h, none, final, none, S)
+            if masked == CARRY and last > first:
+                copy_vectors(h, none, y_last, none, S)
+            if has_y:
+                masked_outputs(y, y_t, y_last, last, T, T, reverse, H, masked)
 
     return row_steps

@@ -19,6 +19,14 @@ def masked_output(y, at, y_last, last_at, units, masked):
 
 
 @routine
+def masked_outputs(y, y_t, y_last, first, last, T, reverse, width, masked):
+    """Write the outputs of the masked steps [first, last) of a single row of that width."""
+    for step in range(first, last):
+        t = T - 1 - step if reverse else step
+        masked_output(y, t * y_t, y_last, 0, (0, width), masked)
+
+
+@routine
 def write_outputs(
     h, part, units, S, y, y0, y_b, has_y, y_last, masked, ragged, permuted, holes, mask, mask_b, resting, width
 ):

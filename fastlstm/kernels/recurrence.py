@@ -1,4 +1,4 @@
-"""The loop over time that every recurrent kernel runs around its own product and cell, for any number of rows; a single one has its own (one_row.py).
+"""The loop over time that every recurrent kernel runs around its own product and cell, for any number of rows; a single one without holes has its own (one_row.py).
 
 A step computes z = b + x W + h U on the register tile, panel by panel, and hands every row and vector of units to the cell. What
 the loop decides changes no bit: whether x W is projected ahead for several steps; in which order panels are taken
@@ -19,6 +19,7 @@ from fastlstm.kernels.layout import (
     FROM,
     MASKED,
     PLACE,
+    RAGGED,
     SHARES,
     SPLIT_PANELS,
     SPLIT_ROWS,
@@ -176,10 +177,11 @@ def make_recurrence(product: Product, cell: Cell, between: Product | None = None
 
 @inline
 def is_single(args):
-    """Tell whether there is one row, and no mask."""
+    """Tell whether there is one row, whose valid steps have no hole between them."""
     (B,), _ = arguments(args, BATCH, 1, 0)
     (masked,), _ = arguments(args, MASKED, 1, 0)
-    return B == 1 and masked == UNMASKED
+    (ragged,), _ = arguments(args, RAGGED, 1, 0)
+    return B == 1 and (masked == UNMASKED or words(ragged)[KIND] != HOLES)
 
 
 def _make_steps(product: Product, cell: Cell, project, between: Product | None):
