@@ -48,7 +48,7 @@ def timed(path: Path, inputs: Path | None = None, threads: int = 1, seconds: flo
     """Time a file, or the file of a recorded case's folder. Raise FastLSTMError where outputs differ by more than WITHIN."""
     file, record = _case(path) if path.is_dir() else (path, inputs)
     model = fastlstm.convert(file)
-    session, theirs = fastlstm.Session(model, threads=threads), _onnxruntime(file, threads)
+    session, theirs = fastlstm.Session(model, threads=threads), onnxruntime_session(file, threads)
     stream = None if record is not None and record.name == "io.npz" else _stream(session)
     given = _given(theirs, record)
     if stream is not None:
@@ -63,7 +63,7 @@ def timed(path: Path, inputs: Path | None = None, threads: int = 1, seconds: flo
         reference = lambda: dict(zip(names, theirs.run(None, given), strict=True))
         what = "call"
     for _ in range(STEPS):
-        _compare(file, ours(), reference())
+        compare(file, ours(), reference())
     times = interleaved({"ours": ours, "theirs": reference}, seconds, threads=threads)
     return Timed(path.name if path.is_dir() else path.stem, what, times.median("ours"), times.median("theirs"))
 
@@ -89,7 +89,8 @@ def _case(folder: Path) -> tuple[Path, Path | None]:
     return folder / "model.onnx", records[0] if records else None
 
 
-def _onnxruntime(file: Path, threads: int) -> Any:
+def onnxruntime_session(file: Path | bytes, threads: int) -> Any:
+    """Return onnxruntime's session of a file or of what it holds."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,7 +132,8 @@ def _stepped(session: Any, given: Arrays, wiring: dict[str, str]) -> Callable[[]
     return step
 
 
-def _compare(file: Path, ours: Any, theirs: Arrays) -> None:
+def compare(file: Path | str, ours: Any, theirs: Arrays) -> None:
+    """Raise FastLSTMError where an output differs by more than WITHIN; `ours` is one array, or a dict by name."""
     results = ours if isinstance(ours, dict) else {next(iter(theirs)): ours}
     for name, got in results.items():
         expected = theirs[name]

@@ -73,7 +73,7 @@ class Watch:
                 continue
             kind = step.kernel.removesuffix("_forward")
             how = "fused" if a[RUN] == 0 else "hoisted"
-            how += ", one row" if a[B] == 1 and a[MASKED] == -1 else ""
+            how += ", one row" if a[B] == 1 and (a[MASKED] == -1 or a[RAGGED][ragged.KIND] != ragged.HOLES) else ""
             paths[f"{kind}, {step.kind.name}, {how}"] += 1
             inputs = a[H] + (0 if a[RUN] else a[I])
             paths["hoisted in pieces"] += a[RUN] > 0 and a[I] >= 2 * target.DEPTH
@@ -416,8 +416,9 @@ REACHED = [
         for how in ("fused", "hoisted", "fused, one row", "hoisted, one row")
     ),
     *(f"{kind}, several panels" for kind in ("lstm", "gru_after", "gru_before", "rnn")),
-    *(f"{kind}, tail of {tail}{rows}" for kind in ("lstm", "gru_after", "rnn") for tail in (0, 1, 2) for rows in ("", ", one row")),
+    *(f"{kind}, tail of {tail}{rows}" for kind in ("lstm", "gru_after", "gru_before", "rnn") for tail in (0, 1, 2) for rows in ("", ", one row")),
     *(f"masked {how}, {rows}, {at}" for how in ("zero", "carry") for rows in ("nested", "nested, permuted", "holes") for at in ("fused", "hoisted")),
+    *(f"masked {how}, {rows}, hoisted, one row" for how in ("zero", "carry") for rows in ("whole", "nested")),
     "hoisted in pieces", "fused in pieces", "several blocks of rows", "hoisted in several runs", "hoisted in several runs, one row", "panels backwards first", "reverse", "nothing to do",
     "a run that is one compiled call", "a step that is one compiled call",
 ]  # fmt: skip
