@@ -93,6 +93,23 @@ def panels_at_once(n):
     return PANELS if n == 1 else 1
 
 
+def _of_rows(tiles: list[Callable]) -> Callable:
+    """Return the function that runs the tile of n rows, of those for 1, 2, ... rows."""
+    *fewer, most = tiles
+    if not fewer:
+        return inline(lambda n, init, x, h, z: most(init, x, h, z))
+    count, others = len(tiles), _of_rows(fewer)
+
+    @inline
+    def of_rows(n, init, x, h, z):
+        if n == count:
+            most(init, x, h, z)
+        else:
+            others(n, init, x, h, z)
+
+    return of_rows
+
+
 def make_rows(
     x_columns: tuple[int, ...] = (0, 1, 2, 3), h_columns: tuple[int, ...] = (0, 1, 2, 3), make_tile=_make_accumulate
 ):
@@ -105,39 +122,14 @@ def make_rows(
     """
     x_width, h_width = len(x_columns), len(h_columns)
     tile = lambda rows, panels: make_tile(rows, panels, x_columns, h_columns)
-    one, two, three, one_of_two = tile(1, 1), tile(2, 1), tile(3, 1), tile(1, 2)
-    if ROWS == 3:
+    of_rows, one_of_two = _of_rows([tile(n, 1) for n in range(1, ROWS + 1)]), tile(1, 2)
 
-        @inline
-        def one_tile(n, p, init, x, h, z):
-            if n == 3:
-                three(init, x, h, z)
-            elif n == 2:
-                two(init, x, h, z)
-            elif p == 2:
-                one_of_two(init, x, h, z)
-            else:
-                one(init, x, h, z)
-
-    else:
-        four, five, six = tile(4, 1), tile(5, 1), tile(6, 1)
-
-        @inline
-        def one_tile(n, p, init, x, h, z):
-            if n == 6:
-                six(init, x, h, z)
-            elif n == 5:
-                five(init, x, h, z)
-            elif n == 4:
-                four(init, x, h, z)
-            elif n == 3:
-                three(init, x, h, z)
-            elif n == 2:
-                two(init, x, h, z)
-            elif p == 2:
-                one_of_two(init, x, h, z)
-            else:
-                one(init, x, h, z)
+    @inline
+    def one_tile(n, p, init, x, h, z):
+        if p == 2:
+            one_of_two(init, x, h, z)
+        else:
+            of_rows(n, init, x, h, z)
 
     @routine
     def rows(n, p, turn, pieces, init, x, h, z):
@@ -305,7 +297,7 @@ def make_tail_rows(x_leaves: tuple[int, ...] = (), h_leaves: tuple[int, ...] = (
     """
 
     def of_width(width):
-        one, two, three, four, five, six = (_make_tail(rows, width, x_leaves, h_leaves) for rows in range(1, 7))
+        of_rows = _of_rows([_make_tail(n, width, x_leaves, h_leaves) for n in range(1, TAIL_ROWS + 1)])
 
         @routine
         def rows(n, init, x, h, z):
@@ -319,18 +311,7 @@ def make_tail_rows(x_leaves: tuple[int, ...] = (), h_leaves: tuple[int, ...] = (
                 target = z[0], z[1] + done * z[2], z[2]
                 count = least + (1 if tile < longer else 0)
                 done += count
-                if count == 6:
-                    six(some, source, other, target)
-                elif count == 5:
-                    five(some, source, other, target)
-                elif count == 4:
-                    four(some, source, other, target)
-                elif count == 3:
-                    three(some, source, other, target)
-                elif count == 2:
-                    two(some, source, other, target)
-                else:
-                    one(some, source, other, target)
+                of_rows(count, some, source, other, target)
 
         return rows
 
