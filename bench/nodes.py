@@ -67,9 +67,8 @@ class Node:
         result = helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["T", directions, "B", self.H])
         kept = [numpy_helper.from_array(array, name) for name, array in weights.items()]
         graph = helper.make_graph([node], "node", infos, [result], kept)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=9
-        ).SerializeToString()  # fmt: skip
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=9)
+        return model.SerializeToString()
 
     def inputs(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         arrays = {"X": rng.standard_normal((self.T, self.B, self.I), np.float32)}

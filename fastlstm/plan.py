@@ -14,8 +14,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import prod
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -156,11 +156,8 @@ class Frame:
     def _run(self, resume: bool) -> None:
         if self.pace is None:
             self.program.run(resume)
-            return
-        together = self.pace.together
-        start = perf_counter()
-        self.program.run(resume, together)
-        self.pace.note(together, perf_counter() - start)
+        else:
+            self.pace.run(partial(self.program.run, resume))
 
     def _continue(self) -> "Frame":
         assert self.waits_for is not None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fastlstm.kernels import calls, library
 from fastlstm.kernels.layout import GATE, REFUSED, SHARED, SOLO, STEP
 from fastlstm.team import run_together
 
+Result = TypeVar("Result")
 SMALL_WORK = 100_000  # floating-point operations that are not worth sharing
 DIRECT_BYTES = 1 << 16  # from here on pointing the tables to an array is cheaper than copying it
 VERDICT = object()  # as an argument: the address of the word by which a kernel refuses an input
@@ -97,6 +98,13 @@ class Pace:
         self._patience = self._left = 1  # calls from one try of the slower one to the next, and those that are left
         self._last: bool | None = None  # how the last call ran
         self.together = True
+
+    def run(self, work: Callable[[bool], Result]) -> Result:
+        """Do the work of a call, together or alone, and learn from how long it takes."""
+        together, start = self.together, perf_counter()
+        result = work(together)
+        self.note(together, perf_counter() - start)
+        return result
 
     def note(self, together: bool, seconds: float) -> None:
         """Count a call and decide for the next."""
@@ -301,15 +309,10 @@ class Program:
         address, states = self.only_call
         first = states if resume else 0
         return (
-            partial(calls.walk, address, first, SOLO) if pace is None else partial(self._walk_at, pace, address, first)
+            partial(calls.walk, address, first, SOLO)
+            if pace is None
+            else partial(pace.run, partial(self._walk, address, first))
         )
-
-    def _walk_at(self, pace: Pace, address: int, first: int) -> int:
-        """Run a table alone or with a team, as `pace` decides."""
-        together, start = pace.together, perf_counter()
-        refused = self._walk(address, first, together)
-        pace.note(together, perf_counter() - start)
-        return refused
 
     def refuse(self) -> NoReturn:
         """Raise the error of the first step that refuses its input, after a run that was refused."""
