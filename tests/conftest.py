@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -35,3 +36,12 @@ def keras():
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
     pytest.importorskip("tensorflow")
     return pytest.importorskip("keras")
+
+
+@pytest.fixture(autouse=True)
+def floats_of_keras():
+    """Leave Keras the dtype that it begins with: tests that ask for another share a process with tests that do not."""
+    yield
+    loaded = sys.modules.get("keras")
+    if hasattr(loaded, "config"):
+        loaded.config.set_floatx("float32")

@@ -1,6 +1,8 @@
 """The benchmarks' tables, limits and networks. No time is asserted here: `python -m pytest bench` does that."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -53,17 +55,28 @@ def test_every_kind_of_row_agrees_with_float64(row, engine):
         runner.call()
 
 
-@pytest.mark.parametrize("engine", ["fastlstm", "torch", "keras"])
-@pytest.mark.parametrize("row", TRAINED.values(), ids=list(TRAINED))
-def test_every_engine_that_trains_gives_the_gradients_in_float64(row, engine):
+def gradients_of(name: str, engine: str) -> tuple[list[str], float] | None:
+    """Return what an engine has no way for and how far its gradients are from float64's; None where it is not installed."""
     peers = installed(1, [engine])
     if not peers:
-        pytest.skip(f"{engine} is not installed")
-    runners, differences, absent = prepared(row, peers)
-    assert not absent
-    assert max(differences.values()) < 2e-6
+        return None
+    runners, differences, absent = prepared(TRAINED[name], peers)
     for runner in runners.values():
         runner.call()
+    return absent, max(differences.values())
+
+
+@pytest.mark.parametrize("engine", ["fastlstm", "torch", "keras"])
+@pytest.mark.parametrize("name", list(TRAINED))
+def test_every_engine_that_trains_gives_the_gradients_in_float64(name, engine):
+    # an engine's threads belong to its process, and TensorFlow's are set before it does anything
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(gradients_of, name, engine).result()
+    if found is None:
+        pytest.skip(f"{engine} is not installed")
+    absent, furthest = found
+    assert not absent
+    assert furthest < 2e-6
 
 
 @pytest.mark.parametrize("row", TRAINED.values(), ids=list(TRAINED))
