@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 import fastlstm
-from bench.blocks import ROUNDS, interleaved
-from bench.measure import OURS, difference
+from bench.blocks import ROUNDS, apart, interleaved
+from bench.measure import OURS, difference, prepared
 from bench.networks import Network
 from bench.peers import Peer, Runner, Runners
 from bench.peers.ours import FastLSTM
@@ -124,6 +124,37 @@ def checkpoints(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
     return facts
 
 
+LOOPS = (
+    Step("step 256", Network(1, 1, 256, 256)),
+    Row("sentence", Network(1, 100, 128, 128)),
+    Row("eight sentences", Network(8, 100, 128, 128)),
+)
+GAP, CALLS = 0.008, 40  # seconds between calls of a loop of 125 Hz; calls of a block
+
+
+def paced(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
+    """Calls 8 ms apart, as control loops and streams of audio make them: caches are cold and workers asleep, or spinning.
+
+    Medians and 99th percentiles, and the cores that an engine keeps busy. The best peer over ours, of both.
+    """
+    facts = []
+    for row in LOOPS:
+        runners, _, _ = prepared(row, peers)
+        calls = {name: runner.call for name, runner in runners.items()}
+        times, cores = apart(calls, GAP, CALLS, threads=peers[OURS].threads)
+        found = {name: np.percentile(times.calls(name), (50, 99)) * 1e6 for name in calls}
+        us, p99 = ({name: float(each[k]) for name, each in found.items()} for k in (0, 1))
+        best = {kind: _best_peer(each) for kind, each in (("ratio", us), ("ratio_p99", p99))}
+        facts.append(_named(row, us, **best, p99=p99, cores=cores))
+    return facts
+
+
+def _best_peer(us: Mapping[str, float]) -> float | None:
+    """Return the time of the best other engine over ours, None where there is none."""
+    others = [value for name, value in us.items() if name != OURS]
+    return min(others) / us[OURS] if others else None
+
+
 def line(sizes: list[int], us: list[float]) -> Facts:
     """Return the line that fits microseconds best, and R squared: the share of their variance that it explains."""
     slope, intercept = np.polyfit(sizes, us, 1)
@@ -142,6 +173,7 @@ STUDIES = {
     "denormals": denormals,
     "raggedness": raggedness,
     "cost": cost,
+    "paced": paced,
     "checkpoints": checkpoints,
 }
 

@@ -61,6 +61,8 @@ def summarise(results: Facts) -> dict[str, Any]:
         facts["ragged batch over its share of the full batch"] = each["ratio"]
         facts["the same as a padded array with lengths"] = each.get("ratio_padded")
     facts["denormal inputs over normal ones"] = {each["name"]: each["slower"] for each in studies.get("denormals", [])}
+    for each in studies.get("paced", []):
+        facts[f"{each['name']} every 8 ms: best peer over ours, median and p99"] = [each["ratio"], each["ratio_p99"]]
     for each in studies.get("cost", []):
         facts[f"R squared of time against {each['name']}"] = each["lines"]["fastlstm"]["r2"]
     return {name: value for name, value in facts.items() if value not in (None, {}, [None, None])}

@@ -83,13 +83,14 @@ def schedule(
 class Pace:
     """Whether a team runs a program faster than one thread here and now: both are tried, and the slower one again from time to time.
 
-    A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4, 8 calls, then every 16;
-    one thread every 64; either, of calls of microseconds, not before a PERIOD is over. A try of a short call is two calls: the first, whose
-    weights lie in other cores' caches and whose workers are asleep, does not count.
+    A team is slow while others use the machine. That may last a moment: so it is tried again after 1, 2, 4, 8 calls, then every 16, or as
+    seldom as tries cost 1/32 of the time; one thread every 64; either, of calls of microseconds, not before a PERIOD is over. A try of a
+    short call is two calls: the first, whose weights lie in other cores' caches and whose workers are asleep, does not count. Where a call
+    comes so long after the last that workers sleep, and takes less time than to wake them, a team that was slower is not tried.
     """
 
-    SAMPLES, TEAM_AGAIN, ALONE_AGAIN = 3, 16, 64
-    SHORT, PERIOD = 1e-3, 4e-3  # seconds
+    SAMPLES, TEAM_AGAIN, ALONE_AGAIN, TRIES_COST = 3, 16, 64, 1 / 32
+    SHORT, PERIOD, AWAKE, WAKING = 1e-3, 4e-3, 1e-4, 1e-4  # seconds
 
     def __init__(self) -> None:
         self._team, self._alone = deque[float](maxlen=self.SAMPLES), deque[float](maxlen=self.SAMPLES)
@@ -97,13 +98,17 @@ class Pace:
         self._slower_best = 0.0  # seconds, of the slower way's samples
         self._patience = self._left = 1  # calls from one try of the slower one to the next, and those that are left
         self._last: bool | None = None  # how the last call ran
+        self._ended = 0.0  # when
         self.together = True
 
     def run(self, work: Callable[[bool], Result]) -> Result:
         """Do the work of a call, together or alone, and learn from how long it takes."""
         together, start = self.together, perf_counter()
+        if together and not self._team_is_faster and start - self._ended > self.AWAKE:
+            together = min(self._alone) > self.WAKING
         result = work(together)
-        self.note(together, perf_counter() - start)
+        self._ended = perf_counter()
+        self.note(together, self._ended - start)
         return result
 
     def note(self, together: bool, seconds: float) -> None:
@@ -136,7 +141,8 @@ class Pace:
         elif before:
             self._patience = 1
         elif together:
-            self._patience = min(2 * self._patience, max(self.TEAM_AGAIN, period))
+            price = (team / alone - 1) * (2 if seconds < self.SHORT else 1)  # of a try, in calls
+            self._patience = min(2 * self._patience, max(self.TEAM_AGAIN, period, int(price / self.TRIES_COST)))
         tried = together != self._team_is_faster
         self._left = self._patience if tried or before != self._team_is_faster else self._left - 1
         self.together = self._team_is_faster == (self._left > 0)

@@ -3,10 +3,16 @@
 The workers are Python threads that stay in compiled code, without the GIL: they spin for a moment after a job, then sleep. A process
 has one team at work at a time; a call that finds it at work runs alone, so requests in parallel never oversubscribe the machine. A fork
 leaves the workers behind: the child makes a team of its own when it first needs one.
+
+Linux may wake a worker on the core of the thread that wakes it, and leave it there for milliseconds: each would wait for the
+other. So those that sleep are kept off that core, and apart, for the job that wakes them.
 """
 
+import ctypes
 import os
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -18,6 +24,7 @@ from fastlstm.kernels.layout import (
     FROM,
     PLACE,
     SHARES,
+    SLEEPING,
     SPENT,
     TAKEN,
     TO,
@@ -31,6 +38,19 @@ _WORKER_WORDS = 16  # of each worker, alone and together, and of the barrier: wh
 def available_threads() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _find_core() -> Callable[[], int] | None:
+    """Return what tells the core that this thread runs on, None where threads are not kept off cores."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    try:
+        return ctypes.PyDLL(None).sched_getcpu
+    except (OSError, AttributeError):
+        return None
+
+
+current_core = _find_core()
 
 
 class Team:
@@ -56,14 +76,37 @@ class Team:
         self._members = [address(at) for at in members[:size]]
         # its function is compiled before it starts: it must not wait for the lock of a compilation
         serve = calls.serve
-        for member in self._members[1:]:
-            threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True).start()
+        self._helpers = [
+            threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True)
+            for member in self._members[1:]
+        ]
+        for helper in self._helpers:
+            helper.start()
 
-    def run(self, program: int, first: int) -> int:
-        """Run the program at this address together; return whether it refused an input."""
-        refused = calls.lead(program, first, self._control, self._members[0])
+    def run(self, program: int, first: int) -> int | None:
+        """Run the program at this address together; return whether it refused an input, None if there is only one core to run on."""
+        if not self._numbers[SLEEPING] or current_core is None:
+            refused = calls.lead(program, first, self._control, self._members[0])
+        else:
+            cores = os.sched_getaffinity(0)
+            others = sorted(cores - {current_core()})
+            if not others:
+                return None
+            apart = min(len(others), len(self._helpers))
+            self._keep_on([set(others[k % apart :: apart]) for k in range(len(self._helpers))])
+            try:
+                refused = calls.lead(program, first, self._control, self._members[0])
+            finally:
+                self._keep_on([cores] * len(self._helpers))
         self._learn()
         return refused
+
+    def _keep_on(self, cores: list[set[int]]) -> None:
+        """Let each worker but the caller run on some cores only."""
+        for helper, allowed in zip(self._helpers, cores, strict=True):
+            assert helper.native_id is not None  # it has started
+            with suppress(OSError):  # then it runs where the system likes
+                os.sched_setaffinity(helper.native_id, allowed)
 
     def _divide(self) -> None:
         """Give each worker the share of rows that fits its speed."""
@@ -113,7 +156,8 @@ if hasattr(os, "register_at_fork"):
 
 
 def run_together(size: int, program: int, first: int) -> int | None:
-    """Run a program with a team of `size` and return whether it refused an input; None if the process's team is at work."""
+    """Run a program with a team of `size` and return whether it refused an input; None if the process's team is at work, or there
+    is only one core to run on."""
     global _team
     lock = _lock
     if not lock.acquire(blocking=False):

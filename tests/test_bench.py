@@ -55,7 +55,7 @@ def test_every_kind_of_row_agrees_with_float64(row, engine):
         runner.call()
 
 
-def gradients_of(name: str, engine: str) -> tuple[list[str], float] | None:
+def gradients_of(name: str, engine: str) -> tuple[dict[str, str], float] | None:
     """Return what an engine has no way for and how far its gradients are from float64's; None where it is not installed."""
     peers = installed(1, [engine])
     if not peers:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastlstm import program
 from fastlstm.program import Pace
 
 
@@ -34,11 +35,15 @@ def test_a_fast_team_runs_nearly_all_calls(second, count, few):
     assert count - sum(calls(pace, count, 0.5 * second, second)) == few
 
 
-@pytest.mark.parametrize(("second", "count", "few"), [(1.0, 720, 44), (4e-4, 720, 80), (1e-5, 8000, 92)])
-def test_a_slow_team_runs_few_calls(second, count, few):
+@pytest.mark.parametrize(
+    ("team", "second", "count", "few"),
+    [(1.1, 1.0, 720, 44), (2, 1.0, 720, 24), (2, 4e-4, 720, 30), (5, 4e-4, 720, 12), (2, 1e-5, 8000, 92)],
+)
+def test_a_slow_team_runs_few_calls(team, second, count, few):
+    """The more it costs the fewer, whichever is less: one of 16, or what costs 1/32 of the time."""
     pace = Pace()
-    calls(pace, 8, 2 * second, second)
-    assert sum(calls(pace, count, 2 * second, second)) == few
+    calls(pace, 8, team * second, second)
+    assert sum(calls(pace, count, team * second, second)) == few
 
 
 @pytest.mark.parametrize("second", [1.0, 1e-5])
@@ -50,7 +55,7 @@ def test_a_burst_costs_few_calls(second):
     assert all(after[5:])
 
 
-@pytest.mark.parametrize(("second", "within"), [(1.0, 18), (4e-4, 18), (1e-5, 430)])
+@pytest.mark.parametrize(("second", "within"), [(1.0, 34), (4e-4, 66), (1e-5, 430)])
 def test_a_team_that_becomes_fast_is_found(second, within):
     pace = Pace()
     calls(pace, 2000, 2 * second, second)
@@ -63,3 +68,45 @@ def test_what_a_change_costs_decides_nothing():
         pace = Pace()
         calls(pace, 8, team, 1e-5, changed=3.0)
         assert (sum(calls(pace, 500, team, 1e-5, changed=3.0)) > 400) == often
+
+
+class Clock:
+    """Seconds that pass as a test says."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(pace: Pace, clock: Clock, count: int, team: float, alone: float, gap: float) -> int:
+    """Let calls run `gap` seconds apart, and return how many a team ran."""
+    ran: list[bool] = []
+
+    def work(together):
+        ran.append(together)
+        clock.now += team if together else alone
+
+    for _ in range(count):
+        clock.now += gap
+        pace.run(work)
+    return sum(ran)
+
+
+def test_a_short_call_wakes_no_team_that_was_slower(monkeypatch):
+    """Until calls follow each other so closely that its workers stay awake."""
+    clock = Clock()
+    monkeypatch.setattr(program, "perf_counter", clock)
+    pace = Pace()
+    assert run(pace, clock, 8, 9e-5, 3e-5, 8e-3) == 4
+    assert run(pace, clock, 3000, 9e-5, 3e-5, 8e-3) == 0
+    assert run(pace, clock, 100, 2e-5, 3e-5, 1e-6) > 90
+
+
+def test_a_long_call_does(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(program, "perf_counter", clock)
+    pace = Pace()
+    run(pace, clock, 8, 3e-4, 2e-4, 8e-3)
+    assert run(pace, clock, 3000, 3e-4, 2e-4, 8e-3) > 100
+    assert run(pace, clock, 3000, 1e-4, 2e-4, 8e-3) > 2900

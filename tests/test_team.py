@@ -1,11 +1,14 @@
-"""How a team divides rows: by the speed that its workers' cores have shown, to the same bits."""
+"""How a team divides rows: by the speed that its workers' cores have shown, to the same bits; and which cores it wakes on."""
+
+import os
+import time
 
 import numpy as np
 import pytest
 
 import fastlstm
 from fastlstm import layers, plan, team
-from fastlstm.kernels.layout import FROM, SHARES, SPENT, TAKEN, TO
+from fastlstm.kernels.layout import FROM, SHARES, SLEEPING, SPENT, STEP, TAKEN, TO
 
 B, T, I, H = 33, 7, 5, 19
 CELLS = [layers.LSTM, layers.GRU, layers.SimpleRNN]
@@ -23,8 +26,8 @@ def parts(of: team.Team) -> list[tuple[int, int]]:
 
 
 def report(of: team.Team, spent, taken) -> None:
-    for place, time, rows in zip(of._places, spent, taken, strict=True):
-        of._words[place + SPENT], of._words[place + TAKEN] = time, rows
+    for place, ticks, rows in zip(of._places, spent, taken, strict=True):
+        of._words[place + SPENT], of._words[place + TAKEN] = ticks, rows
     of._learn()
 
 
@@ -152,3 +155,66 @@ def _refuse_again(way, allowed: int = 1):
         return way(self, *args, **kwargs)
 
     return once
+
+
+def asleep(of: team.Team) -> bool:
+    """Wait until all workers sleep."""
+    end = time.monotonic() + 10
+    while of._numbers[SLEEPING] < of.size - 1 and time.monotonic() < end:
+        time.sleep(0.001)
+    return bool(of._numbers[SLEEPING] == of.size - 1)
+
+
+NOTHING = np.zeros(STEP, np.int64)  # a program without steps
+PROGRAM_OF_NOTHING = NOTHING.ctypes.data
+
+
+@pytest.mark.skipif(team.current_core is None, reason="the system has no cores to keep off")
+class TestCores:
+    def test_workers_that_wake_are_kept_off_the_core_that_wakes_them_and_apart(self, three, monkeypatch):
+        kept: dict[int, list] = {helper.native_id: [] for helper in three._helpers}
+        monkeypatch.setattr(team.os, "sched_getaffinity", lambda thread: {2, 3, 5, 7, 11})
+        monkeypatch.setattr(team.os, "sched_setaffinity", lambda thread, cores: kept[thread].append(cores))
+        monkeypatch.setattr(team, "current_core", lambda: 5)
+        assert asleep(three)
+        assert three.run(PROGRAM_OF_NOTHING, 0) == 0
+        assert list(kept.values()) == [[{2, 7}, {2, 3, 5, 7, 11}], [{3, 11}, {2, 3, 5, 7, 11}]]
+
+    def test_more_workers_than_cores_share_them(self, three, monkeypatch):
+        kept = []
+        monkeypatch.setattr(team.os, "sched_getaffinity", lambda thread: {0, 1})
+        monkeypatch.setattr(team.os, "sched_setaffinity", lambda thread, cores: kept.append(cores))
+        monkeypatch.setattr(team, "current_core", lambda: 0)
+        assert asleep(three)
+        three.run(PROGRAM_OF_NOTHING, 0)
+        assert kept == [{1}, {1}, {0, 1}, {0, 1}]
+
+    def test_one_core_runs_alone(self, three, monkeypatch):
+        monkeypatch.setattr(team.os, "sched_getaffinity", lambda thread: {4})
+        monkeypatch.setattr(team, "current_core", lambda: 4)
+        assert asleep(three)
+        assert three.run(PROGRAM_OF_NOTHING, 0) is None
+
+    def test_a_system_that_refuses_is_no_error(self, three, monkeypatch):
+        def refuse(thread, cores):
+            raise OSError("not permitted")
+
+        monkeypatch.setattr(team.os, "sched_setaffinity", refuse)
+        assert asleep(three)
+        if len(os.sched_getaffinity(0)) > 1:
+            assert three.run(PROGRAM_OF_NOTHING, 0) == 0
+
+    def test_workers_may_run_everywhere_afterwards(self, three):
+        assert asleep(three)
+        three.run(PROGRAM_OF_NOTHING, 0)
+        assert [os.sched_getaffinity(helper.native_id) for helper in three._helpers] == [os.sched_getaffinity(0)] * 2
+
+    def test_what_runs_after_a_pause_has_the_same_bits(self):
+        if len(os.sched_getaffinity(0)) < 2:
+            pytest.skip("one core")
+        network = fastlstm.Sequential([fastlstm.Input((40, 16)), layers.LSTM(48, return_sequences=True)])
+        x = np.random.default_rng(0).standard_normal((8, 40, 16)).astype("f4")
+        expected, together = fastlstm.Session(network, threads=1).run(x), fastlstm.Session(network, threads=2)
+        for _ in range(12):
+            time.sleep(0.005)
+            np.testing.assert_array_equal(together.run(x), expected)

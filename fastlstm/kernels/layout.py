@@ -14,6 +14,8 @@ REFUSED, GATE = 1, 2  # words of a program, before its steps
 KERNEL, ARGS, OWNER, WAITS = range(STEP)
 SHARED = -1
 CONTROL_WORDS = 5 * 8  # by which a team is led (kernels/walk.py)
+# The number of the job, its program and first step, how many are done, how many sleep: a cache line each.
+JOB, PROGRAM, FIRST, DONE, SLEEPING = range(0, CONTROL_WORDS, 8)
 RANK = 6  # axes of a copy, at most
 NUMBERS, CARRIED = 0, 1  # words of where states are carried (kernels/carrying.py)
 TOGETHER = 8  # panels that a product of two values of the run packs at once

@@ -15,12 +15,16 @@ from fastlstm.kernels.jit import entry, inline
 from fastlstm.kernels.layout import (
     ALONE,
     ARGS,
-    CONTROL_WORDS,
+    DONE,
+    FIRST,
     GATE,
+    JOB,
     KERNEL,
     OWNER,
+    PROGRAM,
     REFUSED,
     SHARED,
+    SLEEPING,
     STEP,
     WAITS,
     WORKER,
@@ -38,8 +42,6 @@ from fastlstm.kernels.team import (
     wake,
 )
 
-# The words by which a team is led: the number of the job, its program and first step, how many are done, how many sleep.
-JOB, PROGRAM, FIRST, DONE, SLEEPING = range(0, CONTROL_WORDS, 8)  # a cache line each
 NO_JOB = 0  # a program that ends `serve`
 SPINS = 10_000  # pauses before a worker without a job sleeps: some 0.1 ms
 
