@@ -157,17 +157,15 @@ class Port:
     def __init__(self, buffer: np.ndarray):
         self.buffer = buffer
         self.direct = buffer.nbytes >= DIRECT_BYTES and buffer.flags.c_contiguous
-        self._words: list[
-            tuple[np.ndarray, np.ndarray, np.ndarray]
-        ] = []  # table, places, offsets from the buffer's start
+        self._words: list[tuple[memoryview, int, int]] = []  # table, place, offset from the buffer's start
         self._at = self._home = _address(buffer)
 
     def connect(self, tables: Sequence[np.ndarray], references: Sequence[Sequence[int]]) -> None:
         """Note which words of the tables point into the buffer."""
         first, last = self._home, self._home + self.buffer.nbytes
         for table, places in zip(tables, references, strict=True):
-            inside = np.array([word for word in places if first <= table[word] < last], np.intp)
-            self._words.append((table, inside, table[inside] - first))
+            inside = [place for place in places if first <= table[place] < last]
+            self._words += [(table.data, place, int(table[place]) - first) for place in inside]
 
     def forbid(self) -> None:
         """Let no caller's array take the buffer's place."""
@@ -180,8 +178,8 @@ class Port:
     def point(self, address: int) -> None:
         """Let the tables point to the array at this address."""
         if address != self._at:
-            for table, places, offsets in self._words:
-                table[places] = offsets + address
+            for table, place, offset in self._words:
+                table[place] = address + offset
             self._at = address
 
     def fetch(self) -> None:
