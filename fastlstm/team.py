@@ -53,6 +53,11 @@ def _find_core() -> Callable[[], int] | None:
 current_core = _find_core()
 
 
+def _keep(words: np.ndarray, serve: Callable[[int, int], int], control: int, member: int) -> None:
+    """Be a worker, and keep a team's words until it has left them: it may do so after the team is gone."""
+    serve(control, member)
+
+
 class Team:
     """`size` workers, the caller's thread being one of them."""
 
@@ -77,7 +82,9 @@ class Team:
         # its function is compiled before it starts: it must not wait for the lock of a compilation
         serve = calls.serve
         self._helpers = [
-            threading.Thread(target=serve, args=(self._control, member), name="fastlstm", daemon=True)
+            threading.Thread(
+                target=_keep, args=(self._words, serve, self._control, member), name="fastlstm", daemon=True
+            )
             for member in self._members[1:]
         ]
         for helper in self._helpers:

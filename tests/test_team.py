@@ -1,7 +1,9 @@
 """How a team divides rows: by the speed that its workers' cores have shown, to the same bits; and which cores it wakes on."""
 
+import gc
 import os
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -163,6 +165,26 @@ def asleep(of: team.Team) -> bool:
     while of._numbers[SLEEPING] < of.size - 1 and time.monotonic() < end:
         time.sleep(0.001)
     return bool(of._numbers[SLEEPING] == of.size - 1)
+
+
+def test_a_team_that_is_gone_leaves_its_words_to_its_workers():
+    """A worker that sleeps when its team ends wakes later, and reads them then."""
+    one = team.Team(2)
+    words, control, (helper,) = weakref.ref(one._words), one._control, one._helpers
+    del one
+    gc.collect()
+    assert words() is not None and helper.is_alive()
+    team.calls.dismiss(control)
+    helper.join(10)
+    assert not helper.is_alive() and words() is None
+
+
+def test_teams_of_several_sizes_take_turns():
+    """Each ends the one before it, whose workers may be asleep."""
+    for turn in range(200):
+        assert team.run_together(2 + turn % 2, PROGRAM_OF_NOTHING, 0) == 0
+        if turn % 4 == 0:
+            assert asleep(team._team)
 
 
 NOTHING = np.zeros(STEP, np.int64)  # a program without steps
