@@ -44,4 +44,10 @@ def floats_of_keras():
     yield
     loaded = sys.modules.get("keras")
     if hasattr(loaded, "config"):
-        loaded.config.set_floatx("float32")
+        set_dtype(loaded, "float32")
+
+
+def set_dtype(keras, dtype: str) -> None:
+    """Let Keras 3 compute in this dtype: its policy is made of the first one that is asked for, and stays."""
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)

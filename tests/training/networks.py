@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import set_dtype
 
 import fastlstm
 from fastlstm import layers
@@ -15,7 +16,7 @@ def keras(dtype: str = "float32") -> Any:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     found = pytest.importorskip("keras")
-    found.config.set_floatx(dtype)
+    set_dtype(found, dtype)
     return found
 
 
