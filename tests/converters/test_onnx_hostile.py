@@ -3,6 +3,7 @@
 CI loads a sample; FASTLSTM_FULL=1 loads 100,000 mutations. The harness is a script: hostile_onnx.py.
 """
 
+import gc
 import os
 import subprocess
 import sys
@@ -115,11 +116,15 @@ def functions(count: int) -> Any:
 
 
 def seconds(data: bytes) -> float:
+    """Return the seconds of a conversion, without the collector's: that goes through what all tests before this one left."""
+    gc.disable()
     began = time.process_time()
     try:
         from_onnx(data, {})
     except FastLSTMError as error:
         assert "one within the other" in str(error)
+    finally:
+        gc.enable()
     return time.process_time() - began
 
 
@@ -128,4 +133,4 @@ def test_time_is_linear_in_nodes(make: Callable[[int], Any]):
     """Ten times the nodes take about ten times as long, where time in their square would be a hundred times."""
     few, many = (make(count).SerializeToString() for count in ((1000, 10_000) if FULL else (200, 2000)))
     seconds(few)
-    assert seconds(many) < 30 * min(seconds(few) for _ in range(2))
+    assert min(seconds(many) for _ in range(2)) < 30 * min(seconds(few) for _ in range(2))
