@@ -63,29 +63,26 @@ def interleaved(
 
 def apart(
     calls: Mapping[str, Callable[[], object]], gap: float, count: int, rounds: int = ROUNDS, threads: int = 1
-) -> tuple[Times, dict[str, float]]:
+) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Time blocks of `count` calls, `gap` seconds from one's begin to the next one's.
 
-    Return their times, and by name the cores that this process kept busy meanwhile, workers that spin included.
+    Return by name the seconds of every call, and the cores that this process kept busy meanwhile, workers that spin included.
     """
-    times, turns, order, spent = Times(), list(calls), random.Random(0), dict.fromkeys(calls, 0.0)
+    turns, order, spent = list(calls), random.Random(0), dict.fromkeys(calls, 0.0)
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         order.shuffle(turns)
-        found: dict[str, list[float]] = {}
         for name in turns:
             time.sleep(0 if threads == 1 else SPINNING)
-            calls[name]()
-            begin, found[name] = time.process_time(), []
-            due = time.perf_counter()
+            calls[name]()  # does not count: the caches hold another engine's data
+            begin, due = time.process_time(), time.perf_counter()
             for _ in range(count):
                 due += gap
                 time.sleep(max(0.0, due - time.perf_counter()))
                 start = time.perf_counter()
                 calls[name]()
-                found[name].append(time.perf_counter() - start)
+                times[name].append(time.perf_counter() - start)
             spent[name] += time.process_time() - begin
-        times.rounds.append(found)
-        times.rates.append({})
     return times, {name: seconds / (rounds * count * gap) for name, seconds in spent.items()}
 
 

@@ -142,7 +142,7 @@ def paced(peers: Mapping[str, Peer], timer: Timer) -> list[Facts]:
         runners, _, _ = prepared(row, peers)
         calls = {name: runner.call for name, runner in runners.items()}
         times, cores = apart(calls, GAP, CALLS, threads=peers[OURS].threads)
-        found = {name: np.percentile(times.calls(name), (50, 99)) * 1e6 for name in calls}
+        found = {name: np.percentile(times[name], (50, 99)) * 1e6 for name in calls}
         us, p99 = ({name: float(each[k]) for name, each in found.items()} for k in (0, 1))
         best = {kind: _best_peer(each) for kind, each in (("ratio", us), ("ratio_p99", p99))}
         facts.append(_named(row, us, **best, p99=p99, cores=cores))

@@ -53,7 +53,7 @@ def _find_core() -> Callable[[], int] | None:
 current_core = _find_core()
 
 
-def _keep(words: np.ndarray, serve: Callable[[int, int], int], control: int, member: int) -> None:
+def _serve(words: np.ndarray, serve: Callable[[int, int], int], control: int, member: int) -> None:
     """Be a worker, and keep a team's words until it has left them: it may do so after the team is gone."""
     serve(control, member)
 
@@ -83,7 +83,7 @@ class Team:
         serve = calls.serve
         self._helpers = [
             threading.Thread(
-                target=_keep, args=(self._words, serve, self._control, member), name="fastlstm", daemon=True
+                target=_serve, args=(self._words, serve, self._control, member), name="fastlstm", daemon=True
             )
             for member in self._members[1:]
         ]

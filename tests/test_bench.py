@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import threading
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ if not pytest.importorskip("importlib.util").find_spec("bench"):
 
 from bench import __main__ as command
 from bench import limits, machine, reference, report, summary
-from bench.blocks import Times, interleaved
+from bench.blocks import Times, apart, interleaved
 from bench.measure import TOLERANCE, difference, judged, prepared, timed
 from bench.networks import Direction, Network
 from bench.peers import NO_WAY, installed
@@ -197,6 +198,25 @@ def test_rows_are_timed_in_turns_and_settle_first():
     times = interleaved(calls, 0.0, {"probe": lambda: 1.0}, rounds=2)
     assert len(times.rounds) == 2 and times.rates == [{"probe": 1.0}] * 2
     assert len(seen) > sum(len(times.calls(name)) for name in "ab"), "the first of a block do not count"
+
+
+def test_calls_apart_are_timed_without_the_first_of_a_block():
+    seen = []
+    calls = {name: lambda name=name: seen.append(name) for name in "ab"}
+    times, _ = apart(calls, 0.002, 3, rounds=2)
+    assert [len(times[name]) for name in "ab"] == [6, 6] and [seen.count(name) for name in "ab"] == [8, 8]
+
+
+def test_an_engine_that_works_between_its_calls_keeps_a_core_busy():
+    stop = threading.Event()
+    worker = threading.Thread(target=lambda: all(not stop.is_set() for _ in iter(int, 1)))
+    worker.start()
+    try:
+        _, cores = apart({"a": lambda: None}, 0.01, 20, rounds=1)
+    finally:
+        stop.set()
+        worker.join()
+    assert cores["a"] > 0.05  # of a machine that others use; calls of nothing alone take a thousandth
 
 
 # ---- tables -----------------------------------------------------------------------------------------

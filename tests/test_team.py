@@ -179,6 +179,7 @@ def test_a_team_that_is_gone_leaves_its_words_to_its_workers():
     assert not helper.is_alive() and words() is None
 
 
+@pytest.mark.skipif(team.available_threads() < 2, reason="one core")
 def test_teams_of_several_sizes_take_turns():
     """Each ends the one before it, whose workers may be asleep."""
     for turn in range(200):
